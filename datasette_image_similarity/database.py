@@ -1,0 +1,693 @@
+"""What lies in the SQLite file: schema, keys and vec0 tables. All DDL lives here.
+
+A *collection* is one table of pictures seen by one encoder. Each picture that has
+been embedded is an *item*: it maps the primary key of the source row to an id of
+our own, which is also the id of its vector and of its thumbnail.
+
+    _image_similarity_collections   one row per collection
+    _image_similarity_items         source row ↔ our id, and what its file was like
+    _image_similarity_vectors_{id}  vec0: (id, embedding), one per collection
+    _image_similarity_thumbnails    WebP, by item id
+    _image_similarity_failures      pictures that could not be embedded, and why
+    _image_similarity_roots         folders that paths are relative to
+    _image_similarity_schema        the version of all this
+
+Functions take a connection that `connect()` made or Datasette prepared: sqlite-vec
+is loaded and rows come back as `sqlite3.Row`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasette.utils.sqlite import sqlite3
+
+from .errors import CollectionError, DatabaseError
+
+PREFIX = "_image_similarity_"
+SCHEMA_VERSION = 1
+CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
+BUSY_SECONDS = 30
+
+Key = int | float | str  # a primary key as we store it; compound keys as JSON text
+
+MIGRATIONS = (
+    """
+    create table _image_similarity_schema (version integer not null);
+    insert into _image_similarity_schema values (0);
+    create table _image_similarity_collections (
+        id integer primary key,
+        name text not null,
+        table_name text not null,
+        source text not null check (source in ('folder', 'path', 'blob')),
+        column_name text not null,
+        encoder text not null,
+        fingerprint text not null,
+        dimensions integer not null,
+        metric text not null check (metric in ('cosine', 'l2')),
+        thumbnails integer not null,
+        created_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+        updated_at text,
+        unique (table_name, name)
+    );
+    create table _image_similarity_roots (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        path text not null,
+        unique (collection_id, path)
+    );
+    create table _image_similarity_items (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        pk not null,
+        root_id integer references _image_similarity_roots(id),
+        path text,
+        size integer not null,
+        mtime_ns integer,
+        sha256 text not null,
+        width integer not null,
+        height integer not null,
+        embedded_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+        unique (collection_id, pk)
+    );
+    create index _image_similarity_items_sha256
+        on _image_similarity_items (collection_id, sha256);
+    create table _image_similarity_thumbnails (
+        id integer primary key references _image_similarity_items(id),
+        webp blob not null
+    );
+    create table _image_similarity_failures (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        pk,
+        root_id integer references _image_similarity_roots(id),
+        path text,
+        reason text not null,
+        failed_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    );
+    """,
+)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One row of `_image_similarity_collections`."""
+
+    id: int
+    name: str
+    table: str
+    source: str  # "folder" (a table we made of files), "path" or "blob" (a column)
+    column: str  # the column that holds the path or the picture
+    encoder: str  # EncoderSpec as JSON
+    fingerprint: str
+    dimensions: int
+    metric: str  # "cosine" or "l2"
+    thumbnails: bool
+
+    @property
+    def vectors(self) -> str:
+        """Name of the vec0 table."""
+        return f"{PREFIX}vectors_{self.id}"
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A table of the user's and how its rows are told apart.
+
+    `pks` is empty for a table without a primary key: rows go by their rowid.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    pks: tuple[str, ...]
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        return self.pks or ("rowid",)
+
+    def key_sql(self, alias: str = "") -> str:
+        """SQL for a row's `Key`: the key itself, or a JSON array for compound keys."""
+        dot = f"{alias}." if alias else ""
+        parts = [f"{dot}{quote(name)}" for name in self.key_columns]
+        return parts[0] if len(parts) == 1 else f"json_array({', '.join(parts)})"
+
+    def join_sql(self, alias: str, key: str) -> str:
+        """SQL condition that finds the row of `alias` whose key is the SQL `key`.
+
+        Each key column stands alone on the left, so that its index is used and its
+        type rules apply.
+        """
+        if len(self.key_columns) == 1:
+            return f"{alias}.{quote(self.key_columns[0])} = {key}"
+        return " and ".join(
+            f"{alias}.{quote(name)} = json_extract({key}, '$[{i}]')"
+            for i, name in enumerate(self.key_columns)
+        )
+
+    def parts(self, key: Key) -> list[Key]:
+        """The values of the key columns, in order."""
+        return json.loads(str(key)) if len(self.key_columns) > 1 else [key]
+
+    def find(self, conn: sqlite3.Connection, parts: Iterable[Key]) -> Key | None:
+        """The `Key` of the row with these key values, or None when there is no such row.
+
+        Values may be text as they come from a URL or a shell: SQLite applies the
+        column's own type, so "12" finds the integer 12.
+        """
+        parts = list(parts)
+        if len(parts) != len(self.key_columns):
+            return None
+        where = " and ".join(f"{quote(name)} = ?" for name in self.key_columns)
+        sql = f"select {self.key_sql()} from {quote(self.name)} where {where}"
+        row = conn.execute(sql, parts).fetchone()
+        return None if row is None else row[0]
+
+
+def quote(identifier: str) -> str:
+    """An identifier, safe inside SQL: double-quoted, quotes doubled."""
+    if "\0" in identifier:
+        raise DatabaseError(f"A name in SQL cannot hold a NUL: {identifier!r}")
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def is_ours(table: str) -> bool:
+    """Whether a table's name is one of ours (or of a shadow table of ours)."""
+    return table.lower().startswith(PREFIX)
+
+
+# Connections
+
+
+def load_vec(conn: sqlite3.Connection) -> None:
+    """Load sqlite-vec into a connection, and shut the door behind it.
+
+    Raises DatabaseError where this Python's SQLite cannot load extensions.
+    """
+    import sqlite_vec
+
+    if not hasattr(conn, "enable_load_extension"):
+        raise DatabaseError(
+            "This Python's sqlite3 module was built without extension loading, which "
+            "sqlite-vec needs. Install pysqlite3 into the same environment "
+            "(pip install pysqlite3; on Linux on Arm: pip install pysqlite3 --no-binary "
+            ":all:) or use a Python from your system's packages, Homebrew or conda."
+        )
+    conn.enable_load_extension(True)
+    try:
+        sqlite_vec.load(conn)
+    finally:
+        # Left on, anyone who may run SQL could call load_extension().
+        conn.enable_load_extension(False)
+
+
+def connect(path: str | Path, *, create: bool = False) -> sqlite3.Connection:
+    """Open a database file for reading and writing, in autocommit mode.
+
+    Raises DatabaseError when the file is missing (unless `create`), is no SQLite
+    database, or needs a newer version of this package.
+    """
+    path = Path(path)
+    if not create and not path.exists():
+        raise DatabaseError(f"{path} does not exist")
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder, not a SQLite database")
+    with explained(path):
+        conn = sqlite3.connect(
+            str(path),
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            conn.row_factory = sqlite3.Row
+            load_vec(conn)
+            conn.execute("select 1 from sqlite_master limit 1")
+            check_version(conn)
+        except BaseException:
+            conn.close()
+            raise
+    return conn
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn SQLite's own errors about the file into a DatabaseError that says what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            advice = (
+                f"is locked: another process has been writing to it for over "
+                f"{BUSY_SECONDS} seconds. Wait for it to end, then run this again"
+            )
+        elif "full" in text:
+            advice = "cannot grow: the disk is full. Make space, then run this again"
+        elif "readonly" in text or "read-only" in text:
+            advice = "cannot be written to: the file or its folder is read-only"
+        elif "not a database" in text:
+            advice = "is not a SQLite database"
+        elif "malformed" in text:
+            advice = "is damaged: restore a copy, or try sqlite3's .recover command"
+        elif "unable to open" in text:
+            advice = "cannot be opened: check that its folder exists and is writable"
+        elif "disk I/O" in text:
+            advice = "cannot be read or written: the disk reports an error"
+        else:
+            raise
+        raise DatabaseError(f"{path} {advice}.") from error
+
+
+@contextmanager
+def transaction(conn: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing. Takes the write lock at the start, so that nobody can slip between.
+
+    Inside a transaction that is already open (Datasette 1.0 opens one) it does nothing.
+    """
+    if conn.in_transaction:
+        yield
+        return
+    conn.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        if conn.in_transaction:  # a full disk has already rolled back
+            conn.execute("rollback")
+        raise
+    conn.execute("commit")
+
+
+# Schema
+
+
+def table_exists(conn: sqlite3.Connection, name: str) -> bool:
+    sql = "select 1 from sqlite_master where name = ? and type = 'table'"
+    return conn.execute(sql, (name,)).fetchone() is not None
+
+
+def schema_version(conn: sqlite3.Connection) -> int:
+    """The version of our tables in this database; 0 where there are none."""
+    if not table_exists(conn, f"{PREFIX}schema"):
+        return 0
+    row = conn.execute("select version from _image_similarity_schema").fetchone()
+    return row[0] if row else 0
+
+
+def check_version(conn: sqlite3.Connection) -> None:
+    """Raises DatabaseError when the tables were made by a newer version of the package."""
+    version = schema_version(conn)
+    if version > SCHEMA_VERSION:
+        raise DatabaseError(
+            f"The embeddings in this database have schema version {version}; this "
+            f"datasette-image-similarity knows versions up to {SCHEMA_VERSION}. "
+            "Upgrade it: pip install --upgrade datasette-image-similarity"
+        )
+
+
+def migrate(conn: sqlite3.Connection) -> None:
+    """Create our tables, or bring older ones up to date."""
+    check_version(conn)
+    if schema_version(conn) == SCHEMA_VERSION:
+        return
+    with transaction(conn):
+        for version in range(schema_version(conn), SCHEMA_VERSION):
+            for statement in MIGRATIONS[version].split(";"):
+                if statement.strip():
+                    conn.execute(statement)
+            conn.execute(
+                "update _image_similarity_schema set version = ?", (version + 1,)
+            )
+
+
+def source_table(conn: sqlite3.Connection, name: str) -> SourceTable:
+    """What there is to know of a user's table.
+
+    Raises CollectionError for an unknown table, a view, or a virtual or hidden table.
+    """
+    row = conn.execute(
+        "select name, type, sql from sqlite_master "
+        "where name = ? collate nocase and type in ('table', 'view')",
+        (name,),
+    ).fetchone()
+    if row is None:
+        raise CollectionError(f"There is no table {name!r} in this database")
+    if row["type"] == "view":
+        raise CollectionError(
+            f"{name!r} is a view: its rows have no key of their own to keep embeddings "
+            "by. Name the table that it is made from"
+        )
+    if is_ours(name) or (row["sql"] or "").lower().startswith("create virtual"):
+        raise CollectionError(f"{name!r} is not an ordinary table")
+    info = conn.execute(f"pragma table_xinfo({quote(row['name'])})").fetchall()
+    keyed = sorted((column for column in info if column["pk"]), key=lambda c: c["pk"])
+    return SourceTable(
+        name=row["name"],
+        columns=tuple(column["name"] for column in info if column["hidden"] != 1),
+        pks=tuple(column["name"] for column in keyed),
+    )
+
+
+def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
+    """The table that a folder of pictures becomes: one row a file."""
+    conn.execute(
+        f"""
+        create table {quote(name)} (
+            id integer primary key,
+            path text not null,
+            folder text,
+            name text,
+            width integer,
+            height integer,
+            format text,
+            bytes integer,
+            sha256 text,
+            taken_at text,
+            camera text,
+            latitude real,
+            longitude real
+        )
+        """
+    )
+
+
+def add_column(conn: sqlite3.Connection, table: str, column: str, kind: str) -> None:
+    """Add a column to a user's table unless it has one of that name."""
+    if column.lower() not in {c.lower() for c in source_table(conn, table).columns}:
+        conn.execute(f"alter table {quote(table)} add column {quote(column)} {kind}")
+
+
+def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
+    """Make `table` here an exact copy of `table` in the database file `path`.
+
+    Rowids, triggers apart, everything that rows are told apart by stays the same.
+    """
+    if "://" in str(path):
+        raise DatabaseError(f"{path} is not a file")
+    conn.execute("attach ? as copied", (f"{path}",))
+    try:
+        row = conn.execute(
+            "select name, sql, type from copied.sqlite_master where name = ? "
+            "collate nocase and type in ('table', 'view')",
+            (table,),
+        ).fetchone()
+        if row is None:
+            raise CollectionError(f"There is no table {table!r} in {path}")
+        if row["type"] == "view":
+            raise CollectionError(f"{table!r} is a view: name the table behind it")
+        with transaction(conn):
+            conn.execute(f"drop table if exists main.{quote(row['name'])}")
+            conn.execute(row["sql"])
+            source = source_table(conn, table)
+            info = conn.execute(f"pragma table_xinfo({quote(table)})")
+            names = [c["name"] for c in info if not c["hidden"]]
+            if not source.pks:
+                names.insert(0, "rowid")
+            columns = ", ".join(quote(name) for name in names)
+            conn.execute(
+                f"insert into main.{quote(row['name'])} ({columns}) "
+                f"select {columns} from copied.{quote(row['name'])}"
+            )
+    finally:
+        conn.execute("detach copied")
+
+
+# Collections
+
+
+def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Collection]:
+    """All collections of a database, or those over one table, oldest first."""
+    if not table_exists(conn, f"{PREFIX}collections"):
+        return []
+    check_version(conn)
+    sql = (
+        "select id, name, table_name as 'table', source, column_name as 'column', "
+        "encoder, fingerprint, dimensions, metric, thumbnails "
+        "from _image_similarity_collections "
+        "where :table is null or table_name = :table collate nocase order by id"
+    )
+    rows = conn.execute(sql, {"table": table})
+    return [
+        Collection(**{**dict(r), "thumbnails": bool(r["thumbnails"])}) for r in rows
+    ]
+
+
+def find_collection(
+    conn: sqlite3.Connection, table: str, name: str | None = None
+) -> Collection:
+    """The collection of that name over a table; the oldest without a name.
+
+    Raises CollectionError when there is none, naming those that there are.
+    """
+    there = collections(conn, table)
+    for collection in there:
+        if name is None or collection.name == name:
+            return collection
+    if there:
+        names = ", ".join(repr(c.name) for c in there)
+        raise CollectionError(f"{table!r} has no collection {name!r}; it has {names}")
+    with_pictures = sorted({c.table for c in collections(conn)})
+    hint = (
+        f"; tables that have: {', '.join(map(repr, with_pictures))}"
+        if with_pictures
+        else ". Make some with: datasette image-similarity embed"
+    )
+    raise CollectionError(f"Table {table!r} has no embeddings{hint}")
+
+
+def create_collection(
+    conn: sqlite3.Connection,
+    *,
+    name: str,
+    table: str,
+    source: str,
+    column: str,
+    encoder: str,
+    fingerprint: str,
+    dimensions: int,
+    metric: str,
+    thumbnails: bool,
+) -> Collection:
+    """Insert the collection and make its vec0 table."""
+    with transaction(conn):
+        conn.execute(
+            "insert into _image_similarity_collections (name, table_name, source, "
+            "column_name, encoder, fingerprint, dimensions, metric, thumbnails) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                name,
+                table,
+                source,
+                column,
+                encoder,
+                fingerprint,
+                dimensions,
+                metric,
+                thumbnails,
+            ),
+        )
+        collection = find_collection(conn, table, name)
+        create_vectors(conn, collection)
+    return collection
+
+
+def create_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+    conn.execute(
+        f"create virtual table {quote(collection.vectors)} using vec0("
+        f"id integer primary key, embedding float[{int(collection.dimensions)}] "
+        f"distance_metric={collection.metric}, chunk_size={CHUNK_SIZE})"
+    )
+
+
+def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Take a collection out; with the last one, every table of ours goes."""
+    of_it = "where collection_id = ?"
+    with transaction(conn):
+        if table_exists(conn, collection.vectors):
+            conn.execute(f"drop table {quote(collection.vectors)}")
+        conn.execute(
+            "delete from _image_similarity_thumbnails where id in "
+            f"(select id from _image_similarity_items {of_it})",
+            (collection.id,),
+        )
+        for table in ("failures", "items", "roots"):
+            conn.execute(f"delete from {PREFIX}{table} {of_it}", (collection.id,))
+        conn.execute(
+            "delete from _image_similarity_collections where id = ?", (collection.id,)
+        )
+        if not collections(conn):
+            for table in (
+                "thumbnails",
+                "failures",
+                "items",
+                "roots",
+                "collections",
+                "schema",
+            ):
+                conn.execute(f"drop table {PREFIX}{table}")
+
+
+# Items
+
+
+def root_id(conn: sqlite3.Connection, collection: Collection, path: Path) -> int:
+    """The id of a root folder in this collection, made if it is new."""
+    conn.execute(
+        "insert or ignore into _image_similarity_roots (collection_id, path) "
+        "values (?, ?)",
+        (collection.id, str(path)),
+    )
+    return conn.execute(
+        "select id from _image_similarity_roots where collection_id = ? and path = ?",
+        (collection.id, str(path)),
+    ).fetchone()[0]
+
+
+def roots(conn: sqlite3.Connection, collection: Collection) -> dict[int, str]:
+    """The root folders of a collection, by id, as they were called when it was made."""
+    sql = "select id, path from _image_similarity_roots where collection_id = ?"
+    return dict(conn.execute(sql, (collection.id,)).fetchall())
+
+
+def put_item(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    *,
+    pk: Key,
+    root: int | None,
+    path: str | None,
+    size: int,
+    mtime_ns: int | None,
+    sha256: str,
+    width: int,
+    height: int,
+    vector: bytes,
+    thumbnail: bytes | None,
+) -> int:
+    """Insert or replace an item with its vector and thumbnail; returns its id.
+
+    `vector` is float32, little-endian, `dimensions` numbers. Call inside a transaction.
+    """
+    item = conn.execute(
+        "insert into _image_similarity_items (collection_id, pk, root_id, path, size, "
+        "mtime_ns, sha256, width, height) values (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "on conflict (collection_id, pk) do update set root_id = excluded.root_id, "
+        "path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns, "
+        "sha256 = excluded.sha256, width = excluded.width, height = excluded.height, "
+        "embedded_at = excluded.embedded_at returning id",
+        (
+            collection.id,
+            pk,
+            root,
+            path,
+            size,
+            mtime_ns,
+            sha256,
+            width,
+            height,
+        ),
+    ).fetchone()[0]
+    # vec0 has no REPLACE
+    conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+    conn.execute(
+        f"insert into {quote(collection.vectors)} (id, embedding) values (?, ?)",
+        (item, vector),
+    )
+    conn.execute("delete from _image_similarity_thumbnails where id = ?", (item,))
+    if thumbnail is not None:
+        conn.execute(
+            "insert into _image_similarity_thumbnails (id, webp) values (?, ?)",
+            (item, thumbnail),
+        )
+    return item
+
+
+def drop_items(
+    conn: sqlite3.Connection, collection: Collection, ids: Iterable[int]
+) -> None:
+    """Forget items with their vectors and thumbnails. Call inside a transaction."""
+    for item in ids:
+        conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+        conn.execute("delete from _image_similarity_thumbnails where id = ?", (item,))
+        conn.execute("delete from _image_similarity_items where id = ?", (item,))
+
+
+def item_vector(
+    conn: sqlite3.Connection, collection: Collection, item: int
+) -> bytes | None:
+    """The float32 bytes of an item's embedding, or None."""
+    sql = f"select embedding from {quote(collection.vectors)} where id = ?"
+    row = conn.execute(sql, (item,)).fetchone()
+    return None if row is None else row[0]
+
+
+def item_id(conn: sqlite3.Connection, collection: Collection, pk: Key) -> int | None:
+    """The item of a source row, or None where it has not been embedded."""
+    sql = "select id from _image_similarity_items where collection_id = ? and pk = ?"
+    row = conn.execute(sql, (collection.id, pk)).fetchone()
+    return None if row is None else row[0]
+
+
+def put_failure(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    *,
+    pk: Key | None,
+    root: int | None,
+    path: str | None,
+    reason: str,
+) -> None:
+    """Note why a picture could not be embedded, in place of an earlier note."""
+    clear_failure(conn, collection, pk=pk, root=root, path=path)
+    conn.execute(
+        "insert into _image_similarity_failures "
+        "(collection_id, pk, root_id, path, reason) values (?, ?, ?, ?, ?)",
+        (collection.id, pk, root, path, reason),
+    )
+
+
+def clear_failure(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    *,
+    pk: Key | None,
+    root: int | None,
+    path: str | None,
+) -> None:
+    conn.execute(
+        "delete from _image_similarity_failures where collection_id = ? and "
+        "((pk is not null and pk = ?) or (path = ? and root_id is ?))",
+        (collection.id, pk, path, root),
+    )
+
+
+def live_sql(collection: Collection, source: SourceTable) -> str:
+    """SQL for items whose source row is still there and still names the same picture.
+
+    A `from` clause with the items as `i` and the source rows as `t`. For BLOB columns
+    the length is compared here, the hash of what is shown by `query.py`.
+    """
+    same = (
+        f"length(t.{quote(collection.column)}) = i.size"
+        if collection.source == "blob"
+        else f"t.{quote(collection.column)} = i.path"
+    )
+    return (
+        f"from _image_similarity_items i join {quote(source.name)} t "
+        f"on {source.join_sql('t', 'i.pk')} "
+        f"where i.collection_id = {int(collection.id)} and {same}"
+    )
+
+
+def floats(data: bytes) -> tuple[float, ...]:
+    """The numbers in a float32 blob. Raises CollectionError if they are not all finite."""
+    import struct
+
+    numbers = struct.unpack(f"<{len(data) // 4}f", data)
+    if not all(map(math.isfinite, numbers)):
+        raise CollectionError("A vector holds NaN or infinity")
+    return numbers

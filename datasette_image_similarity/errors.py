@@ -1,0 +1,25 @@
+"""What can go wrong because of the world and not because of us.
+
+Every message names the file, row or setting, the cause, and what to do next.
+The command line prints it after "Error:" and exits with 1; pages show it.
+"""
+
+
+class ImageSimilarityError(Exception):
+    """Base class of everything this package raises on purpose."""
+
+
+class ImageError(ImageSimilarityError):
+    """One picture cannot be used: not an image, damaged, too big, too slow."""
+
+
+class EncoderError(ImageSimilarityError):
+    """An encoder cannot be made: unknown model, missing or wrong weights."""
+
+
+class DatabaseError(ImageSimilarityError):
+    """The database cannot be used: locked, full, read-only, newer schema."""
+
+
+class CollectionError(ImageSimilarityError):
+    """A collection cannot do this: unknown table or key, another encoder."""
