@@ -154,7 +154,7 @@ class SourceTable:
         return json.loads(str(key)) if len(self.key_columns) > 1 else [key]
 
     def find(self, conn: sqlite3.Connection, parts: Iterable[Key]) -> Key | None:
-        """The `Key` of the row with these key values, or None when there is no such row.
+        """The `Key` of the row with these key values, or None without such a row.
 
         Values may be text as they come from a URL or a shell: SQLite applies the
         column's own type, so "12" finds the integer 12.
@@ -193,9 +193,9 @@ def load_vec(conn: sqlite3.Connection) -> None:
     if not hasattr(conn, "enable_load_extension"):
         raise DatabaseError(
             "This Python's sqlite3 module was built without extension loading, which "
-            "sqlite-vec needs. Install pysqlite3 into the same environment "
-            "(pip install pysqlite3; on Linux on Arm: pip install pysqlite3 --no-binary "
-            ":all:) or use a Python from your system's packages, Homebrew or conda."
+            "sqlite-vec needs. Install pysqlite3 into the same environment (pip "
+            "install pysqlite3; where it has no wheel, as on Linux on Arm, that needs a "
+            "C compiler) or use a Python from your system's packages, Homebrew or conda."
         )
     conn.enable_load_extension(True)
     try:
@@ -236,7 +236,7 @@ def connect(path: str | Path, *, create: bool = False) -> sqlite3.Connection:
 
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Turn SQLite's own errors about the file into a DatabaseError that says what to do."""
+    """Turn SQLite's errors about the file into a DatabaseError that says what to do."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -265,7 +265,7 @@ def explained(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def transaction(conn: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing. Takes the write lock at the start, so that nobody can slip between.
+    """All or nothing. Takes the write lock at the start: nobody slips in between.
 
     Inside a transaction that is already open (Datasette 1.0 opens one) it does nothing.
     """
@@ -299,7 +299,7 @@ def schema_version(conn: sqlite3.Connection) -> int:
 
 
 def check_version(conn: sqlite3.Connection) -> None:
-    """Raises DatabaseError when the tables were made by a newer version of the package."""
+    """Raises DatabaseError when a newer version of the package made the tables."""
     version = schema_version(conn)
     if version > SCHEMA_VERSION:
         raise DatabaseError(
@@ -319,9 +319,7 @@ def migrate(conn: sqlite3.Connection) -> None:
             for statement in MIGRATIONS[version].split(";"):
                 if statement.strip():
                     conn.execute(statement)
-            conn.execute(
-                "update _image_similarity_schema set version = ?", (version + 1,)
-            )
+            conn.execute("update _image_similarity_schema set version = ?", (version + 1,))
 
 
 def source_table(conn: sqlite3.Connection, name: str) -> SourceTable:
@@ -352,6 +350,16 @@ def source_table(conn: sqlite3.Connection, name: str) -> SourceTable:
     )
 
 
+def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
+    """The table of a collection. Raises CollectionError when it or its column is gone."""
+    source = source_table(conn, collection.table)
+    if collection.column not in source.columns:
+        raise CollectionError(
+            f"Table {collection.table!r} no longer has the column {collection.column!r}"
+        )
+    return source
+
+
 def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
     """The table that a folder of pictures becomes: one row a file."""
     conn.execute(
@@ -375,6 +383,61 @@ def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
     )
 
 
+def put_rows(
+    conn: sqlite3.Connection,
+    table: str,
+    rows: list[dict[str, object]],
+    pk: str | None = None,
+) -> None:
+    """Insert rows, or update those whose key is there, making table and columns.
+
+    The key is the column `pk`; by default "id" where every row has one of its own,
+    else the number of the row, in a column "id" or "row_number". Columns take their
+    type from the first value that is not None. Raises CollectionError for a `pk` that
+    is not unique, or is not the key of a table that exists.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if pk is None:
+        ids = [row.get("id") for row in rows]
+        if None not in ids and "" not in ids and len(set(ids)) == len(ids):
+            pk = "id"
+        else:
+            pk = "row_number" if "id" in names else "id"
+            rows = [{pk: number, **row} for number, row in enumerate(rows, 1)]
+            names.insert(0, pk)
+    keys = [row.get(pk) for row in rows]
+    if None in keys or len(set(keys)) < len(keys):
+        raise CollectionError(f"Column {pk!r} is not a key: it has gaps or repeats")
+
+    def kind(name: str) -> str:
+        value = next((row[name] for row in rows if row.get(name) is not None), "")
+        return {int: "integer", float: "real", bytes: "blob"}.get(type(value), "text")
+
+    with transaction(conn):
+        if not table_exists(conn, table):
+            columns = ", ".join(
+                f"{quote(name)} {kind(name)}{' primary key' if name == pk else ''}"
+                for name in names
+            )
+            conn.execute(f"create table {quote(table)} ({columns})")
+        source = source_table(conn, table)
+        if source.pks != (pk,):
+            raise CollectionError(
+                f"Table {table!r} exists and its key is not {pk!r}: name the column "
+                "that is its key, or another table"
+            )
+        for name in names:
+            add_column(conn, table, name, kind(name))
+        others = [name for name in names if name != pk]
+        update = ", ".join(f"{quote(n)} = excluded.{quote(n)}" for n in others)
+        conn.executemany(
+            f"insert into {quote(table)} ({', '.join(map(quote, names))}) "
+            f"values ({', '.join('?' * len(names))}) on conflict ({quote(pk)}) "
+            f"do {f'update set {update}' if update else 'nothing'}",
+            ([row.get(name) for name in names] for row in rows),
+        )
+
+
 def add_column(conn: sqlite3.Connection, table: str, column: str, kind: str) -> None:
     """Add a column to a user's table unless it has one of that name."""
     if column.lower() not in {c.lower() for c in source_table(conn, table).columns}:
@@ -384,7 +447,7 @@ def add_column(conn: sqlite3.Connection, table: str, column: str, kind: str) -> 
 def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
     """Make `table` here an exact copy of `table` in the database file `path`.
 
-    Rowids, triggers apart, everything that rows are told apart by stays the same.
+    Rows keep their keys and rowids; indexes and triggers stay behind.
     """
     if "://" in str(path):
         raise DatabaseError(f"{path} is not a file")
@@ -431,9 +494,7 @@ def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Coll
         "where :table is null or table_name = :table collate nocase order by id"
     )
     rows = conn.execute(sql, {"table": table})
-    return [
-        Collection(**{**dict(r), "thumbnails": bool(r["thumbnails"])}) for r in rows
-    ]
+    return [Collection(**{**dict(r), "thumbnails": bool(r["thumbnails"])}) for r in rows]
 
 
 def find_collection(
@@ -537,8 +598,7 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
 def root_id(conn: sqlite3.Connection, collection: Collection, path: Path) -> int:
     """The id of a root folder in this collection, made if it is new."""
     conn.execute(
-        "insert or ignore into _image_similarity_roots (collection_id, path) "
-        "values (?, ?)",
+        "insert or ignore into _image_similarity_roots (collection_id, path) values (?, ?)",
         (collection.id, str(path)),
     )
     return conn.execute(
@@ -672,7 +732,8 @@ def live_sql(collection: Collection, source: SourceTable) -> str:
     the length is compared here, the hash of what is shown by `query.py`.
     """
     same = (
-        f"length(t.{quote(collection.column)}) = i.size"
+        f"typeof(t.{quote(collection.column)}) = 'blob' "
+        f"and length(t.{quote(collection.column)}) = i.size"
         if collection.source == "blob"
         else f"t.{quote(collection.column)} = i.path"
     )
@@ -684,7 +745,7 @@ def live_sql(collection: Collection, source: SourceTable) -> str:
 
 
 def floats(data: bytes) -> tuple[float, ...]:
-    """The numbers in a float32 blob. Raises CollectionError if they are not all finite."""
+    """The numbers in a float32 blob. Raises CollectionError unless all are finite."""
     import struct
 
     numbers = struct.unpack(f"<{len(data) // 4}f", data)
