@@ -381,6 +381,7 @@ def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
         )
         """
     )
+    conn.execute(f"create index {quote(f'{name}_path')} on {quote(name)} (path)")
 
 
 def put_rows(
@@ -564,12 +565,23 @@ def create_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
     )
 
 
+def drop_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Drop the vec0 table, even one that is damaged or lacks some of its parts."""
+    if table_exists(conn, collection.vectors):
+        conn.execute(f"drop table {quote(collection.vectors)}")
+    left = conn.execute(
+        "select name from sqlite_master where type = 'table' and substr(name, 1, :n) = :p",
+        {"p": f"{collection.vectors}_", "n": len(collection.vectors) + 1},
+    ).fetchall()
+    for row in left:
+        conn.execute(f"drop table {quote(row[0])}")
+
+
 def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
     """Take a collection out; with the last one, every table of ours goes."""
     of_it = "where collection_id = ?"
     with transaction(conn):
-        if table_exists(conn, collection.vectors):
-            conn.execute(f"drop table {quote(collection.vectors)}")
+        drop_vectors(conn, collection)
         conn.execute(
             "delete from _image_similarity_thumbnails where id in "
             f"(select id from _image_similarity_items {of_it})",

@@ -11,6 +11,7 @@ gave them); the order is that of the distance, ties by item id.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -84,6 +85,17 @@ class Hit:
     row: dict[str, object]
     width: int
     height: int
+
+    def as_json(self) -> dict[str, object]:
+        """As the command line and the web give it: `pk` in Datasette's row-path form."""
+        row = {name: _json_value(value) for name, value in self.row.items()}
+        return {
+            "rank": self.rank,
+            "pk": pk_path(self.pk),
+            "score": self.score,
+            "distance": self.distance,
+            "row": row,
+        }
 
 
 @dataclass(frozen=True)
@@ -271,6 +283,13 @@ class _Stale(Exception):
 
     def __init__(self, item: int) -> None:
         self.item = item
+
+
+def _json_value(value: object) -> object:
+    """BLOBs as Datasette's own JSON gives them."""
+    if isinstance(value, bytes):
+        return {"$base64": True, "encoded": base64.b64encode(value).decode()}
+    return value
 
 
 # Query vectors

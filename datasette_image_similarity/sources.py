@@ -43,11 +43,16 @@ class Picture:
     size: int = 0
     mtime_ns: int | None = None
     problem: str | None = None
+    missing: bool = False  # the problem is that there is no such file
 
     @property
     def label(self) -> str:
         """How to call it in a message."""
         return self.path if self.path is not None else f"row {self.pk}"
+
+
+class MissingFile(ImageError):
+    """There is no file at a path."""
 
 
 def locate(root: Path, path: str) -> Path:
@@ -72,7 +77,7 @@ def locate(root: Path, path: str) -> Path:
             raise ImageError(f"outside the root folder {root}")
         mode = real.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(f"no such file under {root}") from None
+        raise MissingFile(f"no such file under {root}") from None
     except (OSError, RuntimeError, ValueError) as error:  # loops, too long, forbidden
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"cannot be opened: {reason}") from None
@@ -107,11 +112,9 @@ def _file_picture(root: Path, path: str, pk: Key | None = None) -> Picture:
     try:
         file = locate(root, path)
         found = file.stat()
-    except ImageError as error:
-        return Picture(pk=pk, path=path, root=root, problem=str(error))
-    except OSError as error:
-        problem = f"cannot be opened: {error.strerror}"
-        return Picture(pk=pk, path=path, root=root, problem=problem)
+    except (ImageError, OSError) as error:
+        missing = isinstance(error, (MissingFile, FileNotFoundError))
+        return Picture(pk=pk, path=path, root=root, problem=str(error), missing=missing)
     return Picture(
         pk=pk,
         path=path,

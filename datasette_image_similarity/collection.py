@@ -1,0 +1,509 @@
+"""The Python API: a collection is one table of pictures seen by one encoder.
+
+from datasette_image_similarity import ImageCollection
+
+photos = ImageCollection("photos.db")
+photos.embed(["~/Pictures"])
+for hit in photos.similar(12, k=5):
+    print(hit.score, hit.row["path"])
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasette.utils.sqlite import sqlite3
+
+from . import database as db
+from . import query, sources, trust
+from .embed import Run, Summary
+from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
+from .errors import CollectionError, ImageError
+from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
+from .pipeline import embed_pictures, finished_vector
+from .query import Filter, Hit, Query
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
+DEFAULT_TABLE = "images"
+DEFAULT_MODEL = "resnet50"
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What was asked of the encoder; None means "as before", or the default."""
+
+    model: str | None = None
+    weights: str | None = None
+    pooling: str | None = None
+    fit: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come. `encoder` says what embeds, on what, how precisely."""
+
+    encoder: str
+    done: int
+    total: int
+    failed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a collection holds. `stale` items have lost their row, or it has changed."""
+
+    name: str
+    table: str
+    encoder: str
+    dimensions: int
+    metric: str
+    embedded: int
+    failures: int
+    stale: int
+    thumbnails: int
+    bytes: int  # of vectors and thumbnails
+    updated_at: str | None
+
+
+class ImageCollection:
+    """The collection called `name` over a table; without a name, the table's oldest.
+
+    Nothing is opened or made before it is needed: `embed()` creates the database, the
+    table and the collection where they are missing. Use it in a `with` statement, or
+    call `close()`.
+    """
+
+    def __init__(
+        self,
+        database: str | Path,
+        table: str = DEFAULT_TABLE,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.database = Path(database).expanduser()
+        self.table = table
+        self.name = name
+        self._conn: sqlite3.Connection | None = None
+        self._encoder: Encoder | None = None
+
+    def __enter__(self) -> ImageCollection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def connect(self, *, create: bool = False) -> sqlite3.Connection:
+        """The connection to the database. Raises DatabaseError."""
+        if self._conn is None:
+            self._conn = db.connect(self.database, create=create)
+        return self._conn
+
+    # Embedding
+
+    def embed(
+        self,
+        source: str
+        | Path
+        | Iterable[str | Path]
+        | Iterable[Mapping[str, object]]
+        | None = None,
+        *,
+        path_column: str | None = None,
+        blob_column: str | None = None,
+        root: str | Path | None = None,
+        pk: str | None = None,
+        where: str | None = None,
+        label_from_folder: bool = False,
+        encoder: EncoderOptions | None = None,
+        metric: str | None = None,
+        batch_size: int = 32,
+        workers: int | None = None,
+        limit: int | None = None,
+        force: bool = False,
+        prune: bool = False,
+        thumbnails: bool = True,
+        limits: Limits = LOCAL_FILES,
+        progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        skip: Iterable[sources.Picture] = (),
+    ) -> Summary:
+        """Embed what is new or has changed, and store it batch by batch.
+
+        `source` is one of: folders and files, which become rows of the table; rows as
+        dictionaries, which are inserted or updated by `pk` (default: "id", else their
+        number) and name their pictures in `path_column` or hold them in `blob_column`;
+        None for the rows that the table has, or for the folders embedded before.
+        Paths are relative to `root` (default: the folder of the database) and may not
+        leave it. `where` is a SQL condition on the table's rows.
+
+        `limit` embeds so many at most; `force` embeds everything again, and may change
+        the encoder; `prune` drops what has gone from the disk. `progress` is called
+        after each batch, a transaction each; `stop()` turning true ends the run after
+        the current one. `skip` are pictures not to look at again.
+
+        Raises EncoderError before the database is touched; CollectionError for a table
+        or column that does not fit, or another encoder than the collection's;
+        DatabaseError when it cannot be written. A picture that fails stops nothing: it
+        is in the summary's failures and in `_image_similarity_failures`.
+        """
+        started = time.perf_counter()
+        if path_column and blob_column:
+            raise CollectionError("Name a path column or a BLOB column, not both")
+        files, rows = _files_or_rows(source)
+        if rows and not (path_column or blob_column):
+            raise CollectionError("Rows need a path column or a BLOB column")
+        existed = self.database.exists()
+        before = self._existing()
+        options = encoder or EncoderOptions()
+        spec, load = self._choose_encoder(before, options, metric, force)
+        with db.explained(self.database):
+            conn = self.connect(create=bool(files or rows))
+            if rows:
+                db.put_rows(conn, self.table, rows, pk)
+            run = Run(
+                conn,
+                database=self.database,
+                table=self.table,
+                mode=_mode(files, path_column, blob_column, before, self.table),
+                before=before,
+                label_from_folder=label_from_folder,
+            )
+            pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
+            if files and not pictures:
+                if not existed:
+                    self.close()
+                    self.database.unlink(missing_ok=True)
+                raise CollectionError(
+                    f"No pictures in {', '.join(map(str, files))}: looked for files that "
+                    f"end in {' '.join(sources.PICTURE_SUFFIXES)}"
+                )
+            run.open(
+                name=self.name,
+                spec=spec,
+                dimensions=self._encoder.dimensions if self._encoder else 0,
+                metric=metric,
+                thumbnails=thumbnails,
+            )
+            jobs = run.plan(pictures, set(skip), force, limit)
+            if jobs and load is not None:
+                self._encoder = load()
+            described = self._describe_encoder() if jobs else str(spec)
+
+            def report() -> None:
+                if progress is not None:
+                    seconds = time.perf_counter() - started
+                    failed = run.summary.failed
+                    progress(Progress(described, run.done, len(jobs), failed, seconds))
+
+            report()
+            if jobs:
+                for batch in embed_pictures(
+                    jobs,
+                    encoder=self._encoder,
+                    metric=run.collection.metric,
+                    movable=run.movable,
+                    stored_vector=(lambda _: None) if force else run.stored_vector,
+                    read_row=run.read_row,
+                    limits=limits,
+                    thumbnail=THUMBNAIL if run.collection.thumbnails else None,
+                    batch_size=batch_size,
+                    workers=workers or os.cpu_count() or 1,
+                    stop=stop,
+                ):
+                    run.write(batch)
+                    report()
+            run.summary.stopped = stop() and run.done < len(jobs)
+            run.finish(prune, whole=not (where or limit or run.summary.stopped))
+        run.summary.seconds = time.perf_counter() - started
+        return run.summary
+
+    def copy_from(self, database: str | Path) -> None:
+        """Make the table here an exact copy of that of another database.
+
+        What was embedded stays; the next `embed()` sees what has changed.
+        """
+        if Path(database).resolve() == self.database.resolve():
+            raise CollectionError("The output must be another file than the database")
+        if not Path(database).exists():
+            raise CollectionError(f"{database} does not exist")
+        with db.explained(self.database):
+            db.copy_table(self.connect(create=True), database, self.table)
+
+    # Asking
+
+    def similar(self, pk: Any, k: int = 10, where: str | None = None) -> list[Hit]:
+        """The k rows most like a row, best first, that row itself left out.
+
+        `pk` is the row's primary key (its rowid without one; a tuple or list for a
+        compound key); `where` a SQL condition on the table's columns. Raises
+        CollectionError for an unknown key, one without an embedding, or k < 1.
+        """
+        collection, conn = self._open()
+        source = db.source_of(conn, collection)
+        parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
+        key = source.find(conn, parts)
+        if key is None:
+            raise CollectionError(f"{self.table!r} has no row with the key {pk!r}")
+        items = query.items_of(conn, collection, [key])
+        vector = query.mean_vector(conn, collection, items)
+        return self._ask(Query(vector, k, without=frozenset(items)), where)
+
+    def search(
+        self,
+        image: str | Path | bytes | Image,
+        k: int = 10,
+        where: str | None = None,
+    ) -> list[Hit]:
+        """The k rows most like a picture: a file's path, its bytes, or a PIL image.
+
+        Loads the encoder on first use. Raises ImageError when it is no usable picture,
+        EncoderError when the encoder cannot be made again.
+        """
+        return self._ask(Query(self.encode(image), k), where)
+
+    def encode(self, image: str | Path | bytes | Image) -> bytes:
+        """A picture's embedding as it would be stored: float32 bytes of shape (d,)."""
+        collection, _ = self._open()
+        data, limits = _image_bytes(image)
+        encoder = self.load_encoder()
+        with Decoder(limits) as decoder:
+            decoded = decoder.decode(data, Request(input=encoder.input))
+        vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
+        if vector is None:
+            raise ImageError("The encoder gave a vector of zeros, NaN or infinity for it")
+        return vector
+
+    def load_encoder(self, device: str = "auto") -> Encoder:
+        """The encoder that made this collection, ready to use.
+
+        A weights file is looked for where `embed()` last saw one with its SHA-256.
+        """
+        if self._encoder is None:
+            collection, _ = self._open()
+            spec = EncoderSpec.from_json(collection.encoder)
+            file = trust.weights_file(spec.weights_sha256)
+            self._encoder = restore_encoder(spec, weights_file=file, device=device)
+        return self._encoder
+
+    def vector(self, pk: Any) -> np.ndarray:
+        """The stored embedding of a row: float32 array of shape (d,).
+
+        Raises CollectionError for an unknown key or one without an embedding.
+        """
+        import numpy as np
+
+        collection, conn = self._open()
+        parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
+        key = db.source_of(conn, collection).find(conn, parts)
+        item = None if key is None else db.item_id(conn, collection, key)
+        data = None if item is None else db.item_vector(conn, collection, item)
+        if data is None:
+            raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")
+        return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+    def status(self) -> Status:
+        """What the collection holds. Raises CollectionError when there is none."""
+        collection, conn = self._open()
+        return collection_status(conn, collection)
+
+    def remove(self) -> None:
+        """Drop the collection. The table of pictures stays as it is."""
+        collection, conn = self._open()
+        with db.explained(self.database):
+            db.drop_collection(conn, collection)
+
+    # Inside
+
+    def _open(self) -> tuple[db.Collection, sqlite3.Connection]:
+        conn = self.connect()
+        return db.find_collection(conn, self.table, self.name), conn
+
+    def _existing(self) -> db.Collection | None:
+        if not self.database.exists():
+            return None
+        there = db.collections(self.connect(), self.table)
+        if self.name is None:
+            return there[0] if there else None
+        return next((c for c in there if c.name == self.name), None)
+
+    def _ask(self, asked: Query, where: str | None) -> list[Hit]:
+        collection, conn = self._open()
+        asked = replace(asked, filter=Filter(where) if where else None)
+        try:
+            return query.search(conn, collection, asked).hits
+        except sqlite3.OperationalError as error:
+            if not where:
+                raise
+            raise CollectionError(f"The condition {where!r}: {error}") from None
+
+    def _choose_encoder(
+        self,
+        before: db.Collection | None,
+        options: EncoderOptions,
+        metric: str | None,
+        force: bool,
+    ) -> tuple[EncoderSpec, Callable[[], Encoder] | None]:
+        """The encoder's spec, and how to load it (None when it is loaded already).
+
+        A new collection loads it now, so that nothing is touched when it can't be; one
+        that exists only when there is something to embed.
+        """
+        asked = replace(options, device="auto") != EncoderOptions()
+        if before is not None and not asked and metric in (None, before.metric):
+            spec = EncoderSpec.from_json(before.encoder)
+            loaded = self._encoder
+            if loaded is not None and loaded.spec.fingerprint == spec.fingerprint:
+                return spec, None
+            return spec, lambda: self.load_encoder(options.device)
+        self._encoder = loaded = _load(before, options)
+        if loaded.spec.weights_sha256 and options.weights:
+            file = Path(options.weights)
+            if file.is_file():
+                trust.note_weights(loaded.spec.weights_sha256, file)
+        if before is not None and not force:
+            if before.fingerprint != loaded.spec.fingerprint:
+                raise CollectionError(
+                    f"{self.table!r} was embedded with "
+                    f"{EncoderSpec.from_json(before.encoder)}, not {loaded.spec}: vectors "
+                    "of two encoders cannot be compared. Leave the encoder's options out "
+                    "to go on with it, --force to embed everything again, or --name to "
+                    "keep both"
+                )
+            if metric not in (None, before.metric):
+                raise CollectionError(
+                    f"{self.table!r} was embedded for the metric {before.metric}: --force "
+                    "embeds everything again, --name keeps both"
+                )
+        return loaded.spec, None
+
+    def _describe_encoder(self) -> str:
+        encoder = self._encoder
+        return f"{encoder.spec} on {encoder.device}, {encoder.precision}"
+
+
+def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
+    """Load the encoder asked for; what was not said is as in the collection before."""
+    spec = EncoderSpec.from_json(before.encoder) if before else None
+    model = options.model or (spec.model if spec else DEFAULT_MODEL)
+    weights, pooling = options.weights, options.pooling
+    fit = options.fit or (spec.input.fit if spec else None) or "squash"
+    if spec is not None and model == spec.model:
+        pooling = pooling or spec.pooling
+        if weights is None:
+            noted = trust.weights_file(spec.weights_sha256)
+            weights = str(noted) if noted else spec.weights
+    return load_encoder(
+        model, weights=weights, pooling=pooling, fit=fit, device=options.device
+    )
+
+
+def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
+    if source is None:
+        return [], []
+    given = [source] if isinstance(source, (str, Path)) else list(source)
+    if all(isinstance(one, (str, Path)) for one in given):
+        return [Path(one).expanduser() for one in given], []
+    if all(isinstance(one, Mapping) for one in given):
+        return [], [dict(one) for one in given]
+    raise CollectionError("The source must be paths or rows, not a mixture")
+
+
+def _mode(
+    files: list[Path],
+    path_column: str | None,
+    blob_column: str | None,
+    before: db.Collection | None,
+    table: str,
+) -> tuple[str, str]:
+    """Where pictures come from: ("folder" | "path" | "blob", column)."""
+    if path_column:
+        asked = ("path", path_column)
+    elif blob_column:
+        asked = ("blob", blob_column)
+    elif files:
+        asked = ("folder", "path")
+    elif before is not None:
+        return before.source, before.column
+    else:
+        raise CollectionError(
+            f"Say where the pictures of {table!r} are: name folders or files, "
+            "--path-column or --blob-column"
+        )
+    if before is not None and (before.source, before.column) != asked:
+        raise CollectionError(
+            f"{table!r} was embedded from {_from(before.source, before.column)}, not "
+            f"{_from(*asked)}: choose another table, or --name to keep both"
+        )
+    return asked
+
+
+def _from(source: str, column: str) -> str:
+    return "folders" if source == "folder" else f"its column {column!r}"
+
+
+def _image_bytes(image: Any) -> tuple[bytes, Limits]:
+    if isinstance(image, (str, Path)):
+        file = Path(image).expanduser()
+        if not file.is_file():
+            raise ImageError(f"{image} is not a file")
+        return sources.read_file(file, LOCAL_FILES.max_bytes), LOCAL_FILES
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image), UPLOADS
+    import io
+
+    lossless = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+    buffer = io.BytesIO()
+    picture = image if lossless else image.convert("RGB")
+    picture.save(buffer, "PNG", compress_level=1, exif=image.getexif())
+    return buffer.getvalue(), LOCAL_FILES
+
+
+def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> Status:
+    """What a collection holds, by counting."""
+    embedded = db.item_count(conn, collection)
+    try:
+        source = db.source_of(conn, collection)
+        sql = f"select count(*) {db.live_sql(collection, source)}"
+        live = conn.execute(sql).fetchone()[0]
+    except CollectionError:  # the table was renamed or dropped
+        live = 0
+    thumbnails, thumbnail_bytes = conn.execute(
+        "select count(*), coalesce(sum(length(webp)), 0) from _image_similarity_thumbnails "
+        "where id in (select id from _image_similarity_items where collection_id = ?)",
+        (collection.id,),
+    ).fetchone()
+    failures, updated_at = conn.execute(
+        "select (select count(*) from _image_similarity_failures f "
+        "where f.collection_id = c.id), updated_at "
+        "from _image_similarity_collections c where id = ?",
+        (collection.id,),
+    ).fetchone()
+    return Status(
+        name=collection.name,
+        table=collection.table,
+        encoder=str(EncoderSpec.from_json(collection.encoder)),
+        dimensions=collection.dimensions,
+        metric=collection.metric,
+        embedded=embedded,
+        failures=failures,
+        stale=embedded - live,
+        thumbnails=thumbnails,
+        bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
+        updated_at=updated_at,
+    )

@@ -1,0 +1,480 @@
+"""One run of `embed`: what there is to do, and how each batch is stored.
+
+A `Run` lists the source, opens or makes the collection, compares what it lists with what
+is stored (size and time first, hash next), writes the batches that `pipeline.py` makes,
+a transaction each, and forgets what is gone. A run that is cut off is resumed by the
+next: it finds what was stored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from datasette.utils.sqlite import sqlite3
+
+from . import database as db
+from . import sources, trust
+from .encoders import EncoderSpec
+from .errors import CollectionError
+from .pipeline import Job, Outcome
+
+DEFAULT_NAME = "default"
+
+
+@dataclass
+class Summary:
+    """What a run did. `missing` files keep their vectors until a run with `prune`."""
+
+    embedded: int = 0
+    reused: int = 0  # identical bytes, or renamed: the vector was there
+    unchanged: int = 0
+    failed: int = 0
+    removed: int = 0
+    missing: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+    failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Counts, and failures as objects with `path` and `reason`."""
+        counts = {name: value for name, value in vars(self).items() if name != "failures"}
+        failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
+        return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
+
+
+class _Item(NamedTuple):
+    """What is stored of a picture."""
+
+    id: int
+    pk: db.Key
+    root: str | None
+    path: str | None
+    size: int
+    mtime_ns: int | None
+    sha256: str
+
+
+def _untouched(picture: sources.Picture, item: _Item) -> bool:
+    """Whether a file is as it was, going by place, size and time. BLOBs have no time."""
+    return (
+        picture.problem is None
+        and picture.mtime_ns is not None
+        and (str(picture.root), picture.path, picture.size, picture.mtime_ns)
+        == (item.root, item.path, item.size, item.mtime_ns)
+    )
+
+
+class Run:
+    """One run of `embed()`: what there is to do, and how each batch is stored."""
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        *,
+        database: Path,
+        table: str,
+        mode: tuple[str, str],
+        before: db.Collection | None,
+        label_from_folder: bool,
+    ) -> None:
+        self.conn = conn
+        self.database = database
+        self.table_name = table
+        self.source, self.column = mode
+        self.before = before
+        self.label_from_folder = label_from_folder
+        self.summary = Summary()
+        self.done = 0
+        self.movable: dict[str, int] = {}  # hash → item, of files that are gone
+        self._gone: set[int] = set()  # items whose file is gone
+        self._failed: set[tuple] = set()  # (pk, root id, path)
+        self._listed: set[str] = set()  # folders that were listed as a whole
+        self._root_ids: dict[Path, int] = {}
+        self.collection: db.Collection
+        self.table: db.SourceTable
+
+    def list(
+        self, files: list[Path], root: Path | None, where: str | None
+    ) -> list[sources.Picture]:
+        """What the source holds. Raises CollectionError."""
+        before = self.before
+        known_roots = list(db.roots(self.conn, before).values()) if before else []
+        if self.source == "folder":
+            if where:
+                raise CollectionError("--where chooses rows of a table, not files")
+            files = files or [Path(known) for known in known_roots if Path(known).is_dir()]
+            if not files:
+                raise CollectionError("The folders embedded before are gone: name one")
+            self._listed = {os.path.abspath(file) for file in files if file.is_dir()}
+            return list(sources.folder_pictures(files))
+        table = db.source_table(self.conn, self.table_name)
+        columns = {name.lower(): name for name in table.columns}
+        if self.column.lower() not in columns:
+            raise CollectionError(
+                f"{table.name!r} has no column {self.column!r}; it has "
+                f"{', '.join(table.columns)}"
+            )
+        self.column = columns[self.column.lower()]
+        if self.source == "blob":
+            return list(sources.blob_pictures(self.conn, table, self.column, where))
+        if root is None:
+            beside = Path(os.path.abspath(self.database)).parent
+            root = Path(known_roots[0]) if known_roots else beside
+        if not root.is_dir():
+            raise CollectionError(
+                f"The root folder {root} does not exist: name one by --root"
+            )
+        return list(sources.column_pictures(self.conn, table, self.column, root, where))
+
+    def open(
+        self,
+        *,
+        name: str | None,
+        spec: EncoderSpec,
+        dimensions: int,
+        metric: str | None,
+        thumbnails: bool,
+    ) -> None:
+        """Find the collection, or make it, and the table of a folder with it.
+
+        One of another encoder or metric is replaced: that this is wanted has been
+        checked before.
+        """
+        conn, before = self.conn, self.before
+        with db.transaction(conn):
+            if self.source == "folder":
+                self._open_folder_table()
+            self.table = db.source_table(conn, self.table_name)
+            db.migrate(conn)
+            same = before and before.fingerprint == spec.fingerprint
+            if same and metric in (None, before.metric):
+                self.collection = before
+                return
+            if before:
+                metric = metric or before.metric
+                db.drop_collection(conn, before)
+                db.migrate(conn)
+            self.collection = db.create_collection(
+                conn,
+                name=name or (before.name if before else DEFAULT_NAME),
+                table=self.table.name,
+                source=self.source,
+                column=self.column,
+                encoder=spec.to_json(),
+                fingerprint=spec.fingerprint,
+                dimensions=dimensions,
+                metric=metric or "cosine",
+                thumbnails=thumbnails,
+            )
+
+    def _open_folder_table(self) -> None:
+        if not db.table_exists(self.conn, self.table_name):
+            db.create_folder_table(self.conn, self.table_name)
+        table = db.source_table(self.conn, self.table_name)
+        if table.pks != ("id",) or "path" not in table.columns:
+            raise CollectionError(
+                f"There is a table {table.name!r} already, which is not one of files "
+                "(with the columns id and path): choose another with --table, or embed "
+                "it with --path-column or --blob-column"
+            )
+        if self.label_from_folder:
+            db.add_column(self.conn, table.name, "label", "text")
+
+    def plan(
+        self,
+        pictures: list[sources.Picture],
+        skip: set[sources.Picture],
+        force: bool,
+        limit: int | None,
+    ) -> list[Job]:
+        """The pictures that have to be looked at."""
+        conn, collection = self.conn, self.collection
+        self._drop_rowless()
+        known = self._known()
+        jobs, seen = [], set()
+        for picture in pictures:
+            key = self._identity(picture.root, picture.path, picture.pk)
+            seen.add(key)
+            item = known.get(key)
+            if picture in skip:
+                self._note_failure(picture)
+            elif item is None:
+                jobs.append(Job(picture))
+            elif not force and _untouched(picture, item):
+                self.summary.unchanged += 1
+            else:
+                jobs.append(Job(picture, item.id, None if force else item.sha256))
+        if self.source == "folder":
+            gone = [
+                i for key, i in known.items() if i.root in self._listed and key not in seen
+            ]
+            self._gone = {item.id for item in gone}
+            self.movable = {item.sha256: item.id for item in gone}
+        if limit is not None:
+            # Known failures last, or they would use up the limit run after run.
+            sql = "select pk, path from _image_similarity_failures where collection_id = ?"
+            failed = {tuple(row) for row in conn.execute(sql, (collection.id,))}
+            jobs.sort(key=lambda job: (job.picture.pk, job.picture.path) in failed)
+            jobs = jobs[:limit]
+        return jobs
+
+    def _identity(self, root: object, path: str | None, pk: db.Key | None) -> object:
+        """What makes a picture the same one as before: its file, or its row."""
+        return (str(root), path) if self.source == "folder" else pk
+
+    def _known(self) -> dict[object, _Item]:
+        """The items there are, by identity."""
+        rows = self.conn.execute(
+            "select i.id, i.pk, r.path as root, i.path, i.size, i.mtime_ns, i.sha256 "
+            "from _image_similarity_items i "
+            "left join _image_similarity_roots r on r.id = i.root_id "
+            "where i.collection_id = ?",
+            (self.collection.id,),
+        )
+        items = [_Item(*row) for row in rows]
+        return {self._identity(item.root, item.path, item.pk): item for item in items}
+
+    def stored_vector(self, sha256: str) -> bytes | None:
+        """The vector of bytes that this collection has seen."""
+        row = self.conn.execute(
+            "select id from _image_similarity_items "
+            "where collection_id = ? and sha256 = ? limit 1",
+            (self.collection.id, sha256),
+        ).fetchone()
+        return None if row is None else db.item_vector(self.conn, self.collection, row[0])
+
+    def read_row(self, picture: sources.Picture) -> bytes:
+        """The BLOB of a row. Raises ImageError."""
+        return sources.read_blob(self.conn, self.table, self.column, picture.pk)
+
+    def write(self, batch: Sequence[Outcome]) -> None:
+        """Store a batch: one transaction."""
+        with db.transaction(self.conn):
+            for outcome in batch:
+                if outcome.failure is not None:
+                    self._write_failure(outcome)
+                elif outcome.keep is not None:
+                    self._write_kept(outcome)
+                else:
+                    self._write_new(outcome)
+        self.done += len(batch)
+
+    def finish(self, prune: bool, whole: bool) -> None:
+        """Forget what is gone, and failures that did not come again; note when this was.
+
+        `whole` says that everything in the source was looked at.
+        """
+        conn, collection = self.conn, self.collection
+        with db.transaction(conn):
+            if prune and whole:
+                self._prune()
+            else:
+                self.summary.missing = len(self._gone)
+            if whole:
+                self._drop_stale()
+                self._drop_old_failures()
+            conn.execute(
+                "update _image_similarity_collections set updated_at = "
+                "strftime('%Y-%m-%dT%H:%M:%SZ', 'now') where id = ?",
+                (collection.id,),
+            )
+        for root in self._root_ids:
+            trust.note_root(self.database, root)
+
+    # One picture
+
+    def _root_id(self, picture: sources.Picture) -> int | None:
+        if picture.root is None:
+            return None
+        if picture.root not in self._root_ids:
+            root = db.root_id(self.conn, self.collection, picture.root)
+            self._root_ids[picture.root] = root
+        return self._root_ids[picture.root]
+
+    def _place(self, picture: sources.Picture) -> dict[str, Any]:
+        return {"root": self._root_id(picture), "path": picture.path}
+
+    def _note_failure(self, picture: sources.Picture) -> None:
+        self._failed.add((picture.pk, picture.path))
+
+    def _write_failure(self, outcome: Outcome) -> None:
+        picture, reason = outcome.picture, outcome.failure
+        place = self._place(picture)
+        db.put_failure(self.conn, self.collection, pk=picture.pk, reason=reason, **place)
+        self._note_failure(picture)
+        self.summary.failed += 1
+        self.summary.failures.append((picture, reason))
+        if picture.missing and picture.pk is not None:
+            item = db.item_id(self.conn, self.collection, picture.pk)
+            if item is not None:
+                self._gone.add(item)
+
+    def _write_kept(self, outcome: Outcome) -> None:
+        picture = outcome.picture
+        moved = outcome.keep in self._gone
+        self._gone.discard(outcome.keep)
+        root = self._root_id(picture)
+        changed = self.conn.execute(
+            "update _image_similarity_items set root_id = :root, path = :path, "
+            "size = :size, mtime_ns = :mtime_ns where id = :id and (root_id, path, size, "
+            "mtime_ns) is not (:root, :path, :size, :mtime_ns) returning pk",
+            {
+                "id": outcome.keep,
+                "root": root,
+                "path": picture.path,
+                "size": picture.size,
+                "mtime_ns": picture.mtime_ns,
+            },
+        ).fetchall()
+        if moved:
+            self._put_file_row(picture, changed[0]["pk"], {})
+            self.summary.reused += 1
+        else:
+            self.summary.unchanged += 1
+        pk = changed[0]["pk"] if changed else picture.pk
+        db.clear_failure(self.conn, self.collection, pk=pk, root=root, path=picture.path)
+
+    def _write_new(self, outcome: Outcome) -> None:
+        picture, decoded = outcome.picture, outcome.decoded
+        pk = picture.pk
+        if self.source == "folder":
+            facts = {
+                "width": decoded.width,
+                "height": decoded.height,
+                "format": decoded.format,
+                "bytes": picture.size,
+                "sha256": outcome.sha256,
+                **dict.fromkeys(("taken_at", "camera", "latitude", "longitude")),
+                **decoded.facts,
+            }
+            pk = self._put_file_row(picture, self._row_of(picture, outcome.sha256), facts)
+        place = self._place(picture)
+        db.put_item(
+            self.conn,
+            self.collection,
+            pk=pk,
+            size=picture.size,
+            mtime_ns=picture.mtime_ns,
+            sha256=outcome.sha256,
+            width=decoded.width,
+            height=decoded.height,
+            vector=outcome.vector,
+            thumbnail=decoded.thumbnail,
+            **place,
+        )
+        db.clear_failure(self.conn, self.collection, pk=pk, **place)
+        if outcome.reused:
+            self.summary.reused += 1
+        else:
+            self.summary.embedded += 1
+
+    def _row_of(self, picture: sources.Picture, sha256: str) -> int | None:
+        """The row that a file has already, if any.
+
+        That of its item; else one with this path that is no other file's: rows stay
+        when their embeddings are removed, and serve several collections.
+        """
+        mine = self.conn.execute(
+            "select pk from _image_similarity_items where collection_id = ? "
+            "and root_id = ? and path = ?",
+            (self.collection.id, self._root_id(picture), picture.path),
+        ).fetchone()
+        if mine:
+            return mine[0]
+        same_bytes = "sha256 is :sha256" if "sha256" in self.table.columns else "1"
+        free = self.conn.execute(
+            f"select id from {db.quote(self.table.name)} t where path = :path "
+            "and not exists (select 1 from _image_similarity_items "
+            "where collection_id = :collection and pk = t.id) "
+            f"order by {same_bytes} desc, id limit 1",
+            {"path": picture.path, "collection": self.collection.id, "sha256": sha256},
+        ).fetchone()
+        return free[0] if free else None
+
+    def _put_file_row(
+        self, picture: sources.Picture, pk: int | None, facts: Mapping[str, object]
+    ) -> int:
+        """Insert or update the row of a file in the columns that the table has."""
+        path = PurePosixPath(picture.path)
+        folder = "" if path.parent == PurePosixPath(".") else str(path.parent)
+        values = {"path": picture.path, "folder": folder, "name": path.name, **facts}
+        if self.label_from_folder:
+            values["label"] = path.parent.name or picture.root.name
+        values = {name: v for name, v in values.items() if name in self.table.columns}
+        table = db.quote(self.table.name)
+        if pk is None:
+            return self.conn.execute(
+                f"insert into {table} ({', '.join(map(db.quote, values))}) "
+                f"values ({', '.join('?' * len(values))}) returning id",
+                list(values.values()),
+            ).fetchone()[0]
+        changes = ", ".join(f"{db.quote(name)} = ?" for name in values)
+        self.conn.execute(
+            f"update {table} set {changes} where id = ?", [*values.values(), pk]
+        )
+        return pk
+
+    # What is gone
+
+    def _drop_rowless(self) -> None:
+        """Forget items whose source row was deleted, and failures with them."""
+        conn, collection, table = self.conn, self.collection, self.table
+        name = db.quote(table.name)
+        for ours in ("items", "failures"):
+            with db.transaction(conn):
+                rowless = conn.execute(
+                    f"select i.id from {db.PREFIX}{ours} i where i.collection_id = ? "
+                    f"and i.pk is not null and not exists (select 1 from {name} t "
+                    f"where {table.join_sql('t', 'i.pk')})",
+                    (collection.id,),
+                ).fetchall()
+                ids = [row[0] for row in rowless]
+                if ours == "items":
+                    db.drop_items(conn, collection, ids)
+                    self.summary.removed += len(ids)
+                else:
+                    sql = "delete from _image_similarity_failures where id = ?"
+                    conn.executemany(sql, [(id,) for id in ids])
+
+    def _prune(self) -> None:
+        """Drop items whose file is gone; of a folder's table the rows as well."""
+        if self.source == "folder":
+            self.conn.executemany(
+                f"delete from {db.quote(self.table.name)} where id = "
+                "(select pk from _image_similarity_items where id = ?)",
+                [(item,) for item in self._gone],
+            )
+        db.drop_items(self.conn, self.collection, self._gone)
+        self.summary.removed += len(self._gone)
+
+    def _drop_stale(self) -> None:
+        """Forget items whose cell was emptied, or names a picture that failed."""
+        live = f"select i.id {db.live_sql(self.collection, self.table)}"
+        stale = self.conn.execute(
+            "select id from _image_similarity_items "
+            f"where collection_id = ? and id not in ({live})",
+            (self.collection.id,),
+        ).fetchall()
+        db.drop_items(self.conn, self.collection, [row[0] for row in stale])
+        self.summary.removed += len(stale)
+
+    def _drop_old_failures(self) -> None:
+        """Forget failures of pictures that are all right now, or gone."""
+        noted = self.conn.execute(
+            "select f.id, f.pk, f.path, r.path as root from _image_similarity_failures f "
+            "left join _image_similarity_roots r on r.id = f.root_id "
+            "where f.collection_id = ?",
+            (self.collection.id,),
+        ).fetchall()
+        old = [
+            (row["id"],)
+            for row in noted
+            if (row["pk"], row["path"]) not in self._failed
+            and (self.source != "folder" or row["root"] in self._listed)
+        ]
+        sql = "delete from _image_similarity_failures where id = ?"
+        self.conn.executemany(sql, old)

@@ -1,0 +1,439 @@
+"""Every classification network of torchvision, with its classifier cut off.
+
+A network is traced on torch's "meta" device, where tensors have shapes but no
+numbers, to find its last feature map; what comes after is left away. Only then are
+weights read, straight into the part that is kept. No architecture is treated
+specially, but for what its constructor needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EncoderError
+from ..images import FITS, Input
+from . import ModelInfo
+from . import weights as weights_files
+from .spec import POOLINGS, EncoderSpec
+from .weights import WeightsFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch.fx import GraphModule, Node
+    from torch.overrides import TorchFunctionMode
+
+VERSION = 1  # of this module: raise it when a change changes what comes out
+PREFERRED_WEIGHTS = "IMAGENET1K_V1"  # V2's recipe lowers cosines of near-identical pairs
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Numbers in a vector, so that listing the models need not build each of them.
+DIMENSIONS = {
+    model: dimensions
+    for dimensions, models in {
+        256: "alexnet",
+        512: "maxvit_t resnet18 resnet34 squeezenet1_0 squeezenet1_1 vgg11 vgg11_bn "
+        "vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
+        576: "mobilenet_v3_small",
+        768: "convnext_small convnext_tiny swin_s swin_t swin_v2_s swin_v2_t "
+        "vit_b_16 vit_b_32",
+        960: "mobilenet_v3_large",
+        1024: "convnext_base densenet121 googlenet shufflenet_v2_x0_5 "
+        "shufflenet_v2_x1_0 shufflenet_v2_x1_5 swin_b swin_v2_b vit_l_16 vit_l_32",
+        1280: "efficientnet_b0 efficientnet_b1 efficientnet_v2_l efficientnet_v2_m "
+        "efficientnet_v2_s mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2 "
+        "vit_h_14",
+        1408: "efficientnet_b2",
+        1536: "convnext_large efficientnet_b3",
+        1664: "densenet169",
+        1792: "efficientnet_b4",
+        1920: "densenet201",
+        2048: "efficientnet_b5 inception_v3 resnet101 resnet152 resnet50 "
+        "resnext101_32x8d resnext101_64x4d resnext50_32x4d shufflenet_v2_x2_0 "
+        "wide_resnet101_2 wide_resnet50_2",
+        2208: "densenet161",
+        2304: "efficientnet_b6",
+        2560: "efficientnet_b7",
+    }.items()
+    for model in models.split()
+}
+WITHOUT_MAP = {"vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"}
+
+
+class MissingTorch(EncoderError):
+    """torch and torchvision are not installed, or do not work."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The part of a network that is used, without numbers in it yet."""
+
+    network: GraphModule
+    dimensions: int
+    has_map: bool  # it gives (n, dimensions, rows, columns), not (n, dimensions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided about an encoder before its weights are touched."""
+
+    model: str
+    file: WeightsFile
+    features: Features
+    pooling: str | None
+    input: Input
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class TorchvisionEncoder:
+    """A network of torchvision that gives one vector for each picture."""
+
+    precision = "float32"
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        network: torch.nn.Module,
+        dimensions: int,
+        device: torch.device,
+    ) -> None:
+        """`network` has its weights, is on `device` and gives maps if spec.pooling."""
+        import torch
+
+        self.spec = spec
+        self.dimensions = dimensions
+        self.input = spec.input
+        self.device = str(device)
+        self._network = network
+        mean, std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (spec.mean, spec.std)
+        )
+        self._scale = 1 / (255 * std)
+        self._shift = -mean / std
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (n, size, size, 3), n may be 0 → float32 (n, dimensions).
+
+        Vectors are as the network gives them: not normalised, and perhaps not finite
+        if the weights are bad.
+        """
+        import numpy as np
+        import torch
+
+        size = self.input.size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"expected uint8 (n, {size}, {size}, 3), got {pixels.dtype} {pixels.shape}"
+            )
+        if not len(pixels):
+            return np.empty((0, self.dimensions), np.float32)
+        pixels = np.require(pixels, requirements=["C", "W"])  # torch takes no other
+        with torch.inference_mode():
+            # Channels stay last in memory, where convolutions are fastest.
+            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+            output = self._network(batch.float().mul_(self._scale).add_(self._shift))
+            if self.spec.pooling == "avg":
+                output = output.mean((2, 3))
+            elif self.spec.pooling == "max":
+                output = output.amax((2, 3))
+            return output.float().cpu().numpy()
+
+
+def plan(model: str, *, weights: str | None, pooling: str | None, fit: str) -> Plan:
+    """What `load_encoder` will load, with nothing read from disk.
+
+    Raises EncoderError for an unknown model, name of weights, pooling or fit.
+    """
+    entries = _entries(model)
+    default = _default(entries)
+    if weights is None:
+        weights = default
+    if weights_files.is_file(weights):
+        path = Path(weights).expanduser()
+        file = WeightsFile(path, path.name)
+        return _plan(model, entries[default], file, pooling, fit)
+    entry = entries.get(weights)
+    if entry is None:
+        raise EncoderError(
+            f"{model} has no weights called {weights!r}. It has {', '.join(entries)}; "
+            "a file is named with its ending: .pth, .pt, .bin or .safetensors."
+        )
+    return _plan(model, entry, None, pooling, fit)
+
+
+def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
+    """The plan for the encoder of a spec, as far as it can be had here.
+
+    Raises EncoderError when this torchvision has no such model or weights, and when
+    the weights came from a file and `weights_file` does not say where it lies.
+    """
+    entries = _entries(spec.model)
+    digest = spec.weights_sha256 or ""
+    if spec.weights in entries:
+        made = _plan(spec.model, entries[spec.weights], None, spec.pooling, spec.input.fit)
+        if not digest.startswith(made.file.sha256):
+            raise EncoderError(
+                f"The vectors were made by {spec}, but with other weights than those "
+                "that torchvision has by that name: embed the pictures again."
+            )
+        file = replace(made.file, sha256=digest)
+        if weights_file is not None:
+            file = replace(file, path=Path(weights_file), url=None)
+        return replace(made, file=file)
+    if weights_file is None:
+        raise EncoderError(
+            f"The vectors were made by {spec}. Its weights came from a file: say where "
+            f"the file with the SHA-256 {digest} lies."
+        )
+    file = WeightsFile(Path(weights_file), str(spec.weights), digest)
+    entry = entries[_default(entries)]
+    return _plan(spec.model, entry, file, spec.pooling, spec.input.fit)
+
+
+def spec(plan: Plan) -> EncoderSpec:
+    """The spec of what `load` gives for a plan; downloads and hashes the weights."""
+    weights_files.ensure(plan.file)
+    return spec_with(plan, weights_files.sha256(plan.file))
+
+
+def spec_with(plan: Plan, sha256: str | None) -> EncoderSpec:
+    """The spec of a plan whose weights have this hash."""
+    return EncoderSpec(
+        model=plan.model,
+        weights=plan.file.name,
+        weights_sha256=sha256,
+        pooling=plan.pooling,
+        input=plan.input,
+        mean=plan.mean,
+        std=plan.std,
+        version=VERSION,
+    )
+
+
+def load(plan: Plan, *, device: str = "auto", download: bool = True) -> TorchvisionEncoder:
+    """The encoder of a plan, with its weights, on its device.
+
+    Raises EncoderError when the device is not there, or the weights are not, are not
+    what they should be or do not fit.
+    """
+    import torch
+
+    target = _device(device)
+    weights_files.ensure(plan.file, download=download)
+    state, sha256 = weights_files.read(plan.file)
+    network = plan.features.network
+    state = weights_files.fit_to(
+        state, network.state_dict(), path=plan.file.path, model=plan.model
+    )
+    network.load_state_dict(state, assign=True)
+    network.requires_grad_(False).eval().to(target)
+    if target.type != "mps":  # there it is slower
+        network.to(memory_format=torch.channels_last)
+    return TorchvisionEncoder(
+        spec_with(plan, sha256), network, plan.features.dimensions, target
+    )
+
+
+def models() -> list[ModelInfo]:
+    """Every classification network of the installed torchvision, by name."""
+    found = []
+    for model in _names("the list of models"):
+        entries = _entries(model)
+        default = entries[_default(entries)]
+        file = weights_files.published(default.url, default.name)
+        dimensions = DIMENSIONS.get(model)
+        found.append(
+            ModelInfo(
+                name=model,
+                dimensions=dimensions,
+                weights=tuple(entries),
+                default_weights=default.name,
+                downloaded=file.path.is_file(),
+                # torchvision notes it in MiB, to three places.
+                download_bytes=round(default.meta["_file_size"] * 2**20),
+                note=_no_map(dimensions) if model in WITHOUT_MAP else "",
+            )
+        )
+    return found
+
+
+# What torchvision has
+
+
+def _names(wanted_for: str) -> list[str]:
+    """Names of the classification networks. Raises MissingTorch."""
+    try:
+        import torch  # noqa: F401
+        import torchvision.models
+    except ImportError as error:
+        raise MissingTorch(
+            f"{wanted_for} needs torch and torchvision: pip install torch torchvision, "
+            "or use --model hog"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise MissingTorch(
+            f"{wanted_for} needs torch and torchvision, and those installed do not work "
+            f"({error}). Install a pair that belongs together: pip install --upgrade "
+            "torch torchvision, or use --model hog"
+        ) from error
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _entries(model: str) -> dict[str, Any]:
+    """The model's published weights, by name. Raises EncoderError."""
+    names = _names(model)
+    if model not in names:
+        close = difflib.get_close_matches(model.lower(), [*names, "hog"], n=3)
+        guess = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise EncoderError(
+            f"There is no model called {model!r}.{guess} "
+            "`datasette image-similarity models` lists them all."
+        )
+    import torchvision.models
+
+    return {entry.name: entry for entry in torchvision.models.get_model_weights(model)}
+
+
+def _default(entries: dict[str, Any]) -> str:
+    if PREFERRED_WEIGHTS in entries:
+        return PREFERRED_WEIGHTS
+    return type(next(iter(entries.values()))).DEFAULT.name
+
+
+def _plan(
+    model: str, entry: Any, file: WeightsFile | None, pooling: str | None, fit: str
+) -> Plan:
+    """A plan with the published weights `entry`, or with a file for the same input."""
+    if fit not in FITS:
+        raise EncoderError(f"There is no fit {fit!r}: choose from {', '.join(FITS)}.")
+    if pooling not in (None, *POOLINGS):
+        raise EncoderError(
+            f"There is no pooling {pooling!r}: choose from {', '.join(POOLINGS)}."
+        )
+    preset = entry.transforms()
+    shape = Input(
+        size=preset.crop_size[0],
+        resize=preset.resize_size[0],
+        fit=fit,
+        interpolation=preset.interpolation.value,
+    )
+    features = _features(model, shape.size)
+    if features.has_map:
+        pooling = pooling or "avg"
+    elif pooling is not None:
+        raise EncoderError(
+            f"{model} has {_no_map(features.dimensions)}: leave out --pooling"
+        )
+    mean, std = (
+        (tuple(preset.mean), tuple(preset.std))
+        if file is None
+        else (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    file = file or weights_files.published(entry.url, entry.name)
+    return Plan(model, file, features, pooling, shape, mean, std)
+
+
+def _no_map(dimensions: int | None) -> str:
+    return f"no feature map to pool; it gives one vector of {dimensions} numbers per image"
+
+
+def _device(name: str) -> torch.device:
+    """The device to run on. Raises EncoderError when it is not there."""
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, available in there.items() if available)
+    if not there.get(name):
+        usable = ", ".join(device for device, available in there.items() if available)
+        raise EncoderError(
+            f"The device {name!r} cannot be used with the torch installed here. It has "
+            f"{usable}; leave out --device to take the best of them."
+        )
+    return torch.device(name)
+
+
+# Taking a network apart
+
+
+def _features(model: str, size: int) -> Features:
+    """The network up to its last feature map, or else up to its classifier.
+
+    "Feature map": a tensor (n, channels, rows, columns) that is the last one, before
+    the classifier, in which a picture has more than one position. Vision transformers
+    end in (n, tokens, channels) instead and have none.
+    """
+    import torch
+    import torch.fx
+    import torchvision.models
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    with _parameters_without_memory():
+        network = torchvision.models.get_model(model, **_options(model, size))
+    traced = torch.fx.symbolic_trace(network.to("meta").eval())
+    ShapeProp(traced).propagate(torch.empty(2, 3, size, size, device="meta"))
+    nodes = list(traced.graph.nodes)
+    classifier = max(i for i, node in enumerate(nodes) if _has_weights(traced, node))
+    last = [node for node in nodes[:classifier] if _positions(node) > 1][-1]
+    has_map = len(_shape(last)) == 4
+    end = last if has_map else nodes[classifier].args[0]
+    nodes[-1].args = (end,)
+    traced.graph.eliminate_dead_code()
+    kept = torch.fx.GraphModule(traced, traced.graph)
+    return Features(kept, _shape(end)[1], has_map)
+
+
+def _parameters_without_memory() -> TorchFunctionMode:
+    """A context in which new layers get parameters that are shapes only.
+
+    `torch.device("meta")` would do the same to the numbers that RegNet computes its
+    widths with.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class EmptyOnMeta(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs = dict(kwargs or {})
+            if func is torch.empty:
+                kwargs["device"] = "meta"
+            return func(*args, **kwargs)
+
+    return EmptyOnMeta()
+
+
+def _options(model: str, size: int) -> dict[str, Any]:
+    """What a constructor must be told to build the network of the published weights."""
+    if model.startswith("vit_"):
+        return {"image_size": size}  # position embeddings are made for one size
+    if model in ("googlenet", "inception_v3"):
+        # Their published weights expect -1…1; random numbers would be thrown away.
+        return {"transform_input": True, "init_weights": False}
+    return {}
+
+
+def _has_weights(network: GraphModule, node: Node) -> bool:
+    if node.op != "call_module":
+        return False
+    return any(True for _ in network.get_submodule(node.target).parameters())
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    """The shape of what a node gives; () where that is not one tensor."""
+    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
+
+
+def _positions(node: Node) -> int:
+    """In how many places of a picture a node's tensor has numbers: 1 for a vector."""
+    shape = [length for length in _shape(node)[1:] if length > 1]
+    return 1 if len(shape) < 2 else 2

@@ -1,0 +1,359 @@
+"""Untrusted bytes → upright RGB pixels, thumbnails and facts, under limits.
+
+Pictures come from strangers and image libraries are written in C, so this process
+never decodes one: `Decoder` hands the bytes to a child process (image_worker.py)
+that has a memory limit, and kills it when the time is up. Whatever happens in
+there, the caller gets a `Decoded` or an `ImageError`, and the next picture works.
+
+Importing this module loads neither Pillow nor numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import LifoQueue
+from typing import IO, TYPE_CHECKING
+
+from .errors import ImageError, ImageSimilarityError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FITS = ("squash", "crop", "pad")
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+THUMBNAIL_TYPE = "image/webp"
+PICTURE_TYPE = "image/jpeg"
+START_SECONDS = 60  # a cold disk may be slow; the picture's own clock starts later
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one picture may cost."""
+
+    max_bytes: int  # of the file
+    max_pixels: int  # width times height, read from the header before decoding
+    seconds: float  # wall clock, for one picture
+
+    @property
+    def max_memory(self) -> int:
+        """Address space of the child process, in bytes."""
+        return (512 << 20) + 8 * self.max_pixels
+
+
+LOCAL_FILES = Limits(max_bytes=1 << 30, max_pixels=200_000_000, seconds=60)
+UPLOADS = Limits(max_bytes=20_000_000, max_pixels=50_000_000, seconds=10)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an encoder wants to see: a square of `size` pixels, filled by `fit`.
+
+    squash: the whole picture, its sides scaled separately.
+    crop: the shorter side scaled to `resize`, then the centre (as torchvision does).
+    pad: the whole picture in its own proportions, on neutral grey.
+    """
+
+    size: int = 224
+    resize: int = 256
+    fit: str = "squash"
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise ValueError(f"fit is {self.fit!r}, but must be one of {FITS}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation is {self.interpolation!r}, "
+                f"but must be one of {INTERPOLATIONS}"
+            )
+        if not 0 < self.size <= self.resize and self.fit == "crop":
+            raise ValueError(f"cannot crop {self.size} pixels out of {self.resize}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make of one picture; all of it comes from one decode.
+
+    `thumbnail` and `picture` are the longest side, in pixels, of a small WebP and of
+    a large JPEG. What is smaller already keeps its size.
+    """
+
+    input: Input | None = None
+    thumbnail: int | None = None
+    picture: int | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One picture: what it is, and what the request asked to make of it."""
+
+    width: int  # upright, of the full picture, in pixels
+    height: int
+    format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "HEIC", ...
+    facts: dict[str, str | float]  # taken_at, camera, latitude, longitude
+    pixels: np.ndarray | None = None  # uint8, (size, size, 3)
+    thumbnail: bytes | None = None  # WebP
+    picture: bytes | None = None  # JPEG
+
+
+class Decoder:
+    """One child process that decodes one picture after the other.
+
+    The child starts with the first picture and again after it died. Not for use by
+    several threads at once: that is what `DecoderPool` is for.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def decode(self, data: bytes, request: Request) -> Decoded:
+        """Decode the bytes of one image file; raises ImageError if that cannot be."""
+        refuse_size(len(data), self.limits)
+        if self._closed:
+            raise ImageSimilarityError("the image decoder is closed")
+        if self._process is None:
+            self._process = self._started()
+        header, blobs = self._answer(self._process, data, request)
+        if "refused" in header:
+            raise ImageError(header["refused"])
+        return decoded(header, blobs, request)
+
+    def close(self) -> None:
+        """Stop the child process and wait for its end."""
+        self._closed = True
+        self._stop()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            worker_command(self.limits),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        try:
+            with killed_after(START_SECONDS, process):
+                receive(process.stdout)  # its greeting
+        except (OSError, EOFError) as error:
+            code = stop(process)
+            raise ImageSimilarityError(
+                f"the process that decodes images does not start (exit code {code}): "
+                "the reason was printed on standard error"
+            ) from error
+        except BaseException:
+            stop(process)
+            raise
+        return process
+
+    def _answer(
+        self, process: subprocess.Popen[bytes], data: bytes, request: Request
+    ) -> tuple[dict, list[bytes]]:
+        """The child's answer; a child that did not give a whole one is gone after."""
+        answer = None
+        with killed_after(self.limits.seconds, process) as expired:
+            try:
+                send(process.stdin, asdict(request), [data])
+                answer = receive(process.stdout)
+            except (OSError, EOFError):
+                pass
+            except BaseException:  # as Ctrl-C: half an answer may be in the pipe
+                self._stop()
+                raise
+        if expired.is_set() or answer is None:
+            self._stop()
+        if answer is not None:
+            return answer
+        if self._closed:
+            raise ImageSimilarityError("the image decoder was closed")
+        if expired.is_set():
+            raise ImageError(
+                f"decoding the picture took longer than {self.limits.seconds:g} s"
+            )
+        raise ImageError(
+            "decoding the picture ended in a crash: the file is damaged, or needs "
+            f"more than {in_millions(self.limits.max_memory)} MB of memory"
+        )
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            stop(process)
+
+
+class DecoderPool:
+    """Several decoders that any number of threads share."""
+
+    def __init__(self, limits: Limits, workers: int) -> None:
+        self._decoders = [Decoder(limits) for _ in range(workers)]
+        # Last in, first out: while one child is enough, the others never start.
+        self._idle: LifoQueue[Decoder] = LifoQueue()
+        for decoder in self._decoders:
+            self._idle.put(decoder)
+
+    def decode(self, data: bytes, request: Request) -> Decoded:
+        """As `Decoder.decode`, by the first decoder that is free."""
+        decoder = self._idle.get()
+        try:
+            return decoder.decode(data, request)
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """Stop all child processes, also busy ones, and wait for their end."""
+        for decoder in self._decoders:
+            decoder._closed = True
+            if process := decoder._process:
+                process.kill()  # wakes the thread that waits for its answer
+        taken = [self._idle.get() for _ in self._decoders]
+        for decoder in taken:
+            decoder.close()
+            self._idle.put(decoder)  # closed, so it refuses whoever comes later
+
+    def __enter__(self) -> DecoderPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def decoded(header: dict, blobs: list[bytes], request: Request) -> Decoded:
+    """The child's answer as the caller wants it."""
+    parts = dict(zip(header["parts"], blobs, strict=True))
+    pixels = None
+    if request.input:
+        import numpy as np
+
+        side = request.input.size
+        # A copy, because torch warns about arrays that cannot be written to.
+        pixels = np.frombuffer(bytearray(parts["pixels"]), dtype=np.uint8)
+        pixels = pixels.reshape(side, side, 3)
+    return Decoded(
+        width=header["width"],
+        height=header["height"],
+        format=header["format"],
+        facts=header["facts"],
+        pixels=pixels,
+        thumbnail=parts.get("thumbnail"),
+        picture=parts.get("picture"),
+    )
+
+
+def refuse_size(size: int, limits: Limits) -> None:
+    """Raises ImageError for files that need not be looked into."""
+    if size == 0:
+        raise ImageError("the file is empty")
+    if size > limits.max_bytes:
+        raise ImageError(
+            f"the file has {in_millions(size)} MB, "
+            f"more than the limit of {in_millions(limits.max_bytes)} MB"
+        )
+
+
+def in_millions(number: float) -> str:
+    """ "2,500" or "30.1": rounded up, so that what exceeds a limit also reads so."""
+    tenths = math.ceil(number / 100_000)
+    return f"{tenths / 10:,.1f}".removesuffix(".0")
+
+
+# The child process
+
+
+def worker_command(limits: Limits) -> list[str]:
+    """The command line of a child that finds its modules where this process does.
+
+    `-I -S` leaves out the current folder, PYTHONPATH and site-packages; instead the
+    child gets the paths in use here, which also covers editable installs (whose
+    import hooks do not run without site) by naming this package's folder.
+    """
+    start = {
+        "path": [entry for entry in sys.path if entry]
+        + [str(Path(__file__).resolve().parent.parent)],
+        "limits": asdict(limits),
+    }
+    return [sys.executable, "-I", "-S", "-c", WORKER, json.dumps(start)]
+
+
+# Ctrl-C in a terminal reaches the whole process group; it is this process that
+# decides what to do about it.
+WORKER = f"""
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+start = json.loads(sys.argv[1])
+sys.path[:] = start["path"]
+from {__package__}.image_worker import serve
+serve(start["limits"])
+"""
+
+
+@contextmanager
+def killed_after(
+    seconds: float, process: subprocess.Popen[bytes]
+) -> Iterator[threading.Event]:
+    """Kill the process if the block takes longer; the event says that it did."""
+    expired = threading.Event()
+
+    def kill() -> None:
+        expired.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
+        timer.join()  # from here on the event does not change any more
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """End the process, wait for it and return its exit code."""
+    process.kill()  # it holds nothing that could be lost
+    code = process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):  # unwritten bytes cannot be flushed any more
+            pipe.close()
+    return code
+
+
+# Messages: the length of a JSON header, the header, then the blobs it lists.
+
+
+def send(stream: IO[bytes], header: dict, blobs: list[bytes]) -> None:
+    text = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
+    stream.write(struct.pack(">I", len(text)) + text)
+    for blob in blobs:
+        stream.write(blob)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> tuple[dict, list[bytes]]:
+    """The next message; raises EOFError when the other side has gone."""
+    (length,) = struct.unpack(">I", read_exactly(stream, 4))
+    header = json.loads(read_exactly(stream, length))
+    return header, [read_exactly(stream, size) for size in header.pop("sizes")]
+
+
+def read_exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data

@@ -1,0 +1,67 @@
+"""What this user has vouched for on this computer, apart from any database.
+
+A database may come from a stranger, so a folder or a weights file named inside it is
+not opened just because it is named there. `embed`, run by the user, notes both here, in
+the user's own configuration folder, and a Datasette run by the same user believes that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+
+def _file() -> Path:
+    return Path(click.get_app_dir("datasette-image-similarity")) / "trusted.json"
+
+
+def _read() -> dict[str, dict]:
+    try:
+        noted = json.loads(_file().read_text())
+        return {"roots": dict(noted["roots"]), "weights": dict(noted["weights"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"roots": {}, "weights": {}}
+
+
+def _write(noted: dict[str, dict]) -> None:
+    """Replace the file as a whole. Where that is not allowed, nothing is noted."""
+    file = _file()
+    temporary = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(noted, indent=2))
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def note_root(database: Path, root: Path) -> None:
+    """Pictures of this database may be read from this folder."""
+    noted = _read()
+    roots = noted["roots"].setdefault(str(database.resolve()), [])
+    if str(root) not in roots:
+        roots.append(str(root))
+        _write(noted)
+
+
+def trusted_roots(database: str | Path) -> list[Path]:
+    """Folders that `embed` has noted for this database file."""
+    roots = _read()["roots"].get(str(Path(database).resolve()), [])
+    return [Path(root) for root in roots if isinstance(root, str)]
+
+
+def note_weights(sha256: str, file: Path) -> None:
+    """The weights with this SHA-256 lie in this file."""
+    noted = _read()
+    if noted["weights"].get(sha256) != str(file.resolve()):
+        noted["weights"][sha256] = str(file.resolve())
+        _write(noted)
+
+
+def weights_file(sha256: str | None) -> Path | None:
+    """Where the weights with this SHA-256 were last seen, or None."""
+    found = _read()["weights"].get(sha256) if sha256 else None
+    return Path(found) if isinstance(found, str) else None

@@ -1,0 +1,176 @@
+"""Does everything fit together? vec0 answers wrongly, without an error, when its shadow
+tables are damaged, so what it says is checked against them and against our own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from datasette.utils.sqlite import sqlite3
+
+from . import database as db
+from .errors import CollectionError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that does not fit: what, and how often."""
+
+    table: str
+    what: str
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.count:,})"
+
+    def as_json(self) -> dict[str, object]:
+        return {"table": self.table, "what": self.what, "count": self.count}
+
+
+def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[Fault]:
+    """Every fault found, mended if asked for.
+
+    Mending forgets items whose vector or row is not right, so that the next `embed` makes
+    them anew, and rebuilds a damaged vec0 table from the vectors that can be read.
+    """
+    faults: list[Fault] = []
+    for collection in db.collections(conn):
+        with db.transaction(conn):
+            faults += _verify(conn, collection, repair)
+    faults += _verify_orphans(conn, repair)
+    return faults
+
+
+def _verify(
+    conn: sqlite3.Connection, collection: db.Collection, repair: bool
+) -> list[Fault]:
+    items = {
+        row[0]
+        for row in conn.execute(
+            "select id from _image_similarity_items where collection_id = ?",
+            (collection.id,),
+        )
+    }
+    good, damaged = _read_vectors(conn, collection, items)
+    live = _live_items(conn, collection)
+    checks = {
+        "the vec0 table is damaged": damaged,
+        "items without a usable vector": len(items - good.keys()),
+        "vectors without an item": len(_vector_ids(conn, collection) - items),
+    }
+    if live is None:
+        checks["the table or its column is gone: remove, or restore it"] = 1
+        live = items
+    checks["items whose row is gone or has changed"] = len(items - live)
+    faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
+    if repair and faults:
+        _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
+    return faults
+
+
+def _vector_ids(conn: sqlite3.Connection, collection: db.Collection) -> set[int]:
+    """Ids in the vec0 table, as its own list of rows has them."""
+    try:
+        sql = f"select rowid from {db.quote(collection.vectors + '_rowids')}"
+        return {row[0] for row in conn.execute(sql)}
+    except sqlite3.DatabaseError:
+        return set()
+
+
+def _scanned_ids(conn: sqlite3.Connection, collection: db.Collection) -> set[int]:
+    """Ids that a KNN would look at: those its chunks mark as valid."""
+    chunks = conn.execute(
+        f"select size, validity, rowids from {db.quote(collection.vectors + '_chunks')}"
+    )
+    return {id for chunk in chunks for id in _valid_rowids(*chunk)}
+
+
+def _valid_rowids(size: int, validity: bytes, rowids: bytes) -> Iterator[int]:
+    for slot in range(size):
+        if validity[slot // 8] >> (slot % 8) & 1:
+            yield int.from_bytes(rowids[8 * slot : 8 * slot + 8], "little", signed=True)
+
+
+def _read_vectors(
+    conn: sqlite3.Connection, collection: db.Collection, items: Iterable[int]
+) -> tuple[dict[int, bytes], int]:
+    """Usable vectors by item, and whether the vec0 table itself is damaged (0 or 1)."""
+    good: dict[int, bytes] = {}
+    damaged = 0
+    try:
+        if _scanned_ids(conn, collection) != _vector_ids(conn, collection):
+            damaged = 1
+    except (sqlite3.DatabaseError, IndexError, TypeError):
+        damaged = 1
+    for item in items:
+        try:
+            data = db.item_vector(conn, collection, item)
+        except sqlite3.DatabaseError:
+            damaged = 1
+            continue
+        if data is not None and _usable(data, collection):
+            good[item] = data
+    return good, damaged
+
+
+def _usable(data: bytes, collection: db.Collection) -> bool:
+    """The right length, all finite, and of length 1 for the cosine metric."""
+    if len(data) != 4 * collection.dimensions:
+        return False
+    try:
+        numbers = db.floats(data)
+    except CollectionError:
+        return False
+    length = sum(number * number for number in numbers)
+    return abs(length - 1) < 1e-3 if collection.metric == "cosine" else length > 0
+
+
+def _live_items(conn: sqlite3.Connection, collection: db.Collection) -> set[int] | None:
+    try:
+        source = db.source_of(conn, collection)
+    except CollectionError:
+        return None
+    sql = f"select i.id {db.live_sql(collection, source)}"
+    return {row[0] for row in conn.execute(sql)}
+
+
+def _rebuild(
+    conn: sqlite3.Connection, collection: db.Collection, vectors: dict[int, bytes]
+) -> None:
+    """Make the vec0 table anew from these vectors, and forget all other items."""
+    db.drop_vectors(conn, collection)
+    db.create_vectors(conn, collection)
+    conn.executemany(
+        f"insert into {db.quote(collection.vectors)} (id, embedding) values (?, ?)",
+        vectors.items(),
+    )
+    items = conn.execute(
+        "select id from _image_similarity_items where collection_id = ?", (collection.id,)
+    ).fetchall()
+    db.drop_items(conn, collection, [row[0] for row in items if row[0] not in vectors])
+
+
+ORPHANS = {
+    "thumbnails without an item": "thumbnails where id not in "
+    "(select id from _image_similarity_items)",
+    "items of no collection": "items where collection_id not in "
+    "(select id from _image_similarity_collections)",
+    "failures of no collection": "failures where collection_id not in "
+    "(select id from _image_similarity_collections)",
+}
+
+
+def _verify_orphans(conn: sqlite3.Connection, repair: bool) -> list[Fault]:
+    if not db.schema_version(conn):
+        return []
+    faults = []
+    with db.transaction(conn):
+        for what, table in ORPHANS.items():
+            sql = f"from {db.PREFIX}{table}"
+            count = conn.execute(f"select count(*) {sql}").fetchone()[0]
+            if count:
+                faults.append(Fault("(all)", what, count))
+                if repair:
+                    conn.execute(f"delete {sql}")
+    return faults

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = "0.1.0"
+
+setup(
+    name="datasette-image-similarity",
+    version=VERSION,
+    description="Find similar pictures in Datasette, by embeddings in SQLite",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Framework :: Datasette",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    packages=[
+        "datasette_image_similarity",
+        "datasette_image_similarity.encoders",
+        "datasette_image_similarity.web",
+    ],
+    package_data={"datasette_image_similarity": ["templates/*", "static/*", "py.typed"]},
+    entry_points={"datasette": ["image_similarity = datasette_image_similarity.plugin"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "datasette>=0.65",
+        "sqlite-vec>=0.1.9",
+        # Many Pythons cannot load SQLite extensions; this one can, where it has wheels.
+        'pysqlite3>=0.6; sys_platform == "linux" and platform_machine == "x86_64"',
+        'pysqlite3>=0.6; sys_platform == "darwin" and platform_machine == "arm64"',
+        'pysqlite3>=0.6; sys_platform == "win32"',
+        "torch>=2.10",
+        "torchvision>=0.25",
+        "numpy",
+        "click",
+        "pillow>=12.3",
+        "python-multipart>=0.0.20",
+    ],
+    extras_require={
+        "heic": ["pillow-heif>=1.1"],
+        "safetensors": ["safetensors"],
+        "test": [
+            "pytest",
+            "pytest-asyncio",
+            "httpx",
+            "playwright",
+            "ruff",
+            "build",
+            "safetensors",
+            "pillow-heif>=1.1",
+        ],
+    },
+)
