@@ -34,6 +34,8 @@ SCHEMA_VERSION = 1
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 BUSY_SECONDS = 30
 
+DISTANCES = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}  # SQL functions
+
 Key = int | float | str  # a primary key as we store it; compound keys as JSON text
 
 MIGRATIONS = (
@@ -695,6 +697,27 @@ def item_vector(
     sql = f"select embedding from {quote(collection.vectors)} where id = ?"
     row = conn.execute(sql, (item,)).fetchone()
     return None if row is None else row[0]
+
+
+def item_distance(
+    conn: sqlite3.Connection, collection: Collection, a: int, b: int
+) -> float:
+    """The distance of two items in the collection's metric."""
+    sql = (
+        f"select {DISTANCES[collection.metric]}(a.embedding, b.embedding) "
+        f"from {quote(collection.vectors)} a, {quote(collection.vectors)} b "
+        "where a.id = ? and b.id = ?"
+    )
+    row = conn.execute(sql, (a, b)).fetchone()
+    if row is None:
+        raise CollectionError("A vector is missing: run verify DATABASE --repair")
+    return max(0.0, row[0])
+
+
+def item_count(conn: sqlite3.Connection, collection: Collection) -> int:
+    """How many pictures of a collection have been embedded."""
+    sql = "select count(*) from _image_similarity_items where collection_id = ?"
+    return conn.execute(sql, (collection.id,)).fetchone()[0]
 
 
 def item_id(conn: sqlite3.Connection, collection: Collection, pk: Key) -> int | None:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from io import BytesIO
+from typing import IO
 
 # Imported by name, because Pillow would load all of its forty formats otherwise.
 from PIL import (
@@ -55,9 +56,9 @@ PICTURE = {"format": "JPEG", "quality": 80}
 STRIP_PIXELS = 4_000_000
 
 
-def serve(limits: dict) -> None:
+def serve(settings: dict) -> None:
     """Answer requests until stdin is closed, by choice or by the parent's end."""
-    limits = Limits(**limits)
+    limits = Limits(**settings)
     requests, answers = private_pipes()
     limit_pillow(limits)
     limit_memory(limits)
@@ -72,7 +73,7 @@ def serve(limits: dict) -> None:
         set_alarm(0)
 
 
-def private_pipes():
+def private_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """stdin and stdout for us alone: libraries that print must not garble answers."""
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")

@@ -26,6 +26,7 @@ from datasette.utils import tilde_encode, urlsafe_components
 from datasette.utils.sqlite import sqlite3
 
 from .database import (
+    DISTANCES,
     Collection,
     Key,
     SourceTable,
@@ -214,8 +215,8 @@ def _scan(
     conn: sqlite3.Connection, collection: Collection, vector: bytes, among: set[int]
 ) -> list:
     """(id, distance) of every item given, in no order."""
-    metric = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}[collection.metric]
-    sql = f"select id, {metric}(embedding, :vector) from {quote(collection.vectors)}"
+    distance = f"{DISTANCES[collection.metric]}(embedding, :vector)"
+    sql = f"select id, {distance} from {quote(collection.vectors)}"
     params = {"vector": vector}
     if len(among) <= FEW:
         sql += " where id in (select value from json_each(:ids))"

@@ -61,7 +61,7 @@ class ModelInfo:
 def load_encoder(
     model: str = DEFAULT_MODEL,
     *,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     pooling: str | None = None,
     fit: str = "squash",
     device: str = "auto",
@@ -70,7 +70,8 @@ def load_encoder(
 
     `model`: "hog" or the name of a classification network of torchvision.
     `weights`: a name that torchvision knows, or the path of a .pth, .pt, .bin or
-    .safetensors file. None: IMAGENET1K_V1 where the model has it, else its default.
+    .safetensors file (one with another ending is recognised by the folder in front of
+    it). None: IMAGENET1K_V1 where the model has it, else its default.
     `pooling`: "avg" or "max" over the last feature map; None is "avg", or the vector
     in front of the classifier for networks without a feature map.
     `fit`: how pictures become squares: "squash", "crop" or "pad".
@@ -91,7 +92,7 @@ def load_encoder(
 def encoder_spec(
     model: str = DEFAULT_MODEL,
     *,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     pooling: str | None = None,
     fit: str = "squash",
 ) -> EncoderSpec:

@@ -53,7 +53,7 @@ class HogEncoder:
     def __init__(
         self,
         *,
-        weights: str | None = None,
+        weights: object = None,
         pooling: str | None = None,
         fit: str = "squash",
         device: str = "auto",
@@ -64,9 +64,7 @@ class HogEncoder:
         if pooling is not None:
             raise EncoderError("hog has no feature map to pool: leave out --pooling")
         if fit not in FITS:
-            raise EncoderError(
-                f"There is no fit {fit!r}: choose from {', '.join(FITS)}."
-            )
+            raise EncoderError(f"There is no fit {fit!r}: choose from {', '.join(FITS)}.")
         if device not in ("auto", "cpu"):
             raise EncoderError("hog runs on the CPU only: leave out --device")
         # The same margin as torchvision's 256 around 224.
@@ -91,8 +89,7 @@ class HogEncoder:
 
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(
-                f"expected uint8 (n, {SIZE}, {SIZE}, 3), got "
-                f"{pixels.dtype} {pixels.shape}"
+                f"expected uint8 (n, {SIZE}, {SIZE}, 3), got {pixels.dtype} {pixels.shape}"
             )
         vectors = np.empty((len(pixels), DIMENSIONS), np.float32)
         for vector, picture in zip(vectors, pixels, strict=True):
@@ -151,8 +148,7 @@ def _gradients(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     energy = across * across + down * down
     strongest = energy.argmax(axis=0)[None]
     across, down, energy = (
-        np.take_along_axis(part, strongest, axis=0)[0]
-        for part in (across, down, energy)
+        np.take_along_axis(part, strongest, axis=0)[0] for part in (across, down, energy)
     )
     turns = np.arctan2(down, across) / np.float32(np.pi)  # -1…1
     return np.sqrt(energy), turns % 1 * np.float32(ORIENTATIONS)

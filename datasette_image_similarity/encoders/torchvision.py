@@ -36,28 +36,42 @@ DIMENSIONS = {
     model: dimensions
     for dimensions, models in {
         256: "alexnet",
-        512: "maxvit_t resnet18 resnet34 squeezenet1_0 squeezenet1_1 vgg11 vgg11_bn "
-        "vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
+        400: "regnet_x_400mf",
+        440: "regnet_y_400mf",
+        512: "maxvit_t resnet18 resnet34 squeezenet1_0 squeezenet1_1 vgg11 "
+        "vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
         576: "mobilenet_v3_small",
+        672: "regnet_x_800mf",
         768: "convnext_small convnext_tiny swin_s swin_t swin_v2_s swin_v2_t "
         "vit_b_16 vit_b_32",
+        784: "regnet_y_800mf",
+        888: "regnet_y_1_6gf",
+        912: "regnet_x_1_6gf",
         960: "mobilenet_v3_large",
+        1008: "regnet_x_3_2gf",
         1024: "convnext_base densenet121 googlenet shufflenet_v2_x0_5 "
-        "shufflenet_v2_x1_0 shufflenet_v2_x1_5 swin_b swin_v2_b vit_l_16 vit_l_32",
-        1280: "efficientnet_b0 efficientnet_b1 efficientnet_v2_l efficientnet_v2_m "
-        "efficientnet_v2_s mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2 "
-        "vit_h_14",
+        "shufflenet_v2_x1_0 shufflenet_v2_x1_5 swin_b swin_v2_b vit_l_16 "
+        "vit_l_32",
+        1280: "efficientnet_b0 efficientnet_b1 efficientnet_v2_l "
+        "efficientnet_v2_m efficientnet_v2_s mnasnet0_5 mnasnet0_75 "
+        "mnasnet1_0 mnasnet1_3 mobilenet_v2 vit_h_14",
         1408: "efficientnet_b2",
+        1512: "regnet_y_3_2gf",
         1536: "convnext_large efficientnet_b3",
         1664: "densenet169",
         1792: "efficientnet_b4",
-        1920: "densenet201",
-        2048: "efficientnet_b5 inception_v3 resnet101 resnet152 resnet50 "
-        "resnext101_32x8d resnext101_64x4d resnext50_32x4d shufflenet_v2_x2_0 "
-        "wide_resnet101_2 wide_resnet50_2",
+        1920: "densenet201 regnet_x_8gf",
+        2016: "regnet_y_8gf",
+        2048: "efficientnet_b5 inception_v3 regnet_x_16gf resnet101 resnet152 "
+        "resnet50 resnext101_32x8d resnext101_64x4d resnext50_32x4d "
+        "shufflenet_v2_x2_0 wide_resnet101_2 wide_resnet50_2",
         2208: "densenet161",
         2304: "efficientnet_b6",
+        2520: "regnet_x_32gf",
         2560: "efficientnet_b7",
+        3024: "regnet_y_16gf",
+        3712: "regnet_y_32gf",
+        7392: "regnet_y_128gf",
     }.items()
     for model in models.split()
 }
@@ -145,7 +159,7 @@ class TorchvisionEncoder:
             return output.float().cpu().numpy()
 
 
-def plan(model: str, *, weights: str | None, pooling: str | None, fit: str) -> Plan:
+def plan(model: str, *, weights: str | Path | None, pooling: str | None, fit: str) -> Plan:
     """What `load_encoder` will load, with nothing read from disk.
 
     Raises EncoderError for an unknown model, name of weights, pooling or fit.
@@ -154,7 +168,7 @@ def plan(model: str, *, weights: str | None, pooling: str | None, fit: str) -> P
     default = _default(entries)
     if weights is None:
         weights = default
-    if weights_files.is_file(weights):
+    if isinstance(weights, Path) or weights_files.is_file(weights):
         path = Path(weights).expanduser()
         file = WeightsFile(path, path.name)
         return _plan(model, entries[default], file, pooling, fit)
@@ -380,7 +394,10 @@ def _features(model: str, size: int) -> Features:
 
     with _parameters_without_memory():
         network = torchvision.models.get_model(model, **_options(model, size))
-    traced = torch.fx.symbolic_trace(network.to("meta").eval())
+    network = network.to("meta").eval()
+    tracer = torch.fx.Tracer()
+    tracer.proxy_buffer_attributes = True  # or buffers would be copied as constants
+    traced = torch.fx.GraphModule(network, tracer.trace(network))
     ShapeProp(traced).propagate(torch.empty(2, 3, size, size, device="meta"))
     nodes = list(traced.graph.nodes)
     classifier = max(i for i, node in enumerate(nodes) if _has_weights(traced, node))

@@ -1,0 +1,111 @@
+"""SQL functions over the embeddings, for every connection.
+
+    image_embedding(table, pk [, collection])           float32 blob
+    mean_image_embedding(table, pks [, collection])     float32 blob; pks as a JSON array
+    image_distance(table, pk, pk [, collection])        in the collection's metric
+    similar_images(table, pk, k [, collection])         JSON array for json_each()
+
+A compound key is a JSON array of its parts. A row without an embedding gives NULL; an
+unknown table or collection is an error. None of them takes the path of a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+from datasette.utils.sqlite import sqlite3
+
+from . import database as db
+from .errors import DatabaseError
+from .query import Query, mean_vector, search
+
+
+class _NoEmbedding(Exception):
+    """A row has no embedding, or is not there."""
+
+
+def prepare_connection(conn: sqlite3.Connection) -> bool:
+    """Load sqlite-vec and add the functions. False where extensions cannot be loaded.
+
+    The connection's row factory must be `sqlite3.Row`, as Datasette's is.
+    """
+    try:
+        db.load_vec(conn)
+    except DatabaseError:
+        return False
+    for function, arguments in (
+        (_image_embedding, 2),
+        (_mean_image_embedding, 2),
+        (_image_distance, 3),
+        (_similar_images, 3),
+    ):
+        name = function.__name__.removeprefix("_")
+        for count in (arguments, arguments + 1):
+            conn.create_function(name, count, _sql_function(function, conn))
+    return True
+
+
+def _sql_function(function: Callable, conn: sqlite3.Connection) -> Callable:
+    """NULL in, NULL out; NULL for a row without an embedding."""
+
+    @wraps(function)
+    def call(table: str | None, *arguments: object) -> object:
+        if table is None or None in arguments:
+            return None
+        try:
+            return function(conn, table, *arguments)
+        except _NoEmbedding:
+            return None
+
+    return call
+
+
+def _item(conn: sqlite3.Connection, collection: db.Collection, pk: db.Key) -> int:
+    source = db.source_of(conn, collection)
+    parts = json.loads(str(pk)) if len(source.key_columns) > 1 else [pk]
+    # Through the table: a parameter from an address is text, its column a number.
+    key = source.find(conn, parts) if isinstance(parts, list) else None
+    item = None if key is None else db.item_id(conn, collection, key)
+    if item is None:
+        raise _NoEmbedding
+    return item
+
+
+def _image_embedding(
+    conn: sqlite3.Connection, table: str, pk: db.Key, name: str | None = None
+) -> bytes:
+    collection = db.find_collection(conn, table, name)
+    return mean_vector(conn, collection, [_item(conn, collection, pk)])
+
+
+def _mean_image_embedding(
+    conn: sqlite3.Connection, table: str, pks: str, name: str | None = None
+) -> bytes:
+    collection = db.find_collection(conn, table, name)
+    keys: Sequence = json.loads(pks)
+    items = [
+        _item(conn, collection, json.dumps(pk) if isinstance(pk, list) else pk)
+        for pk in keys
+    ]
+    return mean_vector(conn, collection, items)
+
+
+def _image_distance(
+    conn: sqlite3.Connection, table: str, a: db.Key, b: db.Key, name: str | None = None
+) -> float:
+    collection = db.find_collection(conn, table, name)
+    items = _item(conn, collection, a), _item(conn, collection, b)
+    return db.item_distance(conn, collection, *items)
+
+
+def _similar_images(
+    conn: sqlite3.Connection, table: str, pk: db.Key, k: int, name: str | None = None
+) -> str:
+    collection = db.find_collection(conn, table, name)
+    item = _item(conn, collection, pk)
+    vector = mean_vector(conn, collection, [item])
+    answer = search(conn, collection, Query(vector, int(k), without=frozenset({item})))
+    fields = ("pk", "rank", "score", "distance")
+    return json.dumps([{name: getattr(hit, name) for name in fields} for hit in answer.hits])

@@ -1,0 +1,1 @@
+"""Pages, pictures and permissions in Datasette, over `query.py` and `images.py`."""

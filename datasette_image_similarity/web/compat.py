@@ -1,0 +1,104 @@
+"""The one place that knows two Datasettes: stable 0.65 and the 1.0 alphas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from datasette.utils import tilde_encode
+from datasette.utils.asgi import Forbidden
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+Actor = Mapping[str, Any] | None
+
+
+def is_one(datasette: Datasette) -> bool:
+    """Whether this is Datasette 1.0 (or an alpha of it)."""
+    return hasattr(datasette, "allowed")
+
+
+async def may_view(datasette: Datasette, actor: Actor, database: str, table: str) -> bool:
+    """Whether an actor may see a table, as Datasette's own table page decides it."""
+    if is_one(datasette):
+        return await _allowed(datasette, "view-table", actor, database, table)
+    try:
+        await datasette.ensure_permissions(
+            actor,
+            [("view-table", (database, table)), ("view-database", database), "view-instance"],
+        )
+    except Forbidden:
+        return False
+    return True
+
+
+async def may_insert(datasette: Datasette, actor: Actor, database: str, table: str) -> bool:
+    """Whether an actor may insert rows. 0.65 has no such action: there it is root, or
+    whoever a plugin or configuration allows "insert-row"."""
+    if is_one(datasette):
+        return await _allowed(datasette, "insert-row", actor, database, table)
+    root = bool(actor) and actor.get("id") == "root"
+    return await datasette.permission_allowed(
+        actor, "insert-row", resource=(database, table), default=root
+    )
+
+
+async def may_execute_sql(datasette: Datasette, actor: Actor, database: str) -> bool:
+    """Whether an actor may run SQL of their own against a database."""
+    if is_one(datasette):
+        return await _allowed(datasette, "execute-sql", actor, database)
+    return await datasette.permission_allowed(
+        actor, "execute-sql", resource=database, default=True
+    )
+
+
+async def _allowed(
+    datasette: Datasette,
+    action: str,
+    actor: Actor,
+    database: str,
+    table: str | None = None,
+) -> bool:
+    from datasette.resources import DatabaseResource, TableResource
+
+    resource = TableResource(database, table) if table else DatabaseResource(database)
+    return await datasette.allowed(action=action, resource=resource, actor=actor)
+
+
+def sql_url(datasette: Datasette, database: str, sql: str, params: Mapping) -> str:
+    """The address of Datasette's page for a query."""
+    path = datasette.urls.database(database)
+    if is_one(datasette):
+        path += "/-/query"
+    return f"{path}?{urlencode({'sql': sql, **params})}"
+
+
+def table_tools_url(datasette: Datasette, database: str, table: str, page: str) -> str:
+    """The address of one of our pages beside a table: "similar", "search-by-image" …"""
+    return datasette.urls.path(
+        f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}"
+    )
+
+
+def same_origin(request: Any) -> bool:
+    """Whether a POST comes from a page of ours, or from no browser at all.
+
+    The check that Datasette 1.0 makes of every POST. 0.65 wants a token instead, which
+    breaks multipart forms without JavaScript (simonw/asgi-csrf#38): our two routes skip
+    that and ask here. A Bearer token without cookies is no browser's ambient login.
+    """
+    from urllib.parse import urlsplit
+
+    headers = request.headers
+    bearer = headers.get("authorization", "").lower().startswith("bearer ")
+    if bearer and not headers.get("cookie"):
+        return True
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()

@@ -1,0 +1,102 @@
+"""The plugin's configuration: per instance, database and table, the nearest level wins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageSimilarityError
+from ..images import UPLOADS, Limits
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+PLUGIN = "datasette-image-similarity"
+
+
+class ConfigError(ImageSimilarityError):
+    """A setting is unknown or of the wrong kind."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings, with their defaults. Documented in the README's table."""
+
+    caption: str | None = None
+    image_column: str | None = None
+    collection: str | None = None
+    page_size: int = 24
+    roots: list[str] = field(default_factory=list)
+    weights: str | None = None
+    search_by_image: bool = True
+    upload_max_bytes: int = UPLOADS.max_bytes
+    upload_max_pixels: int = UPLOADS.max_pixels
+    upload_seconds: int = int(UPLOADS.seconds)
+    upload_queue: int = 8
+
+    @property
+    def upload_limits(self) -> Limits:
+        return Limits(
+            max_bytes=self.upload_max_bytes,
+            max_pixels=self.upload_max_pixels,
+            seconds=self.upload_seconds,
+        )
+
+    @property
+    def root_paths(self) -> list[Path]:
+        return [Path(root).expanduser() for root in self.roots]
+
+
+KINDS: dict[str, type] = {
+    "caption": str,
+    "image_column": str,
+    "collection": str,
+    "page_size": int,
+    "roots": list,
+    "weights": str,
+    "search_by_image": bool,
+    "upload_max_bytes": int,
+    "upload_max_pixels": int,
+    "upload_seconds": int,
+    "upload_queue": int,
+}
+
+
+def read_config(datasette: Datasette, database: str, table: str | None = None) -> Config:
+    """The settings for a table. Raises ConfigError.
+
+    Each level is read on its own: the two Datasettes fall back differently.
+    """
+    levels = [{}, {"database": database}]
+    if table is not None:
+        levels.append({"database": database, "table": table})
+    config = Config()
+    for level in levels:
+        found = datasette.plugin_config(PLUGIN, fallback=False, **level)
+        config = replace(config, **_checked(found or {}))
+    return config
+
+
+def _checked(settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"The configuration of {PLUGIN} must be an object")
+    known = {one.name for one in fields(Config)}
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigError(
+                f"{PLUGIN} has no setting {name!r}; it has {', '.join(sorted(known))}"
+            )
+        kind = KINDS[name]
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if kind is int:
+            right = right and value > 0
+        if kind is list:
+            right = right and all(isinstance(one, str) for one in value)
+        if not right:
+            wanted = {str: "text", int: "a number above 0", list: "a list of folders"}
+            raise ConfigError(
+                f"The setting {name!r} of {PLUGIN} must be "
+                f"{wanted.get(kind, 'true or false')}, not {value!r}"
+            )
+    return settings

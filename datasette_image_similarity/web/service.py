@@ -1,0 +1,189 @@
+"""What one Datasette instance keeps between requests: which tables have embeddings, child
+processes that decode, and the encoder.
+
+Uploads wait in a bounded queue for one thread of our own, which loads the model once and
+lazily. Nothing of that runs on Datasette's SQL threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import sources, trust
+from ..database import Collection, collections
+from ..encoders import Encoder, EncoderSpec, restore_encoder
+from ..errors import ImageError, ImageSimilarityError
+from ..images import LOCAL_FILES, Decoded, Decoder, DecoderPool, Limits, Request
+from ..pipeline import finished_vector
+from .config import Config, read_config
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+    from datasette.database import Database
+
+PICTURE = 1600  # longest side of the large picture, in pixels
+THUMBNAIL = 320
+ENCODERS_KEPT = 2
+
+
+class QueueFull(ImageSimilarityError):
+    """Too many uploads are waiting."""
+
+
+class Service:
+    """Lives as long as its Datasette; made by `service()`."""
+
+    def __init__(self, datasette: Datasette) -> None:
+        self.datasette = datasette
+        self._inventory: dict[str, tuple[object, list[Collection]]] = {}
+        self._waiting = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="image-similarity-upload")
+        self._encoders: dict[str, Encoder] = {}
+        self._upload_decoders: dict[Limits, Decoder] = {}
+        self._pictures = DecoderPool(LOCAL_FILES, min(4, os.cpu_count() or 1))
+        self._picture_threads = ThreadPoolExecutor(
+            min(4, os.cpu_count() or 1), thread_name_prefix="image-similarity-picture"
+        )
+
+    def close(self) -> None:
+        """End the threads and child processes."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._picture_threads.shutdown(wait=False, cancel_futures=True)
+        for decoder in self._upload_decoders.values():
+            decoder.close()
+        self._pictures.close()
+
+    # What is embedded
+
+    async def collections(self, database: str) -> list[Collection]:
+        """The collections of a database, read again when its file has changed."""
+        db = self.datasette.databases.get(database)
+        if db is None:
+            return []
+        state = _file_state(db)
+        known = self._inventory.get(database)
+        if known is None or state is None or known[0] != state:
+            known = (state, await db.execute_fn(_readable_collections))
+            self._inventory[database] = known
+        return known[1]
+
+    async def collection(
+        self, database: str, table: str, name: str | None = None
+    ) -> Collection | None:
+        """The collection to use for a table: by name, as configured, or the oldest."""
+        there = [c for c in await self.collections(database) if c.table == table]
+        name = name or (self.config(database, table).collection if there else None)
+        return next((c for c in there if name in (None, c.name)), None)
+
+    def config(self, database: str, table: str | None = None) -> Config:
+        return read_config(self.datasette, database, table)
+
+    # Uploads
+
+    async def embed_upload(
+        self, data: bytes, collection: Collection, config: Config
+    ) -> tuple[bytes, Decoded]:
+        """The vector of an uploaded picture, and what was decoded of it.
+
+        Raises QueueFull, ImageError, EncoderError.
+        """
+        if self._waiting >= config.upload_queue:
+            raise QueueFull(
+                "Too many pictures are being looked at just now. Try again in a moment"
+            )
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._thread, self._embed, data, collection, config
+            )
+        finally:
+            self._waiting -= 1
+
+    def _embed(
+        self, data: bytes, collection: Collection, config: Config
+    ) -> tuple[bytes, Decoded]:
+        limits = config.upload_limits
+        if limits not in self._upload_decoders:
+            self._upload_decoders[limits] = Decoder(limits)
+        spec = EncoderSpec.from_json(collection.encoder)
+        request = Request(input=spec.input, thumbnail=THUMBNAIL)
+        # Decode first: a file that is no picture need not wait for the model.
+        decoded = self._upload_decoders[limits].decode(data, request)
+        encoder = self._encoder(spec, config)
+        vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
+        if vector is None:
+            raise ImageError("the encoder gave a vector of zeros, NaN or infinity for it")
+        return vector, decoded
+
+    def _encoder(self, spec: EncoderSpec, config: Config) -> Encoder:
+        key = spec.fingerprint
+        if key not in self._encoders:
+            noted = trust.weights_file(spec.weights_sha256)
+            file = Path(config.weights).expanduser() if config.weights else noted
+            encoder = restore_encoder(spec, weights_file=file)
+            while len(self._encoders) >= ENCODERS_KEPT:
+                self._encoders.pop(next(iter(self._encoders)))
+            self._encoders[key] = encoder
+        return self._encoders[key]
+
+    # Pictures
+
+    async def decode_picture(self, read: Callable[[], bytes], request: Request) -> Decoded:
+        """Decode a stored picture in a child process. `read` runs in a thread of ours."""
+
+        def work() -> Decoded:
+            return self._pictures.decode(read(), request)
+
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._picture_threads, work)
+
+    def file_of(self, db: Database, root: str, path: str, config: Config) -> Path | None:
+        """The file of a picture, when it lies in a folder that may be shown.
+
+        That is a root from the configuration, or one that `embed` has noted for this
+        database in the configuration folder of the user who runs Datasette.
+        """
+        allowed = list(config.root_paths)
+        if db.path is not None:
+            noted = [one for one in trust.trusted_roots(db.path) if str(one) == root]
+            allowed = noted + allowed
+        for folder in allowed:
+            try:
+                return sources.locate(folder, path)
+            except ImageError:
+                continue
+        return None
+
+
+def service(datasette: Datasette) -> Service:
+    """The service of a Datasette instance."""
+    if not hasattr(datasette, "_image_similarity"):
+        datasette._image_similarity = Service(datasette)
+    return datasette._image_similarity
+
+
+def _file_state(db: Any) -> object:
+    """Something that changes when a database file does; None where there is no telling."""
+    if db.path is None:
+        return None
+    state = []
+    for path in (db.path, f"{db.path}-wal"):
+        try:
+            found = os.stat(path)
+            state.append((found.st_mtime_ns, found.st_size))
+        except OSError:
+            state.append(None)
+    return tuple(state)
+
+
+def _readable_collections(conn: Any) -> list[Collection]:
+    try:
+        return collections(conn)
+    except ImageSimilarityError:  # made by a newer version
+        return []
