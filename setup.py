@@ -24,7 +24,7 @@ setup(
         "datasette_image_similarity.web",
     ],
     package_data={"datasette_image_similarity": ["templates/*", "static/*", "py.typed"]},
-    entry_points={"datasette": ["image_similarity = datasette_image_similarity.plugin"]},
+    entry_points={"datasette": ["image_similarity = datasette_image_similarity"]},
     python_requires=">=3.10",
     install_requires=[
         "datasette>=0.65",

@@ -283,7 +283,10 @@ class ImageCollection:
         data, limits = _image_bytes(image)
         encoder = self.load_encoder()
         with Decoder(limits) as decoder:
-            decoded = decoder.decode(data, Request(input=encoder.input))
+            # The same request as when embedding: what is asked for decides the scale at
+            # which a big JPEG is decoded.
+            request = Request(input=encoder.input, thumbnail=THUMBNAIL)
+            decoded = decoder.decode(data, request)
         vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
         if vector is None:
             raise ImageError("The encoder gave a vector of zeros, NaN or infinity for it")

@@ -170,6 +170,11 @@ class SourceTable:
         return None if row is None else row[0]
 
 
+def literal(value: Key) -> str:
+    """A key as a SQL literal."""
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
+
+
 def quote(identifier: str) -> str:
     """An identifier, safe inside SQL: double-quoted, quotes doubled."""
     if "\0" in identifier:
@@ -760,21 +765,21 @@ def clear_failure(
     )
 
 
-def live_sql(collection: Collection, source: SourceTable) -> str:
+def live_sql(collection: Collection, source: SourceTable, joins: str = "") -> str:
     """SQL for items whose source row is still there and still names the same picture.
 
-    A `from` clause with the items as `i` and the source rows as `t`. For BLOB columns
-    the length is compared here, the hash of what is shown by `query.py`.
+    A `from … where …` with the items as `i`, the source rows as `t` and further `joins`.
+    For BLOB columns the length is compared here, the hash of what is shown by `query.py`.
     """
+    column = f"t.{quote(collection.column)}"
     same = (
-        f"typeof(t.{quote(collection.column)}) = 'blob' "
-        f"and length(t.{quote(collection.column)}) = i.size"
+        f"typeof({column}) = 'blob' and length({column}) = i.size"
         if collection.source == "blob"
-        else f"t.{quote(collection.column)} = i.path"
+        else f"{column} = i.path"
     )
     return (
         f"from _image_similarity_items i join {quote(source.name)} t "
-        f"on {source.join_sql('t', 'i.pk')} "
+        f"on {source.join_sql('t', 'i.pk')} {joins} "
         f"where i.collection_id = {int(collection.id)} and {same}"
     )
 

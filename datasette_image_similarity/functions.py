@@ -108,4 +108,6 @@ def _similar_images(
     vector = mean_vector(conn, collection, [item])
     answer = search(conn, collection, Query(vector, int(k), without=frozenset({item})))
     fields = ("pk", "rank", "score", "distance")
-    return json.dumps([{name: getattr(hit, name) for name in fields} for hit in answer.hits])
+    return json.dumps(
+        [{name: getattr(hit, name) for name in fields} for hit in answer.hits]
+    )

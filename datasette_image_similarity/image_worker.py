@@ -140,6 +140,7 @@ def answer(data: bytes, header: dict, limits: Limits) -> tuple[dict, list[bytes]
 def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
     """The description of a picture, and by name what the request wants made of it."""
     picture = opened(data)
+    refuse_misread(picture)
     form = format_name(picture)
     profile = picture.info.get("icc_profile")
     size = picture.size
@@ -182,7 +183,7 @@ def opened(data: bytes) -> Image.Image:
         return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         if kind in OURS:
-            reason = f"the {kind} file is damaged, or of a rare kind"
+            reason = f"the {kind} file is truncated, damaged or of a rare kind"
         elif kind:
             reason = f"not an image: this looks like {kind}"
         else:
@@ -204,7 +205,22 @@ def opened_heic(data: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=["HEIF"])
     except UnidentifiedImageError:
-        raise ImageError("the HEIC file is damaged, or of a rare kind") from None
+        raise ImageError("the HEIC file is truncated, damaged or of a rare kind") from None
+
+
+def refuse_misread(picture: Image.Image) -> None:
+    """Raises ImageError for what this Pillow would decode to wrong colours.
+
+    Pillow 12.3 takes three bytes of uncompressed YCbCr for four of RGBX, and notices
+    only if the file ends too early; Pillow 13 reads it.
+    """
+    if picture.format != "TIFF" or picture.info.get("compression") != "raw":
+        return
+    colour_space = picture.tag_v2.get(ExifTags.Base.PhotometricInterpretation)
+    if colour_space == 6 and picture.mode != "YCbCr":
+        raise ImageError(
+            "uncompressed YCbCr TIFF needs a newer Pillow: pip install -U pillow"
+        )
 
 
 def format_name(picture: Image.Image) -> str:

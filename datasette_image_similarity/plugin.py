@@ -2,12 +2,152 @@
 
 from __future__ import annotations
 
-import click
+from typing import Any
+
 from datasette import hookimpl
 
 
 @hookimpl
-def register_commands(cli: click.Group) -> None:
+def register_commands(cli: Any) -> None:
     from .cli import image_similarity
 
     cli.add_command(image_similarity)
+
+
+@hookimpl
+def startup(datasette: Any) -> None:
+    from .web.service import check_startup
+
+    check_startup(datasette)
+
+
+@hookimpl
+def shutdown(datasette: Any) -> None:
+    if hasattr(datasette, "_image_similarity"):
+        datasette._image_similarity.close()
+
+
+@hookimpl
+def prepare_connection(conn: Any) -> None:
+    from .functions import prepare_connection
+
+    prepare_connection(conn)
+
+
+@hookimpl
+def asgi_wrapper() -> Any:
+    from .web.beside import remember_scope
+
+    return remember_scope
+
+
+@hookimpl
+def skip_csrf(scope: dict) -> bool:
+    from .web.compat import has_own_csrf_check
+
+    return has_own_csrf_check(scope)
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Any]]:
+    from .web import views
+    from .web.add import add_picture
+
+    table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
+    return [
+        (r"/-/image-similarity(?:\.(?P<format>json))?$", views.home),
+        (table + r"/similar(?:\.(?P<format>json|csv))?$", views.similar),
+        (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
+        (table + r"/thumbnail/(?P<pk>[^/]+)$", views.thumbnail),
+        (table + r"/image/(?P<pk>[^/]+)$", views.image),
+        (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
+    ]
+
+
+@hookimpl
+def render_cell(
+    row: Any, value: object, column: str, table: str | None, database: str, datasette: Any
+) -> Any:
+    from .web.beside import cell
+
+    return cell(datasette, row, value, column, table, database) if table else None
+
+
+@hookimpl
+def table_actions(datasette: Any, actor: Any, database: str, table: str) -> Any:
+    from .web.beside import table_links
+
+    return lambda: table_links(datasette, actor, database, table)
+
+
+@hookimpl
+def menu_links(datasette: Any) -> list[dict[str, str]]:
+    url = datasette.urls.path("/-/image-similarity")
+    return [{"href": url, "label": "Image similarity"}]
+
+
+@hookimpl
+def top_row(datasette: Any, request: Any, database: str, table: str) -> Any:
+    """The panel of a row page on Datasette 1.0."""
+    from .web.beside import row_panel
+
+    return row_panel(datasette, request, database, table, request.url_vars["pks"])
+
+
+@hookimpl
+def extra_template_vars(datasette: Any, request: Any, view_name: str) -> Any:
+    """The panel of a row page on Datasette 0.65, for our templates/row.html."""
+    from .web.beside import row_panel
+    from .web.compat import is_one, row_of
+
+    if is_one(datasette) or view_name != "row" or request is None:
+        return {}
+
+    async def panel() -> dict[str, Any]:
+        return {
+            "image_similarity_panel": await row_panel(datasette, request, *row_of(request))
+        }
+
+    return panel
+
+
+@hookimpl
+def extra_css_urls(datasette: Any, database: str | None, table: str | None) -> Any:
+    from .web.beside import css_urls
+
+    return lambda: css_urls(datasette, database, table)
+
+
+@hookimpl
+def get_metadata(datasette: Any) -> dict[str, Any]:
+    """Datasette 0.65 hides what it is told to hide; 1.0 hides names that begin with _."""
+    from .database import PREFIX
+
+    hidden = {"tables": {PREFIX: {"hidden": True}}}
+    return {"databases": dict.fromkeys(datasette.databases, hidden)}
+
+
+@hookimpl
+def permission_allowed(datasette: Any, actor: Any, action: str, resource: Any) -> Any:
+    """Datasette 0.65."""
+    if action != "view-table":
+        return None
+    from .web.permissions import may_view_ours
+
+    return lambda: may_view_ours(datasette, actor, *resource)
+
+
+@hookimpl
+async def permission_resources_sql(datasette: Any, actor: Any, action: str) -> Any:
+    """Datasette 1.0."""
+    if action != "view-table":
+        return None
+    from datasette.permissions import PermissionSQL
+
+    from .web.permissions import as_sql_rules, denied_tables
+
+    denied = await denied_tables(datasette, actor)
+    if not denied:
+        return None
+    sql, params = as_sql_rules(denied)
+    return PermissionSQL(sql=sql, params=params)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Timer
 
-from datasette.utils import tilde_encode, urlsafe_components
+from datasette.utils import tilde_encode
 from datasette.utils.sqlite import sqlite3
 
 from .database import (
@@ -34,10 +34,10 @@ from .database import (
     item_count,
     item_id,
     item_vector,
+    literal,
     live_sql,
     quote,
     source_of,
-    source_table,
 )
 from .errors import CollectionError, ImageSimilarityError
 
@@ -335,9 +335,59 @@ def mean_vector(
     return struct.pack(f"<{len(mean)}f", *mean)
 
 
-def find_key(conn: sqlite3.Connection, table: str, pk_path: str) -> Key | None:
-    """The key of a row from Datasette's row-path form ("12", "a,b"), or None."""
-    return source_table(conn, table).find(conn, urlsafe_components(pk_path))
+def as_sql(
+    collection: Collection,
+    source: SourceTable,
+    likes: Sequence[Key],
+    k: int,
+    filter: Filter | None,
+    max_distance: float | None,
+) -> tuple[str, dict[str, object]]:
+    """A search like these rows as SQL that anyone can run and change, with parameters."""
+    table, name = literal(collection.table), literal(collection.name)
+    if len(likes) == 1:
+        vector = f"image_embedding({table}, {literal(likes[0])}, {name})"
+    else:
+        compound = len(source.key_columns) > 1
+        keys = [json.loads(str(like)) if compound else like for like in likes]
+        array = literal(json.dumps(keys, ensure_ascii=False))
+        vector = f"mean_image_embedding({table}, {array}, {name})"
+    shown = [
+        column
+        for column in source.columns
+        if not (collection.source == "blob" and column == collection.column)
+    ]
+    score = (
+        "1 - v.distance"
+        if collection.metric == "cosine"
+        else f"1 - vec_distance_cosine(v.embedding, {vector})"
+    )
+    lines = [
+        f"select round({score}, 4) as score, round(v.distance, 4) as distance,",
+        f"  {', '.join(f't.{quote(column)}' for column in shown)}",
+        f"from {collection.vectors} v",
+        "join _image_similarity_items i on i.id = v.id",
+        f"join {quote(source.name)} t on {source.join_sql('t', 'i.pk')}",
+        f"where v.embedding match {vector}",
+        f"  and k = {min(k + len(likes), KNN_LIMIT)}",
+    ]
+    if filter is not None:
+        lines += [
+            "  and v.id in (",
+            "    select id from _image_similarity_items",
+            f"    where collection_id = {collection.id} and pk in (",
+            f"      select {source.key_sql()} from {quote(source.name)}",
+            f"      where {filter.where}",
+            "    )",
+            "  )",
+        ]
+    if max_distance is not None:
+        lines.append(f"  and v.distance <= {max_distance!r}")
+    lines += [
+        f"  and i.pk not in ({', '.join(map(literal, likes))})",
+        "order by v.distance",
+    ]
+    return "\n".join(lines), dict(filter.params) if filter else {}
 
 
 def pk_path(pk: int | float | str | list) -> str:

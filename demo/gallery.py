@@ -20,6 +20,7 @@ import copy
 import csv
 import functools
 import hashlib
+import itertools
 import math
 import os
 import pickle
@@ -39,7 +40,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Points = list[Point]
 
-SCALE = 2  # pictures are drawn this many times larger, then reduced
+SCALE = 3  # pictures are drawn this many times larger, then reduced
 PER_KIND = 18
 COPY_COUNT = 35
 COLUMNS = ("file", "title", "kind", "year", "colour", "artist", "note")
@@ -120,7 +121,7 @@ class Grad:
         at = np.linspace(0, 1, len(self.stops))
         bands = [np.interp(t, at, [s[k] for s in self.stops]) for k in range(3)]
         small = Image.fromarray(np.stack(bands, -1).round().astype(np.uint8))
-        return small.resize((width, height), Image.Resampling.BICUBIC)
+        return small.resize((width, height), Image.Resampling.BILINEAR)
 
 
 Fill = Colour | Grad
@@ -229,7 +230,7 @@ def ridge(rng: random.Random, rough: float = 0.5, levels: int = 7) -> list[float
     heights, step = [rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)], 0.7
     for _ in range(levels):
         out = heights[:1]
-        for a, b in zip(heights, heights[1:], strict=False):
+        for a, b in itertools.pairwise(heights):
             out += [(a + b) / 2 + rng.uniform(-step, step), b]
         heights, step = out, step * rough
     return heights
@@ -343,17 +344,10 @@ class Canvas:
         self._paint(edge, [points], width, fill, alpha, blur)
 
     def dot(
-        self,
-        x: float,
-        y: float,
-        r: float,
-        fill: Fill,
-        alpha: float = 1.0,
-        blur: float = 0.0,
-        ry: float = 0.0,
-        turn: float = 0.0,
+        self, x: float, y: float, r: float, fill: Fill, *how: float, **more: float
     ) -> None:
-        self.fill(oval(x, y, r, ry, turn), fill, alpha, blur)
+        """Fill an oval: ``how`` is alpha and blur, ``more`` is ``ry`` and ``turn``."""
+        self.fill(oval(x, y, r, **more), fill, *how)
 
     def rect(
         self,
@@ -362,11 +356,10 @@ class Canvas:
         x1: float,
         y1: float,
         fill: Fill,
-        alpha: float = 1.0,
-        blur: float = 0.0,
+        *how: float,
         r: float = 0.0,
     ) -> None:
-        self.fill(box(x0, y0, x1, y1, r), fill, alpha, blur)
+        self.fill(box(x0, y0, x1, y1, r), fill, *how)
 
     def text(
         self, text: str, x: float, y: float, size: float, fill: Fill, bold: float
@@ -423,7 +416,7 @@ class Canvas:
             part = (more * k, more * k, (more + x1 - x0) * k, (more + y1 - y0) * k)
             whole = (area[2] - area[0], area[3] - area[1])
             mask = mask.filter(ImageFilter.GaussianBlur(blur * k))
-            mask = mask.resize(whole, Image.Resampling.BICUBIC, part)
+            mask = mask.resize(whole, Image.Resampling.BILINEAR, part)
         if alpha < 1:
             mask = mask.point([round(v * alpha) for v in range(256)])
         self._lay(mask, area, tight, fill)
@@ -456,6 +449,11 @@ class Canvas:
         """Lay down an array of colours (0-255) of the drawing's resolution."""
         picture = Image.fromarray(array.clip(0, 255).astype(np.uint8))
         self.img.paste(picture, (round(x * SCALE), round(y * SCALE)))
+
+    def cover(self, array: np.ndarray) -> None:
+        """Lay an array of colours, of whatever resolution, over the whole."""
+        picture = Image.fromarray(array.clip(0, 255).astype(np.uint8))
+        self.img.paste(picture.resize(self.img.size, Image.Resampling.BICUBIC))
 
     def finish(self, grain: float = 2.2) -> Image.Image:
         """The finished picture: reduced, a little darker at the corners, grained."""
@@ -661,6 +659,16 @@ def boats(c: Canvas) -> None:
         gull.fill(ribbon(wings, 0.05, 0.25, 0.2, 0.25, 0.05), dim(near), 0.8)
 
 
+def meridian(a: float, start: int = 0, end: int = 37) -> Points:
+    """A seam down an envelope, the share ``a`` of its half width off its axis."""
+    points = []
+    for t in (k / 36 for k in range(start, min(end, 37))):
+        dome = math.sqrt(max(0, 1 - (1 - t / 0.55) ** 2))
+        neck = 0.16 + 0.42 * (1 + math.cos((t - 0.55) / 0.45 * 2.75))
+        points.append((a * (dome if t < 0.55 else neck), t * 2.35 - 1))
+    return points
+
+
 def balloons(c: Canvas) -> None:
     """Hot-air balloons above low hills."""
     r, (top, low, sun, near) = c.r, c.turns(DAYS[1:] + DAYS[:1])
@@ -686,16 +694,6 @@ def balloons(c: Canvas) -> None:
             lch(0.8, 0.14, 85),
         ]
         coat = [mix(colour, low, pale) for colour in coat[: c.rng.choice((2, 3, 3, 4))]]
-        # The envelope's half width, from its crown to its mouth.
-        part = np.linspace(0, 1, 37)
-        dome = np.sqrt(np.clip(1 - (1 - part / 0.55) ** 2, 0, 1))
-        neck = 0.16 + 0.42 * (1 + np.cos((part - 0.55) / 0.45 * 2.75))
-        half = np.where(part < 0.55, dome, neck)
-        level = part * 2.35 - 1
-
-        def meridian(a: float, start: int = 0, end: int = 37) -> Points:
-            return [(a * half[q], level[q]) for q in range(start, min(end, 37))]
-
         wood = mix(rgb("9a6a3c"), low, pale)
         for side in (-1, -0.35, 0.35, 1):
             b.line([(side * 0.16, 1.35), (side * 0.13, 1.78)], 0.012, dim(wood, 0.5))
@@ -704,7 +702,7 @@ def balloons(c: Canvas) -> None:
         with b.clip(meridian(-1) + meridian(1)[::-1]):
             n, style = c.rng.choice((10, 12, 14)), c.rng.randrange(3)
             edges = [math.sin(math.pi * (g / n - 0.5)) for g in range(n + 1)]
-            for g, (a0, a1) in enumerate(zip(edges, edges[1:], strict=False)):
+            for g, (a0, a1) in enumerate(itertools.pairwise(edges)):
                 for row in range(6):
                     which = (g, g + row, row + g % 2 * (row == 2))[style]
                     first, last = row * 6, row * 6 + 8
@@ -727,6 +725,9 @@ SEASONS = {
     "at Harvest": rgbs("e6b765 fdf1cf c7a24a 51392a a87a1f dba935 f8e08a"),
     "under Hoarfrost": rgbs("5a6c95 e9c9cc dfe3ee 3c3444 a7b2d0 cdd5e8 f6f0f6"),
 }
+
+
+FLECK = curve("100 0 0 70 -100 0 0 -70", steps=3)
 
 
 def trees(c: Canvas) -> None:
@@ -768,7 +769,7 @@ def trees(c: Canvas) -> None:
             bright = (cx - tx) / u * 0.8 + (cy - ty) / u * 1.2
             if c.odds(share * (0.3 if cold else 1) * (0.8 + bright * lift)):
                 mx, my = tx + c.rng.gauss(0, u * 0.028), ty + c.rng.gauss(0, u * 0.025)
-                marks.append(oval(mx, my, u * r(3, 6) / 1000, u * 0.004, r(0, 90)))
+                marks.append(place(FLECK, mx, my, u * r(3, 6) / 1000, r(0, 180)))
         c.fill(marks, tone)
     for _ in range(140):
         if cold:
@@ -1006,10 +1007,11 @@ def mushrooms(c: Canvas) -> None:
     for fx, size in spots[c.rng.randint(0, 2) :]:
         tall, foot = r(1.7, 2.3), c.h * r(0.86, 0.93)
         # The origin is under the cap, whose half width is the unit.
-        m = c.at(c.w * (fx + r(-0.05, 0.05)), foot, u * size * r(0.46, 0.6))
+        m = c.at(
+            c.w * (fx + r(-0.05, 0.05)), foot, size * min(u * r(0.46, 0.6), c.h * 0.43)
+        )
         m = m.at(0, -tall, 1)
         m.dot(0.3, tall, 0.9, INK, 0.45, 0.08, ry=0.13)
-        stem = smooth([(r(-0.1, 0.1), tall + 0.05), (r(-0.1, 0.1), tall / 2), (0, 0)])
         stem = smooth([(r(-0.1, 0.1), tall), (r(-0.1, 0.1), tall / 2), (0, 0)], False)
         pale = across(*rgbs("fff8e8 efe0c4 a88f78"))
         m.fill(ribbon(stem, 0.62, 0.4, 0.3, 0.3), pale)
@@ -1038,6 +1040,12 @@ def mushrooms(c: Canvas) -> None:
         blade.fill(ribbon(path, 0.1, 0.07, 0), lch(r(0.35, 0.68), 0.11, r(105, 145)))
 
 
+def inset(shape: Points, t: float) -> Points:
+    """A wing shrunk towards its middle."""
+    mx, my = (float(v) for v in np.mean(shape, axis=0))
+    return [(mx + (px - mx) * t - 0.02, my + (py - my) * t) for px, py in shape]
+
+
 def butterflies(c: Canvas) -> None:
     """A butterfly on paper, as in a cabinet drawer."""
     r, u, paper = c.r, c.u, mix(CREAM, lch(0.9, 0.04, c.hue + 180), 0.5)
@@ -1061,25 +1069,20 @@ def butterflies(c: Canvas) -> None:
     for wing, f in sides:
         f.at(-0.04 if f.flip else 0.04, 0.07, 1).fill(wing, INK, 0.33, 0.05)
     for wing, f in sides:
-        upper, mid = wing is fore, np.mean(wing, axis=0)
-        mx, my = float(mid[0]), float(mid[1])
-
-        def inward(t: float) -> Points:
-            return [(mx + (px - mx) * t - 0.02, my + (py - my) * t) for px, py in wing]
-
+        upper, (mx, my) = wing is fore, (float(v) for v in np.mean(wing, axis=0))
         tone, start = (main, -75) if upper else (second, 5)
         where = (float(f.flip), 0.9 if upper else 0.1)
         f.fill(wing, radial(lit(edge, 0.15), edge, at=where, r=1.2))
         shades = (lit(tone, 0.55), tone, tone, dim(tone, 0.4))
-        f.fill(inward(0.84), radial(*shades, at=where, r=1.3))
-        with f.clip(inward(0.84)):
+        f.fill(inset(wing, 0.84), radial(*shades, at=where, r=1.3))
+        with f.clip(inset(wing, 0.84)):
             for d in (0.52, 0.72) if bars else ():
                 f.line(arc(0, low, d, d, -85, 85), 0.05, dim(tone, 0.3), 0.45, 0.006)
             for k in range(n):
                 a = math.radians(start + 75 * k / (n - 1))
                 vein = [(0.03, 0.0), (1.4 * math.cos(a), 1.4 * math.sin(a))]
                 f.line(vein, 0.008, edge, 0.8)
-        for px, py in inward(0.91)[::4]:
+        for px, py in inset(wing, 0.91)[::4]:
             if px > 0.45:
                 f.dot(px, py, 0.022, lit(second, 0.75))
         if eyes:
@@ -1102,11 +1105,12 @@ def planets(c: Canvas) -> None:
     mist = noise(c.rng, c.w, c.h, u * 0.5, 5)[..., None] ** 2.2
     deep, cloudy = np.array(lch(0.16, 0.05, hue + 150)), np.array(lch(0.5, 0.13, hue + 200))
     space = deep * (1 - mist) + cloudy * mist
-    c.pixels(space.repeat(SCALE, 0).repeat(SCALE, 1))
+    c.cover(space)
     for _ in range(260):
         size = 0.35 + c.rng.random() ** 6 * 1.5
         c.dot(*c.spot(), size, lch(0.95, 0.04, r(0, 360)), r(0.3, 1))
-    x, y, rad = c.w * r(0.42, 0.58), c.h * r(0.46, 0.54), u * r(0.24, 0.33)
+    rad = u * r(0.24, 0.33) if c.index % 3 else min(c.w * 0.23, u * r(0.22, 0.3))
+    x, y = c.w * r(0.45, 0.55), c.h * r(0.46, 0.54)
     tilt, light, air = r(-28, 28), r(-0.9, 0.9), lch(0.8, 0.1, hue + 20)
     p = c.at(x, y, rad)
     p.dot(0, 0, 1.05, air, 0.45, 0.07)
@@ -1122,7 +1126,7 @@ def planets(c: Canvas) -> None:
 
     rings(180)
     n = round(rad * SCALE) * 2
-    gy, gx = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]
+    gy, gx = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j].astype(np.float32)
     far, turn = gx**2 + gy**2, math.radians(tilt)
     gz = np.sqrt(np.clip(1 - far, 0, 1))
     up = np.clip(gy * math.cos(turn) - gx * math.sin(turn), -1, 1)
@@ -1179,6 +1183,7 @@ def cats(c: Canvas) -> None:
     patches = c.subject == "Calico"
     tail = curve("35 -12 72 -6 92 -30 84 -62 98 -84", False)
     cat.fill(ribbon(tail, 0.2, 0.19, 0.16, 0.1), down(mark, coat))
+    cat.dot(*tail[-1], 0.05, mark)
     body = "-42 0 -54 -30 -40 -72 -24 -104 24 -104 40 -72 54 -30 42 0 0 4"
     cat.fill(body, sheen(coat, 0.3))
     with cat.clip(body):
@@ -1224,7 +1229,7 @@ def cats(c: Canvas) -> None:
             side.dot(0.235, -0.06, 0.125, INK)
             side.dot(0.235, -0.06, 0.11, ball(iris))
             side.dot(0.235, -0.06, slit, INK, ry=0.095)
-            side.dot(0.2, -0.1, 0.028, WHITE)
+            head.dot(0.2 - 0.47 * k, -0.1, 0.028, WHITE)
         side.dot(0.085, 0.17, 0.11, lit(belly, 0.3), 0.85, 0.005, ry=0.085)
         for q in range(3):
             hair = [(0.16, 0.16 + q * 0.025), (0.62, 0.08 + q * 0.09)]
@@ -1254,7 +1259,8 @@ def faces(c: Canvas) -> None:
     c.wash(down(lit(back, 0.15), back))
     f = c.at(c.w / 2, c.h * 0.46, c.u * 0.26)
     f.dot(0, 0.2, 1.72, lit(back, 0.35))
-    long, bald, hat = odds(0.45), odds(0.12), odds(0.22)
+    long, hat = odds(0.45), odds(0.22)
+    bald = not long and odds(0.25)
     beard, style = not long and odds(0.45), rng.randrange(4)
     if long:
         locks = "0 -128 70 -108 104 -40 104 50 118 130 60 150 -60 150 -118 130 -104 50 "
@@ -1327,20 +1333,20 @@ def faces(c: Canvas) -> None:
 
 # ---------------------------------------------------------------- things, patterns
 
+ROUND = "0 -84 40 -96 84 -66 98 -4 80 64 36 96 0 90 -36 96 -80 64 -98 -4 -84 -66 -40 -96"
 FRUITS = {  # lightness, chroma, hue, height, outline
-    "Apples": (0.57, 0.2, 27, 1.0, ""),
+    "Apples": (0.57, 0.2, 27, 1.0, ROUND),
     "Pears": (0.78, 0.15, 112, 1.15, "0 -135 22 -120 34 -80 58 -30 88 20 80 80 30 102 "
               "-30 102 -80 80 -88 20 -58 -30 -34 -80 -22 -120"),
     "Oranges": (0.74, 0.18, 60, 0.95, ""),
     "Lemons": (0.88, 0.17, 98, 0.8, "-128 2 -108 -18 -60 -68 10 -80 72 -60 108 -14 126 0 "
                "108 16 70 62 0 78 -66 64 -108 20"),
     "Cherries": (0.45, 0.18, 20, 0.9, ""),
-    "Plums": (0.42, 0.12, 310, 1.0, ""),
-    "Peaches": (0.8, 0.12, 52, 1.0, ""),
+    "Plums": (0.42, 0.12, 310, 1.0, ROUND),
+    "Peaches": (0.8, 0.12, 52, 1.0, ROUND),
     "Bananas": (0.87, 0.16, 92, 0.75, ""),
     "Limes": (0.68, 0.18, 130, 0.85, ""),
 }  # fmt: skip
-ROUND = "0 -84 40 -96 84 -66 98 -4 80 64 36 96 0 90 -36 96 -80 64 -98 -4 -84 -66 -40 -96"
 
 
 def fruit(c: Canvas) -> None:
@@ -1378,7 +1384,7 @@ def fruit(c: Canvas) -> None:
                     hand.dot(*tip, 0.06, rgb("5a4426"))
             continue
         lean = f.at(0, 0, 1, r(-14, 14))
-        lean.fill(outline or ROUND, ball(skin))
+        lean.fill(outline or oval(0, 0, 0.95, 0.93), ball(skin))
         if c.subject in ("Pears", "Apples", "Peaches"):
             f.dot(0.3, 0.2, 0.42, blush, 0.45, 0.14)
         for _ in range(90 if c.subject in ("Oranges", "Lemons", "Pears", "Limes") else 0):
@@ -1500,11 +1506,12 @@ def tartans(c: Canvas) -> None:
     wide = rng.randint(4, 8)
     sett = [(base, rng.randint(9, 16)), (other, wide), (base, 3), (other, wide)]
     sett += [(light, rng.choice((1, 2))), (other, wide // 2), (pop, 2), (base, wide)]
-    yarn = np.array([tone for tone, n in sett + sett[-2::-1] for _ in range(n)])
-    w, h = c.img.size
+    tones = [tone for tone, n in sett + sett[-2::-1] for _ in range(n)]
+    yarn = np.array(tones, np.float32)
+    w, h = c.w * 2, c.h * 2
     gy, gx = np.mgrid[0:h, 0:w].astype(np.float32)
     turn = math.radians((0, 0, 45, 0, -18, 0, 12)[c.index % 7])
-    pitch = SCALE * r(2.6, 3.8)
+    pitch = 2 * r(2.6, 3.8)
     sag = noise(rng, w, h, c.u * 1.6, 2) * pitch * 6
     along = (gx * math.cos(turn) + gy * math.sin(turn) + sag) / pitch + 999
     over = (gy * math.cos(turn) - gx * math.sin(turn) + sag) / pitch + 999
@@ -1513,13 +1520,13 @@ def tartans(c: Canvas) -> None:
     cloth = yarn[np.where(up, i, j) % len(yarn)]
     relief = 0.8 + 0.36 * np.sin(np.where(up, along - i, over - j) * math.pi)
     folds = noise(rng, w, h, c.u * 0.9, 3, 0.6)
-    c.pixels(cloth * (relief * (0.72 + 0.5 * folds))[..., None])
+    c.cover(cloth * (relief * (0.72 + 0.5 * folds))[..., None])
 
 
 def windows(c: Canvas) -> None:
     """Stained glass: a rose of leaded panes, lit from behind."""
-    r, rng, hue, (w, h) = c.r, c.rng, c.hue, c.img.size
-    unit = c.u * SCALE
+    r, rng, hue, w, h = c.r, c.rng, c.hue, c.w * 2, c.h * 2
+    unit = c.u * 2
     gy, gx = np.mgrid[0:h, 0:w].astype(np.float32) / unit
     gx, gy = gx - w / unit / 2, gy - h / unit / 2
     # Fold the plane into one sector; the panes there are repeated all round.
@@ -1541,10 +1548,11 @@ def windows(c: Canvas) -> None:
         second = np.minimum(second, np.maximum(near, reach))
         which[reach < near] = k
         near = np.minimum(near, reach)
-    hues = [hue, hue + r(25, 45), hue + r(150, 200), hue - r(40, 70), 85]
-    panes = [lch(r(0.5, 0.82), r(0.12, 0.19), rng.choice(hues)) for _ in seeds]
+    hues = [v % 360 for v in (hue, hue + r(25, 45), hue + r(150, 200), hue - r(40, 70), 85)]
+    tints = [(hue, r(0.55, 0.82)) for hue in rng.choices(hues, k=len(seeds))]
+    panes = [lch(v + 0.1 * (40 < hue < 110), r(0.12, 0.19), hue) for hue, v in tints]
     grain = noise(rng, w, h, unit / 15, 5, 0.4)
-    glow = 1.07 - 0.75 * far + 0.35 * grain - 1.1 * near
+    glow = 1.1 - 0.62 * far + 0.35 * grain - 1.1 * near
     glow *= 0.9 + 0.2 * ((which * 7 + sector * 5) % 11) / 11
     glass = np.array(panes, np.float32)[which] * glow[..., None]
     glass += 26 * np.clip(0.6 - far, 0, 1)[..., None]
@@ -1553,7 +1561,7 @@ def windows(c: Canvas) -> None:
     for d in (0.47, 0.485):
         pane *= np.clip((np.abs(far - d) - 0.004) * unit * 0.6, 0, 1)
     shine = 25 + np.clip(1 - np.abs(gap - 0.006) * c.u * 0.5, 0, 1) * 20
-    c.pixels(glass * pane[..., None] + (shine * (1 - pane))[..., None])
+    c.cover(glass * pane[..., None] + (shine * (1 - pane))[..., None])
 
 
 def mazes(c: Canvas) -> None:
@@ -1762,7 +1770,7 @@ def plan() -> list[Plan]:
             subject, (a, b) = subjects[k % len(subjects)], words[k % len(words)]
             title = pattern.format(s=subject, a=a, b=b)
             plain = "".join(x if x.isalnum() else " " for x in title.replace("'", ""))
-            ending = {2: "webp", 6: "png"}.get((k + order) % 9, "jpg")
+            ending = {2: "webp", 6: "png", 11: "webp"}.get((k + order) % 18, "jpg")
             file = f"{name}/{'-'.join(plain.lower().split())}.{ending}"
             size = SIZES[shape][(k + k // 5) % len(SIZES[shape])]
             step = order * 2 + (k > 8)
@@ -1797,8 +1805,8 @@ def altered(picture: Image.Image, how: str) -> Image.Image:
 
 
 # Hue in degrees where each colour begins.
-STARTS = (0, 16, 42, 68, 158, 192, 250, 300, 345)
-NAMES = "red orange yellow green teal blue purple pink red".split()
+STARTS = (0, 16, 42, 68, 158, 192, 250, 300, 340)
+NAMES = ["red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "red"]
 
 
 def named_colour(picture: Image.Image) -> str:
@@ -1811,11 +1819,11 @@ def named_colour(picture: Image.Image) -> str:
     names[warm & (bright < 0.62) & (strong > 0.2)] = "brown"
     names[(names == "red") & (strong < 0.5) & (bright > 0.7)] = "pink"
     names[(strong < 0.14) | (bright < 0.16)] = "grey"
-    weight = np.where(names == "grey", 0.16, strong * bright)
+    weight = np.where(names == "grey", 0.07, strong * bright)
     return max(np.unique(names), key=lambda name: weight[names == name].sum())
 
 
-def save(picture: Image.Image, path: Path, quality: int = 86) -> None:
+def save(picture: Image.Image, path: Path, quality: int = 83) -> None:
     if path.suffix == ".png":
         picture.quantize(256).save(path, optimize=True)
     else:
@@ -1850,9 +1858,9 @@ def make_gallery(out_dir: Path) -> int:
     if table.exists():
         with table.open(newline="", encoding="utf-8") as file:
             before = [row["file"] for row in csv.DictReader(file)]
-    if stamp.exists() and stamp.read_text() == mark:
-        if before and all((out_dir / name).exists() for name in before):
-            return len(before)
+    ready = stamp.exists() and stamp.read_text() == mark and len(before) > 0
+    if ready and all((out_dir / name).exists() for name in before):
+        return len(before)
     stamp.unlink(missing_ok=True)
     jobs = [(item, str(out_dir)) for item in plan()]
     try:

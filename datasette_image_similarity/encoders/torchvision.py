@@ -188,7 +188,12 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
     the weights came from a file and `weights_file` does not say where it lies.
     """
     entries = _entries(spec.model)
-    digest = spec.weights_sha256 or ""
+    digest = spec.weights_sha256
+    if not digest:  # or any file would do
+        raise EncoderError(
+            f"The hash of the weights of {spec.model} is missing in what the database "
+            "says about its encoder: embed the pictures again."
+        )
     if spec.weights in entries:
         made = _plan(spec.model, entries[spec.weights], None, spec.pooling, spec.input.fit)
         if not digest.startswith(made.file.sha256):

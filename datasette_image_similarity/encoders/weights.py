@@ -146,7 +146,7 @@ def _reason(error: Exception) -> str:
         return f"the server answered {error.code} {error.reason}".rstrip()
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, socket.gaierror):
-        return "the server's name could not be looked up (is there an internet access?)"
+        return "the server's name could not be looked up (is this machine online?)"
     if isinstance(cause, TimeoutError):
         return f"the server sent nothing for {TIMEOUT_SECONDS} seconds"
     if isinstance(cause, RuntimeError) and "hash" in str(cause):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from datasette.utils import tilde_encode
+from datasette.utils import tilde_decode, tilde_encode
 from datasette.utils.asgi import Forbidden
 
 if TYPE_CHECKING:
@@ -27,7 +27,11 @@ async def may_view(datasette: Datasette, actor: Actor, database: str, table: str
     try:
         await datasette.ensure_permissions(
             actor,
-            [("view-table", (database, table)), ("view-database", database), "view-instance"],
+            [
+                ("view-table", (database, table)),
+                ("view-database", database),
+                "view-instance",
+            ],
         )
     except Forbidden:
         return False
@@ -77,9 +81,7 @@ def sql_url(datasette: Datasette, database: str, sql: str, params: Mapping) -> s
 
 def table_tools_url(datasette: Datasette, database: str, table: str, page: str) -> str:
     """The address of one of our pages beside a table: "similar", "search-by-image" …"""
-    return datasette.urls.path(
-        f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}"
-    )
+    return datasette.urls.path(f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}")
 
 
 def same_origin(request: Any) -> bool:
@@ -102,3 +104,27 @@ def same_origin(request: Any) -> bool:
     if origin is None:
         return True
     return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+
+
+def has_own_csrf_check(scope: Mapping[str, Any]) -> bool:
+    """Whether an address is one of ours that checks `same_origin()` itself."""
+    return scope["path"].endswith(
+        ("/-/search-by-image", "/-/add-picture", "/-/search-by-image.json")
+    )
+
+
+def row_of(request: Any) -> tuple[str, str, str]:
+    """Database, table and key (in row-path form) of a row page's address."""
+    found = request.url_vars
+    return tilde_decode(found["database"]), tilde_decode(found["table"]), found["pks"]
+
+
+def configured_tables(datasette: Datasette) -> list[tuple[str, str | None]]:
+    """Every database, and every table that the configuration names."""
+    config = datasette.config if is_one(datasette) else datasette.metadata()
+    databases = (config or {}).get("databases") or {}
+    found: list[tuple[str, str | None]] = [(name, None) for name in datasette.databases]
+    for database, settings in databases.items():
+        if isinstance(settings, dict):
+            found += [(database, table) for table in settings.get("tables") or {}]
+    return found

@@ -64,7 +64,11 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
         on_field,
         on_file,
         boundary=boundary,
-        config={"MAX_MEMORY_FILE_SIZE": limit, "MAX_BODY_SIZE": limit},
+        config={
+            "MAX_MEMORY_FILE_SIZE": limit,
+            "MAX_FIELD_SIZE": FIELD_BYTES,
+            "MAX_FIELDS": 200,
+        },
     )
     try:
         async for chunk in _body(request, limit):

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasette.utils import StartupError
+from datasette.utils.sqlite import sqlite3
+
 from .. import sources, trust
-from ..database import Collection, collections
+from ..database import Collection, collections, load_vec
 from ..encoders import Encoder, EncoderSpec, restore_encoder
-from ..errors import ImageError, ImageSimilarityError
+from ..errors import DatabaseError, ImageError, ImageSimilarityError
 from ..images import LOCAL_FILES, Decoded, Decoder, DecoderPool, Limits, Request
 from ..pipeline import finished_vector
-from .config import Config, read_config
+from .compat import configured_tables
+from .config import Config, ConfigError, read_config
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -143,17 +148,20 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._picture_threads, work)
 
-    def file_of(self, db: Database, root: str, path: str, config: Config) -> Path | None:
-        """The file of a picture, when it lies in a folder that may be shown.
+    def trusted_roots(
+        self, db: Database, recorded: list[str], config: Config
+    ) -> list[Path]:
+        """Folders that pictures may be read from.
 
-        That is a root from the configuration, or one that `embed` has noted for this
-        database in the configuration folder of the user who runs Datasette.
+        Of those recorded in the database, the ones that `embed` has noted for it in the
+        configuration folder of the user who runs Datasette; then those configured.
         """
-        allowed = list(config.root_paths)
-        if db.path is not None:
-            noted = [one for one in trust.trusted_roots(db.path) if str(one) == root]
-            allowed = noted + allowed
-        for folder in allowed:
+        noted = trust.trusted_roots(db.path) if db.path is not None else []
+        return [one for one in noted if str(one) in recorded] + config.root_paths
+
+    def file_of(self, db: Database, root: str, path: str, config: Config) -> Path | None:
+        """The file of a picture, when it lies in a folder that may be shown."""
+        for folder in self.trusted_roots(db, [root], config):
             try:
                 return sources.locate(folder, path)
             except ImageError:
@@ -166,6 +174,26 @@ def service(datasette: Datasette) -> Service:
     if not hasattr(datasette, "_image_similarity"):
         datasette._image_similarity = Service(datasette)
     return datasette._image_similarity
+
+
+def check_startup(datasette: Datasette) -> None:
+    """Say at once, not on the first page, what will not work.
+
+    A wrong setting stops Datasette; a SQLite that cannot load extensions is told on
+    standard error, because databases without embeddings work all the same.
+    """
+    conn = sqlite3.connect(":memory:")
+    try:
+        load_vec(conn)
+    except DatabaseError as error:
+        print(f"datasette-image-similarity: {error}", file=sys.stderr)
+    finally:
+        conn.close()
+    try:
+        for database, table in configured_tables(datasette):
+            read_config(datasette, database, table)
+    except ConfigError as error:
+        raise StartupError(str(error)) from None
 
 
 def _file_state(db: Any) -> object:

@@ -1,0 +1,200 @@
+"""What appears on Datasette's own pages: thumbnails in tables, row panels, links."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
+
+from datasette.utils import path_from_row_pks
+from datasette.utils.sqlite import sqlite3
+from markupsafe import Markup
+
+from ..query import Query, deadline, mean_vector, pk_path, search
+from .compat import may_insert, table_tools_url
+from .question import Place, is_filter
+from .service import service
+from .tiles import caption_column
+from .views import about_url, static_url
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+STRIP = 12  # nearest neighbours on a row page
+
+# The address being answered: `render_cell` on 0.65 is not told the request.
+_scope: ContextVar[dict | None] = ContextVar("image_similarity_scope", default=None)
+
+
+def remember_scope(app: Any) -> Any:
+    """ASGI middleware that notes which address is being answered."""
+
+    async def wrapped(scope: dict, receive: Any, send: Any) -> None:
+        token = _scope.set(scope)
+        try:
+            await app(scope, receive, send)
+        finally:
+            _scope.reset(token)
+
+    return wrapped
+
+
+def _filters_of_page() -> str:
+    """The filters of the table page being shown, as a query string that goes on with &."""
+    scope = _scope.get() or {}
+    pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
+    kept = [
+        pair for pair in pairs if is_filter(pair[0]) and not pair[0].startswith("_filter_")
+    ]
+    return "&" + urlencode(kept) if kept else ""
+
+
+async def cell(
+    datasette: Datasette, row: Any, value: object, column: str, table: str, database: str
+) -> Markup | None:
+    """The cell of the picture's column: thumbnail, its value, and "Find similar"."""
+    collection = await service(datasette).collection(database, table)
+    if collection is None:
+        return None
+    config = service(datasette).config(database, table)
+    if column != (config.image_column or collection.column):
+        return None
+    if collection.column in row.keys() and row[collection.column] in (None, ""):  # noqa: SIM118
+        return None
+    pks = await datasette.get_database(database).primary_keys(table)
+    try:
+        pk = path_from_row_pks(row, pks, not pks)
+    except (IndexError, KeyError):  # a query that does not select the key
+        return None
+    base = datasette.urls.table(database, table)
+    if _on_row_page(pk):
+        return None
+    similar = table_tools_url(datasette, database, table, "similar")
+    text = "" if isinstance(value, bytes) else str(value)
+    return Markup(
+        '<div class="ims-cell"><a class="ims-cell-picture" href="{row}">'
+        '<img src="{base}/-/thumbnail/{pk}" alt="{alt}" loading="lazy"></a>'
+        '<div><span class="ims-cell-text">{text}</span>'
+        '<a class="ims-cell-similar" href="{similar}?_like={pk}{filters}">Find similar</a>'
+        "</div></div>"
+    ).format(
+        row=f"{base}/{pk}",
+        base=base,
+        pk=pk,
+        alt=f"Picture of {text or pk}",
+        text=text,
+        similar=similar,
+        filters=_filters_of_page(),
+    )
+
+
+def _on_row_page(pk: str) -> bool:
+    path = (_scope.get() or {}).get("path", "")
+    raw = (_scope.get() or {}).get("raw_path") or path.encode()
+    return raw.split(b"?")[0].decode("latin-1").rstrip("/").endswith(f"/{pk}")
+
+
+async def row_panel(
+    datasette: Datasette, request: Any, database: str, table: str, pk: str
+) -> Markup | None:
+    """The picture of a row at reading size, and a strip of its nearest neighbours."""
+    it = service(datasette)
+    collection = await it.collection(database, table)
+    if collection is None:
+        return None
+    db = datasette.get_database(database)
+    found = await db.execute_fn(lambda conn: _neighbours(conn, datasette, collection, pk))
+    if found is None:
+        return None
+    item, hits = found
+    from ..database import source_of
+
+    source = await db.execute_fn(lambda conn: source_of(conn, collection))
+    config = it.config(database, table)
+    place = Place(datasette, it, request, db, table, collection, source, config)
+    caption = await caption_column(place)
+    base = datasette.urls.table(database, table)
+    similar = table_tools_url(datasette, database, table, "similar")
+    html = await datasette.render_template(
+        "image_similarity_row.html",
+        {
+            "image_url": f"{base}/-/image/{pk}",
+            "thumbnail_url": f"{base}/-/thumbnail/{pk}",
+            "width": item["width"],
+            "height": item["height"],
+            "caption": item["caption"] or pk,
+            "similar_url": f"{similar}?_like={pk}",
+            "neighbours": [
+                {
+                    "url": f"{base}/{pk_path(hit.pk)}",
+                    "thumbnail": f"{base}/-/thumbnail/{pk_path(hit.pk)}",
+                    "caption": hit.row.get(caption) or pk_path(hit.pk),
+                    "width": hit.width,
+                    "height": hit.height,
+                    "score": hit.score,
+                }
+                for hit in hits
+            ],
+        },
+        request=request,
+    )
+    return Markup(html)
+
+
+def _neighbours(
+    conn: sqlite3.Connection, datasette: Datasette, collection: Any, pk: str
+) -> tuple[dict, list] | None:
+    """The item of a row and its nearest neighbours; None without an embedding."""
+    from datasette.utils import urlsafe_components
+
+    from ..database import item_id, live_sql, source_of
+    from ..errors import ImageSimilarityError
+
+    try:
+        source = source_of(conn, collection)
+        key = source.find(conn, urlsafe_components(pk))
+        item = None if key is None else item_id(conn, collection, key)
+        if item is None:
+            return None
+        sql = f"select i.width, i.height, i.path as caption {live_sql(collection, source)}"
+        row = conn.execute(f"{sql} and i.id = ?", (item,)).fetchone()
+        if row is None:
+            return None
+        with deadline(conn, datasette.setting("sql_time_limit_ms") / 1000):
+            vector = mean_vector(conn, collection, [item])
+            query = Query(vector, STRIP, without=frozenset({item}))
+            return dict(row), search(conn, collection, query).hits
+    except (ImageSimilarityError, sqlite3.DatabaseError):
+        return None  # the row page itself must go on working
+
+
+async def table_links(
+    datasette: Datasette, actor: Any, database: str, table: str
+) -> list[dict[str, str]]:
+    """Links for the table's actions; none for a table without embeddings."""
+    it = service(datasette)
+    collection = await it.collection(database, table)
+    if collection is None:
+        return []
+    links = []
+    if it.config(database, table).search_by_image:
+        url = table_tools_url(datasette, database, table, "search-by-image")
+        links.append({"href": url, "label": "Search by image"})
+    db = datasette.get_database(database)
+    if db.is_mutable and await may_insert(datasette, actor, database, table):
+        url = table_tools_url(datasette, database, table, "add-picture")
+        links.append({"href": url, "label": "Add a picture"})
+    about = about_url(datasette, database, table)
+    links.append({"href": about, "label": "About these embeddings"})
+    return links
+
+
+async def css_urls(
+    datasette: Datasette, database: str | None, table: str | None
+) -> list[str]:
+    """Our stylesheet, on the pages of tables with embeddings."""
+    if database is None or table is None:
+        return []
+    if await service(datasette).collection(database, table) is None:
+        return []
+    return [static_url(datasette)("image_similarity.css")]

@@ -1,0 +1,94 @@
+"""The home page's cards: what is embedded where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from datasette.utils import tilde_encode
+from datasette.utils.sqlite import sqlite3
+
+from ..collection import Status, collection_status
+from ..database import Collection, live_sql, source_of
+from ..errors import CollectionError
+from ..query import pk_path
+from .compat import may_view, table_tools_url
+from .service import service
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+MOSAIC = 9
+
+
+@dataclass(frozen=True)
+class Card:
+    """One collection."""
+
+    anchor: str
+    database: str
+    table: str
+    status: Status
+    table_url: str
+    search_url: str | None
+    failures_url: str
+    mosaic: list[tuple[str, str]]  # (thumbnail, row's similar page)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"database": self.database, "table_url": self.table_url, **vars(self.status)}
+
+
+async def cards(datasette: Datasette, request: Any) -> list[Card]:
+    """The cards of all collections whose table the actor may view."""
+    it = service(datasette)
+    found = []
+    for database, db in datasette.databases.items():
+        for collection in await it.collections(database):
+            if await may_view(datasette, request.actor, database, collection.table):
+                config = it.config(database, collection.table)
+                status, pks = await db.execute_fn(
+                    lambda conn, c=collection: (
+                        collection_status(conn, c),
+                        _spread(conn, c),
+                    )
+                )
+                found.append(
+                    _card(datasette, database, status, pks, config.search_by_image)
+                )
+    return found
+
+
+def _card(
+    datasette: Datasette, database: str, status: Status, pks: list[str], searchable: bool
+) -> Card:
+    table_url = datasette.urls.table(database, status.table)
+    similar = table_tools_url(datasette, database, status.table, "similar")
+    search = table_tools_url(datasette, database, status.table, "search-by-image")
+    return Card(
+        anchor=f"{tilde_encode(database)}/{tilde_encode(status.table)}",
+        database=database,
+        table=status.table,
+        status=status,
+        table_url=table_url,
+        search_url=search if searchable else None,
+        failures_url=datasette.urls.table(database, "_image_similarity_failures"),
+        mosaic=[(f"{table_url}/-/thumbnail/{pk}", f"{similar}?_like={pk}") for pk in pks],
+    )
+
+
+def _spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
+    """Keys of pictures spread evenly over the collection, in row-path form."""
+    import json
+
+    try:
+        source = source_of(conn, collection)
+    except CollectionError:
+        return []
+    live = live_sql(collection, source)
+    rows = conn.execute(
+        "select pk from (select pk, ntile(:n) over (order by id) as part, id from "
+        f"(select i.id, i.pk {live})) group by part having min(id) order by part",
+        {"n": MOSAIC},
+    )
+    compound = len(source.key_columns) > 1
+    return [pk_path(json.loads(row["pk"]) if compound else row["pk"]) for row in rows]

@@ -1,0 +1,77 @@
+"""Who may look at our own tables: whoever may view every table they tell about.
+
+The shadow tables of vec0 hold raw chunks, megabytes a page: nobody browses these. All of
+this is about table pages and their JSON; `execute-sql` covers a whole database.
+"""
+
+from __future__ import annotations
+
+import json
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from ..database import PREFIX, Collection, is_ours
+from .compat import may_view
+from .service import service
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+# Set while the tables that ours tell about are being asked for, which asks us again.
+_asking: ContextVar[bool] = ContextVar("image_similarity_asking", default=False)
+
+
+async def may_view_ours(
+    datasette: Datasette, actor: Any, database: str, table: str
+) -> bool | None:
+    """False for a table of ours that the actor may not look at; else None, no opinion."""
+    if not is_ours(table):
+        return None
+    told = await service(datasette).collections(database)
+    return None if await _may_view(datasette, actor, database, table, told) else False
+
+
+async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str]]:
+    """(database, table) of every table of ours that the actor may not look at."""
+    if _asking.get():
+        return []
+    token = _asking.set(True)
+    try:
+        denied = []
+        for database, db in list(datasette.databases.items()):
+            told = await service(datasette).collections(database)
+            if told:
+                for table in await db.table_names():
+                    if is_ours(table) and not await _may_view(
+                        datasette, actor, database, table, told
+                    ):
+                        denied.append((database, table))
+        return denied
+    finally:
+        _asking.reset(token)
+
+
+def as_sql_rules(denied: list[tuple[str, str]]) -> tuple[str, dict[str, str]]:
+    """Deny rules for Datasette 1.0, with parameters."""
+    sql = (
+        "select json_extract(value, '$[0]') as parent, "
+        "json_extract(value, '$[1]') as child, 0 as allow, "
+        "'tells about a table that may not be viewed' as reason "
+        "from json_each(:image_similarity_denied)"
+    )
+    return sql, {"image_similarity_denied": json.dumps(denied)}
+
+
+async def _may_view(
+    datasette: Datasette, actor: Any, database: str, table: str, told: list[Collection]
+) -> bool:
+    name = table.lower()
+    if name.startswith(f"{PREFIX}vectors_"):
+        # One collection's; whatever is longer than the table's own name is a shadow of it.
+        told = [collection for collection in told if collection.vectors == name]
+        if not told:
+            return False
+    for source in {collection.table for collection in told}:
+        if not await may_view(datasette, actor, database, source):
+            return False
+    return True

@@ -1,0 +1,274 @@
+"""What a request asks: which table, which pictures, Datasette's own filters, which page.
+
+Our parameters begin with "_", as Datasette's do; everything else is a filter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from datasette.filters import Filters
+from datasette.plugins import pm
+from datasette.utils import await_me_maybe, filters_should_redirect, tilde_decode
+
+from ..database import Collection, SourceTable, source_of
+from ..errors import CollectionError, ImageSimilarityError
+from ..query import Filter
+from .compat import may_view
+from .config import Config
+from .service import Service, service
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+    from datasette.database import Database
+
+LIKES = 50  # so many query pictures at most
+KEPT = ("_where", "_through", "_searchmode")  # Datasette's parameters that filter
+
+
+class PageError(ImageSimilarityError):
+    """Something to tell whoever asked, with an HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Place:
+    """A table with embeddings, which the actor may view."""
+
+    datasette: Datasette
+    service: Service
+    request: Any
+    db: Database
+    table: str
+    collection: Collection
+    source: SourceTable
+    config: Config
+
+    @property
+    def database(self) -> str:
+        return self.db.name
+
+
+async def find_place(datasette: Datasette, request: Any) -> Place:
+    """The table that an address names. Raises PageError 404 or 403."""
+    database = tilde_decode(request.url_vars["database"])
+    table = tilde_decode(request.url_vars["table"])
+    if database not in datasette.databases:
+        raise PageError(404, f"There is no database {database}")
+    db = datasette.databases[database]
+    if not await may_view(datasette, request.actor, database, table):
+        raise PageError(403, f"You may not view {database}/{table}")
+    if not await db.table_exists(table):
+        raise PageError(404, f"There is no table {table} in {database}")
+    it = service(datasette)
+    name = request.args.get("_collection")
+    collection = await it.collection(database, table, name)
+    if collection is None:
+        called = f" called {name}" if name else ""
+        raise PageError(404, f"The table {table} has no embeddings{called}")
+    try:
+        source = await db.execute_fn(lambda conn: source_of(conn, collection))
+    except CollectionError as error:
+        raise PageError(404, str(error)) from None
+    config = it.config(database, table)
+    return Place(datasette, it, request, db, table, collection, source, config)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A filter that is on: in words, and the address without it."""
+
+    text: str
+    remove_url: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """The parameters of a results page."""
+
+    likes: tuple[str, ...]  # in Datasette's row-path form
+    size: int
+    offset: int
+    max_distance: float | None
+    filter: Filter | None
+    pairs: tuple[tuple[str, str], ...]  # every parameter as it was, but the offset
+    chips: list[Chip] = field(default_factory=list)
+
+    def url(self, path: str, drop: Iterable[str] = (), **changes: object) -> str:
+        """An address with the same question, some parameters dropped or set."""
+        gone = {*drop, *changes}
+        pairs = [pair for pair in self.pairs if pair[0] not in gone]
+        for name, value in changes.items():
+            values = value if isinstance(value, (list, tuple)) else [value]
+            pairs += [(name, str(one)) for one in values if one is not None]
+        return path + ("?" + urlencode(pairs) if pairs else "")
+
+    @property
+    def filters(self) -> list[tuple[str, str]]:
+        """The parameters that filter."""
+        return [pair for pair in self.pairs if is_filter(pair[0])]
+
+
+def is_filter(name: str) -> bool:
+    """Whether a parameter narrows the rows: a column's, a search, or another of
+    Datasette's that do."""
+    if not name.startswith("_"):
+        return True
+    return name in KEPT or name == "_search" or name.startswith("_search_") or "__" in name
+
+
+async def read_question(place: Place, path: str) -> Question:
+    """Parse and check the parameters. Raises PageError 400.
+
+    `path` is the page's own address, for the chips.
+    """
+    args = place.request.args
+    page_size = place.config.page_size
+    most = place.datasette.setting("max_returned_rows")
+    wanted = args.get("_size") or page_size
+    size = most if wanted == "max" else _whole(wanted, "_size", 1)
+    likes = tuple(dict.fromkeys(args.getlist("_like")))
+    if len(likes) > LIKES:
+        raise PageError(400, f"Up to {LIKES} pictures can be searched with at once")
+    pairs = tuple(
+        (key, value)
+        for key in args
+        for value in args.getlist(key)
+        if is_filter(key)
+        or key in ("_like", "_size", "_max_distance", "_collection", "_exact")
+    )
+    question = Question(
+        likes=likes,
+        size=min(size, most),
+        offset=_whole(args.get("_next") or 0, "_next", 0),
+        max_distance=_distance(args.get("_max_distance")),
+        filter=await _read_filter(place),
+        pairs=pairs,
+    )
+    chips = [
+        Chip(text, _url_without(question, path, pair))
+        for pair in question.filters
+        for text in _in_words(pair)
+    ]
+    return Question(**{**vars(question), "chips": chips})
+
+
+def filter_redirect(request: Any, path: str) -> str | None:
+    """Where the form that adds a filter leads: to the same page with the filter on."""
+    changes = filters_should_redirect(request.args)
+    if not changes:
+        return None
+    dropped = {name for name, value in changes if value is None}
+    pairs = [
+        (key, value)
+        for key in request.args
+        for value in request.args.getlist(key)
+        if key not in dropped and not (key == "_max_distance" and value == "")
+    ]
+    pairs += [(name, value) for name, value in changes if value is not None]
+    return f"{path}?{urlencode(pairs)}"
+
+
+def lookups() -> list[tuple[str, str, bool]]:
+    """(key, what to call it, needs no value) of Datasette's filters."""
+    return list(Filters(()).lookups())
+
+
+async def _read_filter(place: Place) -> Filter | None:
+    """Datasette's own filters as one SQL condition. Raises PageError."""
+    from datasette.utils.asgi import BadRequest, Forbidden
+    from datasette.views.base import DatasetteError
+
+    args = place.request.args
+    pairs = sorted(
+        (key, value)
+        for key in args
+        if not (key.startswith("_") and "__" not in key)
+        for value in args.getlist(key)
+    )
+    filters = Filters(pairs)
+    known = {lookup[0] for lookup in filters.lookups()}
+    for column, lookup, _ in filters.selections():
+        if column not in (*place.source.columns, "rowid"):
+            raise PageError(400, f"The table {place.table} has no column {column}")
+        if lookup not in known:
+            raise PageError(400, f"There is no filter {lookup}")
+    clauses, params = filters.build_where_clauses(place.table)
+    try:
+        for found in pm.hook.filters_from_request(
+            request=place.request,
+            database=place.database,
+            table=place.table,
+            datasette=place.datasette,
+        ):
+            more = await await_me_maybe(found)
+            if more is not None:
+                clauses.extend(more.where_clauses)
+                params.update(more.params)
+    except Forbidden as error:
+        raise PageError(403, str(error)) from None
+    except (BadRequest, DatasetteError) as error:
+        raise PageError(getattr(error, "status", 400), str(error)) from None
+    if not clauses:
+        return None
+    return Filter(" and ".join(f"({clause})" for clause in clauses), params)
+
+
+def _in_words(pair: tuple[str, str]) -> list[str]:
+    name, value = pair
+    if name.startswith("_") and "__" not in name:
+        return [
+            {"_search": f"search “{value}”", "_where": value}.get(name, f"{name} {value}")
+        ]
+    words = Filters([pair]).human_description_en()
+    return [words.removeprefix("where ")] if words else [f"{name} {value}"]
+
+
+def _url_without(question: Question, path: str, gone: tuple[str, str]) -> str:
+    pairs = list(question.pairs)
+    pairs.remove(gone)
+    return path + ("?" + urlencode(pairs) if pairs else "")
+
+
+def _whole(text: object, name: str, least: int) -> int:
+    try:
+        number = int(str(text))
+    except ValueError:
+        raise PageError(400, f"{name} must be a whole number") from None
+    if not least <= number <= 2**53:
+        raise PageError(400, f"{name} must be at least {least}")
+    return number
+
+
+def _distance(text: str | None) -> float | None:
+    if text in (None, ""):
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise PageError(400, "_max_distance must be a number of at least 0")
+    return number
+
+
+def as_mapping(question: Question, place: Place) -> Mapping[str, object]:
+    """The question as JSON shows it."""
+    return {
+        "database": place.database,
+        "table": place.table,
+        "collection": place.collection.name,
+        "metric": place.collection.metric,
+        "like": list(question.likes),
+        "filters": [list(pair) for pair in question.filters],
+        "max_distance": question.max_distance,
+        "size": question.size,
+        "offset": question.offset,
+    }
