@@ -457,7 +457,8 @@ class Canvas:
 
     def finish(self, grain: float = 2.2) -> Image.Image:
         """The finished picture: reduced, a little darker at the corners, grained."""
-        small = self.img.resize((self.w, self.h), Image.Resampling.LANCZOS)
+        lanczos, size = Image.Resampling.LANCZOS, (self.w, self.h)
+        small = self.img.resize(size, lanczos, reducing_gap=1.5)
         out = np.asarray(small).astype(np.float32)
         y = np.linspace(-1, 1, self.h, dtype=np.float32)[:, None]
         x = np.linspace(-1, 1, self.w, dtype=np.float32)[None, :]
@@ -1706,7 +1707,7 @@ Miss Pepper/The Landlord/Olive/Professor Tibbs/Dumpling/Admiral/Juniper/Mister S
 
 faces mixed {a} {b}
 Portrait of/Sitting with/Sketch of/Waiting for/Remembering
-Agnes/Tobias/Lucia/Mr. Okafor/Henrike/Young Anton/Salma/Aunt Vera/Bo
+Robin/Sasha/Noor/a Neighbour/the Cellist/Kim/the Lighthouse Keeper/Bo/a Stranger
 fruit wide {s} {a}
 on a Table/in North Light/for Breakfast/from Market/before Supper/against a Wall/Left Over
 
@@ -1819,7 +1820,7 @@ def named_colour(picture: Image.Image) -> str:
     names[warm & (bright < 0.62) & (strong > 0.2)] = "brown"
     names[(names == "red") & (strong < 0.5) & (bright > 0.7)] = "pink"
     names[(strong < 0.14) | (bright < 0.16)] = "grey"
-    weight = np.where(names == "grey", 0.07, strong * bright)
+    weight = np.where(names == "grey", 0.04, strong**1.5 * bright)
     return max(np.unique(names), key=lambda name: weight[names == name].sum())
 
 

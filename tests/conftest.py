@@ -1,0 +1,68 @@
+"""Pictures and databases to test with. Everything here is made by `hog`: no torch."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+PHOTOS = SHARED / "photos"
+WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.pth"
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
+
+
+@pytest.fixture(autouse=True)
+def own_configuration_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that a test notes as trusted reaches the user's own folder."""
+    folder = tmp_path_factory.mktemp("configuration")
+    monkeypatch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
+    monkeypatch.setattr(
+        "datasette_image_similarity.trust.click.get_app_dir", lambda *_: str(folder)
+    )
+
+
+def picture(colour: str = "red", seed: int = 0, size: tuple[int, int] = (80, 60)) -> bytes:
+    """A PNG: stripes of one colour, their direction and width drawn from the seed."""
+    from PIL import Image, ImageDraw
+
+    chance = random.Random(f"{colour} {seed}")
+    image = Image.new("RGB", size, COLOURS[colour])
+    draw = ImageDraw.Draw(image)
+    step = chance.randint(6, 16)
+    tilt = chance.randint(-20, 20)
+    for x in range(-40, size[0] + 40, step):
+        shade = tuple(min(255, part + chance.randint(10, 50)) for part in COLOURS[colour])
+        draw.line([(x, 0), (x + tilt, size[1])], fill=shade, width=step // 2)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 24 pictures: eight each in red/, green/ and blue/."""
+    folder = tmp_path / "photos"
+    for colour in COLOURS:
+        (folder / colour).mkdir(parents=True)
+        for number in range(8):
+            (folder / colour / f"{colour}-{number}.png").write_bytes(
+                picture(colour, number)
+            )
+    return folder
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, photos: Path) -> Path:
+    """A database with those pictures embedded, and a label column."""
+    from datasette_image_similarity.collection import EncoderOptions, ImageCollection
+
+    path = tmp_path / "gallery.db"
+    with ImageCollection(path) as collection:
+        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
+    return path
