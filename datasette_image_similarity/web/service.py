@@ -131,7 +131,9 @@ class Service:
         if key not in self._encoders:
             noted = trust.weights_file(spec.weights_sha256)
             file = Path(config.weights).expanduser() if config.weights else noted
-            encoder = restore_encoder(spec, weights_file=file)
+            # Weights that are not here are not fetched on a visitor's behalf: a stranger's
+            # database could name gigabytes.
+            encoder = restore_encoder(spec, weights_file=file, download=False)
             while len(self._encoders) >= ENCODERS_KEPT:
                 self._encoders.pop(next(iter(self._encoders)))
             self._encoders[key] = encoder
