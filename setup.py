@@ -50,6 +50,7 @@ setup(
             "playwright",
             "ruff",
             "build",
+            "setuptools>=77",
             "safetensors",
             "pillow-heif>=1.1",
         ],
