@@ -39,7 +39,7 @@ def enable_search(collection: ImageCollection) -> None:
         return
     conn.executescript(
         "create virtual table gallery_fts using fts5"
-        "(title, kind, colour, artist, content='gallery');"
+        '(title, kind, colour, artist, content="gallery");'
         "insert into gallery_fts (gallery_fts) values ('rebuild');"
     )
 
