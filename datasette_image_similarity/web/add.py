@@ -79,9 +79,7 @@ async def _form(
     defaults = {"action": path, "fields": fields, "given": {}, "error": ""}
     megabytes = place.config.upload_max_bytes / 1e6
     context = {**defaults, "megabytes": megabytes, **context}
-    response = await page(place, "image_similarity_add.html", context)
-    response.status = status
-    return response
+    return await page(place, "image_similarity_add.html", context, status)
 
 
 async def _writable_root(place: Place) -> Path:

@@ -121,7 +121,12 @@ def is_filter(name: str) -> bool:
     Datasette's that do."""
     if not name.startswith("_"):
         return True
-    return name in KEPT or name == "_search" or name.startswith("_search_") or "__" in name
+    return name in KEPT or is_search(name) or "__" in name
+
+
+def is_search(name: str) -> bool:
+    """Whether a parameter is a full-text search: `_search` or `_search_column`."""
+    return name == "_search" or name.startswith("_search_")
 
 
 async def read_question(place: Place, path: str) -> Question:
@@ -210,12 +215,18 @@ async def _read_filter(place: Place) -> Filter | None:
         ):
             more = await await_me_maybe(found)
             if more is not None:
+                if more.extra_context.get("supports_search") is False and any(
+                    is_search(name) for name in args
+                ):
+                    raise PageError(400, f"{place.table} has no full-text search")
                 clauses.extend(more.where_clauses)
                 params.update(more.params)
     except Forbidden as error:
         raise PageError(403, str(error)) from None
     except (BadRequest, DatasetteError) as error:
         raise PageError(getattr(error, "status", 400), str(error)) from None
+    except (KeyError, TypeError, ValueError):
+        raise PageError(400, "_through must be JSON: table, column and value") from None
     if not clauses:
         return None
     return Filter(" and ".join(f"({clause})" for clause in clauses), params)

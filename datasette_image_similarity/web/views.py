@@ -81,22 +81,49 @@ def tells_errors(view: View) -> View:
         try:
             return await view(datasette, request)
         except ImageSimilarityError as error:
-            status = getattr(error, "status", None) or next(
-                (code for kind, code in STATUSES.items() if isinstance(error, kind)), 400
-            )
-            return await _error(datasette, request, status, str(error))
+            return await _error(datasette, request, error)
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error):
+                raise
+            busy = PageError(503, "The database is being written to: try again soon")
+            return await _error(datasette, request, busy)
 
     return handle
 
 
-async def _error(datasette: Datasette, request: Any, status: int, message: str) -> Response:
-    headers = {"Retry-After": "5"} if status in (429, 503) else {}
+def status_of(error: ImageSimilarityError) -> int:
+    """The HTTP status that goes with an error."""
+    if isinstance(error, PageError):
+        return error.status
+    return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
+
+
+def sentence(error: ImageSimilarityError) -> str:
+    """What an error says, with a capital letter."""
+    message = str(error)
+    return message[:1].upper() + message[1:]
+
+
+def _retry_header(status: int) -> dict[str, str]:
+    return {"Retry-After": "5"} if status in (429, 503) else {}
+
+
+def _is_locked(error: sqlite3.OperationalError) -> bool:
+    """Whether another process keeps the database to itself for now."""
+    return "locked" in str(error) or "busy" in str(error)
+
+
+async def _error(
+    datasette: Datasette, request: Any, error: ImageSimilarityError
+) -> Response:
+    status = status_of(error)
+    headers = _retry_header(status)
     if wants_json(request):
-        body = {"ok": False, "error": message, "status": status}
+        body = {"ok": False, "error": sentence(error), "status": status}
         return Response.json(body, status=status, headers=headers)
     html = await datasette.render_template(
         "image_similarity_error.html",
-        {"status": status, "message": message[:1].upper() + message[1:]},
+        {"status": status, "message": sentence(error)},
         request=request,
         view_name="image-similarity",
     )
@@ -196,7 +223,9 @@ async def _ask(place: Place, ask: Callable[[sqlite3.Connection], Any]) -> Any:
 
     try:
         return await place.db.execute_fn(limited)
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+        if isinstance(error, sqlite3.OperationalError) and _is_locked(error):
+            raise  # tells_errors() knows what to say
         if "no such table: _image_similarity" in str(error):
             raise PageError(404, f"The table {place.table} has no embeddings") from None
         if "no such module" in str(error):
@@ -318,7 +347,10 @@ async def _results(
     }
 
 
-async def page(place: Place, template: str, context: dict[str, Any]) -> Response:
+async def page(
+    place: Place, template: str, context: dict[str, Any], status: int = 200
+) -> Response:
+    """One of our pages about a table."""
     datasette = place.datasette
     html = await datasette.render_template(
         template,
@@ -335,7 +367,7 @@ async def page(place: Place, template: str, context: dict[str, Any]) -> Response
         request=place.request,
         view_name="image-similarity",
     )
-    return Response.html(html)
+    return Response.html(html, status=status, headers=_retry_header(status))
 
 
 def static_url(datasette: Datasette) -> Callable[[str], str]:
@@ -384,11 +416,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
-        status = getattr(error, "status", None) or next(
-            (code for kind, code in STATUSES.items() if isinstance(error, kind)), 400
-        )
-        message = str(error)[:1].upper() + str(error)[1:]
-        return await _search_page(place, question, path, {"error": message}, status)
+        return await _search_page(place, question, path, {}, error)
     if wants_json(request):
         return _json_answer(place, question, answer, None, image=facts)
     context = await _results(place, question, path, answer)
@@ -404,8 +432,13 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
 
 
 async def _search_page(
-    place: Place, question: Question, path: str, context: dict[str, Any], status: int = 200
+    place: Place,
+    question: Question,
+    path: str,
+    context: dict[str, Any],
+    error: ImageSimilarityError | None = None,
 ) -> Response:
+    status = status_of(error) if error else 200
     context = {
         "question": question,
         "path": path,
@@ -414,11 +447,10 @@ async def _search_page(
         "lookups": lookups(),
         "max_bytes": place.config.upload_max_bytes,
         "embedded": await _count(place),
+        "error": sentence(error) if error else "",
         **context,
     }
-    response = await page(place, "image_similarity_search.html", context)
-    response.status = status
-    return response
+    return await page(place, "image_similarity_search.html", context, status)
 
 
 async def _count(place: Place) -> int:

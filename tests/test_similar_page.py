@@ -1,0 +1,454 @@
+"""`/{database}/{table}/-/similar`: the answer as JSON, CSV, SQL and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from datasette.app import Datasette
+from datasette.utils.sqlite import sqlite3
+from serving import ask, ask_json, change, link_to, links, open_datasette, parameters, pks
+
+from datasette_image_similarity.collection import ImageCollection
+
+SIMILAR = "/gallery/images/-/similar"
+
+
+@pytest.fixture
+def site(gallery: Path) -> Datasette:
+    """The gallery: ids 1-8 are blue, 9-16 green, 17-24 red (folders go by name)."""
+    return open_datasette(gallery)
+
+
+async def test_json_has_the_documented_shape(site: Datasette, gallery: Path) -> None:
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=12")
+    assert list(answer) == [
+        "ok",
+        "query",
+        "rows",
+        "total",
+        "next",
+        "next_url",
+        "exact",
+        "milliseconds",
+    ]
+    assert answer["ok"] is True
+    assert answer["exact"] is True
+    assert answer["total"] == 23
+    assert answer["next"] is None
+    assert answer["next_url"] is None
+    assert answer["milliseconds"] >= 0
+    assert answer["query"]["like"] == ["12"]
+    first = answer["rows"][0]
+    assert list(first) == ["rank", "pk", "score", "distance", "row"]
+    assert first["rank"] == 1
+    assert isinstance(first["pk"], str)
+    assert first["score"] == pytest.approx(1 - first["distance"], abs=1e-5)
+    assert first["row"]["label"] == "green"
+    assert "12" not in pks(answer)
+    with ImageCollection(gallery) as collection:
+        hits = [hit.as_json() for hit in collection.similar(12, k=23)]
+    assert hits == answer["rows"]
+
+
+async def test_accept_header_asks_for_json(site: Datasette) -> None:
+    headers = {"accept": "application/json"}
+    answer = await ask_json(site, f"{SIMILAR}?_like=1", headers=headers)
+    assert answer["ok"] is True
+
+
+async def test_best_come_first_and_are_of_the_same_colour(site: Datasette) -> None:
+    for pk, colour in ((1, "blue"), (9, "green"), (24, "red")):
+        answer = await ask_json(site, f"{SIMILAR}.json?_like={pk}")
+        assert answer["rows"][0]["row"]["label"] == colour
+        distances = [row["distance"] for row in answer["rows"]]
+        assert distances == sorted(distances)
+        assert [row["rank"] for row in answer["rows"]] == list(range(1, 24))
+
+
+async def test_several_pictures_mean_their_mean(site: Datasette, gallery: Path) -> None:
+    import numpy as np
+
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=1&_like=9&_like=1")
+    assert answer["query"]["like"] == ["1", "9"]
+    assert answer["total"] == 22
+    with ImageCollection(gallery) as collection:
+        mean = (collection.vector(1) + collection.vector(9)) / 2
+        found = collection.vector(int(answer["rows"][0]["pk"]))
+    cosine = mean @ found / np.linalg.norm(mean) / np.linalg.norm(found)
+    assert answer["rows"][0]["score"] == pytest.approx(cosine, abs=1e-4)
+
+
+async def test_pages_follow_each_other_without_gaps(site: Datasette) -> None:
+    whole = await ask_json(site, f"{SIMILAR}.json?_like=5&_size=100")
+    seen = []
+    path = f"{SIMILAR}.json?_like=5&_size=7&id__gt=2"
+    while path:
+        answer = await ask_json(site, path)
+        seen += answer["rows"]
+        path = answer["next_url"]
+        assert bool(path) == bool(answer["next"])
+        path = path and path.removeprefix("http://localhost")
+    assert [r["rank"] for r in seen] == list(range(1, 22))
+    assert [r["pk"] for r in seen] == [p for p in pks(whole) if int(p) > 2]
+
+
+async def test_a_page_past_the_end_is_empty(site: Datasette) -> None:
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=5&_next=5000")
+    assert answer["rows"] == []
+    assert answer["total"] == 23
+    response = await ask(site, f"{SIMILAR}?_like=5&_next=5000")
+    assert response.status_code == 200
+
+
+async def test_html_links_lead_through_all_pages(site: Datasette) -> None:
+    path = f"{SIMILAR}?_like=5&_size=10"
+    pages = 0
+    while path:
+        response = await ask(site, path)
+        assert response.status_code == 200
+        pages += 1
+        following = [link for link in links(response.text) if "_next=" in link]
+        path = next((x for x in following if x.startswith(f"{SIMILAR}?")), None)
+    assert pages == 3
+
+
+async def test_cut_off(site: Datasette) -> None:
+    whole = await ask_json(site, f"{SIMILAR}.json?_like=5")
+    limit = whole["rows"][6]["distance"] + 1e-6
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=5&_max_distance={limit}")
+    assert pks(answer) == pks(whole)[:7]
+    assert answer["total"] == 7
+    nothing = await ask_json(site, f"{SIMILAR}.json?_like=5&_max_distance=0")
+    assert nothing["total"] == 0
+    page = await ask(site, f"{SIMILAR}?_like=5&_max_distance=0")
+    assert "Nothing fits these limits" in page.text
+
+
+@pytest.mark.parametrize(
+    ("filter", "wanted"),
+    [
+        ("label=red", range(17, 25)),
+        ("label__exact=red", range(17, 25)),
+        ("id__lt=4", range(1, 4)),
+        ("name__contains=red-", range(17, 25)),
+        ("label=red&id__gte=20", range(20, 25)),
+        ("label__in=red,blue", [*range(1, 9), *range(17, 25)]),
+        ("_where=id+%25+2+%3D+0", range(2, 25, 2)),
+        ("_where=id>2&_where=id<6", range(3, 6)),
+        ("camera__isnull=1", range(1, 25)),
+        ("label=", []),
+        ("label=nowhere", []),
+    ],
+)
+async def test_filters_come_before_the_search(
+    site: Datasette, filter: str, wanted: object
+) -> None:
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=12&_size=100&{filter}")
+    expected = {str(pk) for pk in wanted if pk != 12}
+    assert set(pks(answer)) == expected
+    assert answer["total"] == len(expected)
+
+
+async def test_full_text_search_filters(gallery: Path) -> None:
+    change(
+        gallery,
+        'create virtual table images_fts using fts5(name, label, content="images")',
+        "insert into images_fts(images_fts) values ('rebuild')",
+    )
+    site = open_datasette(gallery)
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=1&_search=red")
+    assert sorted(map(int, pks(answer))) == list(range(17, 25))
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=1&_search_label=green")
+    assert sorted(map(int, pks(answer))) == list(range(9, 17))
+    # Whatever carries the search on must carry what it depends on.
+    path = f"{SIMILAR}?_like=1&_search=red+OR+green&_searchmode=raw&_size=5"
+    page = await ask(site, path)
+    assert ("_searchmode", "raw") in parameters(link_to(page.text, "_next="))
+
+
+async def test_a_search_without_an_index_is_refused_not_ignored(site: Datasette) -> None:
+    response = await ask(site, f"{SIMILAR}.json?_like=1&_search=red")
+    assert response.status_code == 400
+    assert "full-text" in response.json()["error"]
+
+
+async def test_filters_are_chips_that_can_be_removed(site: Datasette) -> None:
+    response = await ask(site, f"{SIMILAR}?_like=1&label=red&id__lt=20&_max_distance=0.9")
+    assert "label = " in response.text
+    assert "id &lt; 20" in response.text
+    chips = [
+        link
+        for link in links(response.text)
+        if link.startswith(f"{SIMILAR}?") and ("label" in link) != ("id__lt" in link)
+    ]
+    assert [parameters(chip) for chip in chips] == [
+        [("_like", "1"), ("id__lt", "20"), ("_max_distance", "0.9")],
+        [("_like", "1"), ("label", "red"), ("_max_distance", "0.9")],
+    ]
+
+
+async def test_the_filter_form_leads_to_the_filtered_page(site: Datasette) -> None:
+    form = "_filter_column=label&_filter_op=exact&_filter_value=red"
+    response = await ask(site, f"{SIMILAR}?_like=1&id__lt=20&_max_distance=&{form}")
+    assert response.status_code == 302
+    found = parameters(response.headers["location"])
+    assert sorted(found) == [("_like", "1"), ("id__lt", "20"), ("label__exact", "red")]
+
+
+async def test_csv(site: Datasette) -> None:
+    response = await ask(site, f"{SIMILAR}.csv?_like=1&label=red&_size=3")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=1&label=red&_size=3")
+    assert [row["pk"] for row in rows] == pks(answer)
+    assert [float(row["score"]) for row in rows] == [r["score"] for r in answer["rows"]]
+    assert {row["label"] for row in rows} == {"red"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "_like=1",
+        "_like=1&_like=9",
+        "_like=1&label=red",
+        "_like=1&_like=9&label__in=red,green&id__gt=10",
+        "_like=1&name__contains=it's",
+        "_like=1&_max_distance=0.3",
+        "_like=1&_where=id>4",
+    ],
+)
+async def test_view_as_sql_runs_and_gives_the_same_rows(
+    site: Datasette, query: str
+) -> None:
+    change(
+        Path(site.databases["gallery"].path), "update images set name = name || ' it''s'"
+    )
+    page = await ask(site, f"{SIMILAR}?{query}&_size=6")
+    assert page.status_code == 200
+    link = next(link for link in links(page.text) if "sql=" in link)
+    shown = await ask(site, link)
+    assert shown.status_code == 200
+    assert "rows-and-columns" in shown.text
+    path, _, arguments = link.partition("?")
+    result = await ask_json(site, f"{path}.json?{arguments}&_shape=objects")
+    answer = await ask_json(site, f"{SIMILAR}.json?{query}&_size=6")
+    # Room for the query pictures is asked for: where a filter has sorted them out
+    # already, a few more come back.
+    found = [str(row["id"]) for row in result["rows"]]
+    assert found[: len(pks(answer))] == pks(answer)
+    assert len(found) <= len(pks(answer)) + query.count("_like")
+
+
+async def test_sql_is_for_those_who_may_run_it(gallery: Path) -> None:
+    site = open_datasette(gallery, config={"allow_sql": {"id": "root"}})
+    page = await ask(site, f"{SIMILAR}?_like=1")
+    assert page.status_code == 200
+    assert "View as SQL" not in page.text
+    for format in ("", ".json", ".csv"):
+        refused = await ask(site, f"{SIMILAR}{format}?_like=1&_where=1")
+        assert refused.status_code == 403
+    page = await ask(site, f"{SIMILAR}?_like=1&_where=1", {"id": "root"})
+    assert page.status_code == 200
+    assert "View as SQL" in page.text
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "word"),
+    [
+        ("", 400, "_like"),
+        ("_like=1&_size=0", 400, "_size"),
+        ("_like=1&_size=-1", 400, "_size"),
+        ("_like=1&_size=many", 400, "_size"),
+        ("_like=1&_size=1e999", 400, "_size"),
+        ("_like=1&_next=-1", 400, "_next"),
+        ("_like=1&_next=x", 400, "_next"),
+        ("_like=1&_next=" + "9" * 5000, 400, "_next"),
+        ("_like=1&_max_distance=near", 400, "_max_distance"),
+        ("_like=1&_max_distance=-1", 400, "_max_distance"),
+        ("_like=1&_max_distance=nan", 400, "_max_distance"),
+        ("_like=1&_max_distance=inf", 400, "_max_distance"),
+        ("_like=1&nothing=5", 400, "nothing"),
+        ("_like=1&id__like_this=5", 400, "like_this"),
+        ("_like=1&_where=this+is+not+SQL", 400, "filter"),
+        ("_like=1&_where=id=:unbound", 400, "filter"),
+        ("_like=1&_through=not+json", 400, "_through"),
+        ("_like=1&_collection=other", 404, "other"),
+        ("&".join(f"_like={n}" for n in range(60)), 400, "50"),
+        ("_like=999", 404, "999"),
+        ("_like=", 404, "row"),
+        ("_like=1,2", 404, "1,2"),
+        ("_like=%FF~ZZ", 404, "row"),
+    ],
+)
+async def test_bad_parameters_are_told_in_a_sentence(
+    site: Datasette, query: str, status: int, word: str
+) -> None:
+    response = await ask(site, f"{SIMILAR}.json?{query}")
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body["ok"] is False
+    assert body["status"] == status
+    assert word in body["error"]
+    page = await ask(site, f"{SIMILAR}?{query}")
+    assert page.status_code == status
+    assert "<h1>" in page.text
+    assert "Traceback" not in page.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gallery/nothing/-/similar?_like=1",
+        "/nothing/images/-/similar?_like=1",
+        "/gallery/nothing/-/thumbnail/1",
+        "/gallery/images/-/thumbnail/999",
+        "/gallery/images/-/image/1,2",
+        "/gallery/nothing/-/search-by-image",
+        "/gallery/_image_similarity_items/-/similar?_like=1",
+    ],
+)
+async def test_what_is_not_there_is_404(site: Datasette, path: str) -> None:
+    assert (await ask(site, path)).status_code == 404
+
+
+async def test_a_table_without_embeddings_is_404(gallery: Path) -> None:
+    change(gallery, "create table plain (id integer primary key)")
+    change(gallery, "insert into plain values (1)")
+    site = open_datasette(gallery)
+    for page in ("similar?_like=1", "search-by-image", "thumbnail/1", "add-picture"):
+        response = await ask(site, f"/gallery/plain/-/{page}", {"id": "root"})
+        assert response.status_code == 404
+        assert "no embeddings" in response.text
+
+
+async def test_a_row_without_an_embedding_says_why(gallery: Path, photos: Path) -> None:
+    (photos / "zz.png").write_bytes(b"not a picture")
+    with ImageCollection(gallery) as collection:
+        collection.embed()
+    change(
+        gallery,
+        "insert into images (id, path) values (500, 'later.png')",
+    )
+    site = open_datasette(gallery)
+    response = await ask(site, f"{SIMILAR}.json?_like=500")
+    assert response.status_code == 404
+    assert "embed" in response.json()["error"]
+
+
+async def test_deleted_and_changed_rows_do_not_show(gallery: Path) -> None:
+    change(
+        gallery,
+        "delete from images where id = 3",
+        "update images set path = 'other.png' where id = 4",
+    )
+    site = open_datasette(gallery)
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=1")
+    assert answer["total"] == 21
+    assert not {"3", "4"} & set(pks(answer))
+    assert (await ask(site, "/gallery/images/-/thumbnail/3")).status_code == 404
+    assert (await ask(site, "/gallery/images/-/thumbnail/4")).status_code == 404
+
+
+async def test_the_time_limit_is_503_in_words(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = open_datasette(gallery, settings={"sql_time_limit_ms": 20})
+    endless = "with recursive n(i) as (select 1 union all select i+1 from n) "
+    where = urlencode({"_where": f"id in ({endless} select i from n where i < 0)"})
+    for format in ("", ".json"):
+        response = await ask(site, f"{SIMILAR}{format}?_like=1&{where}")
+        assert response.status_code == 503, response.text
+        assert "took longer than 0.02 seconds" in response.text
+        assert response.headers["retry-after"]
+
+
+async def test_a_database_that_is_being_written_still_answers(gallery: Path) -> None:
+    site = open_datasette(gallery)
+    stop = threading.Event()
+
+    def write() -> None:
+        connection = sqlite3.connect(str(gallery), isolation_level=None)
+        number = 0
+        while not stop.is_set():
+            number += 1
+            connection.execute("begin immediate")
+            connection.execute("update images set width = ? where id = 1", (number,))
+            time.sleep(0.01)
+            connection.execute("commit")
+        connection.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(10):
+            answer = await ask_json(site, f"{SIMILAR}.json?_like=1")
+            assert answer["total"] == 23
+    finally:
+        stop.set()
+        writer.join()
+
+
+async def test_a_locked_database_is_busy_not_wrong(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sqlite3.connect
+    monkeypatch.setattr(  # Datasette waits five seconds otherwise
+        sqlite3, "connect", lambda *a, **k: real(*a, **{**k, "timeout": 0.05})
+    )
+    site = open_datasette(gallery)
+    await ask_json(site, f"{SIMILAR}.json?_like=1")
+    other = real(str(gallery), isolation_level=None)
+    other.execute("begin exclusive")
+    try:
+        response = await ask(site, f"{SIMILAR}.json?_like=1")
+    finally:
+        other.close()
+    assert response.status_code == 503
+    assert "written to" in response.json()["error"]
+
+
+async def test_two_collections_over_one_table(gallery: Path, photos: Path) -> None:
+    from datasette_image_similarity.collection import EncoderOptions
+
+    with ImageCollection(gallery, name="second") as collection:
+        collection.embed(photos, encoder=EncoderOptions("hog"), metric="l2")
+    site = open_datasette(gallery)
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=1&_collection=second")
+    assert answer["query"]["collection"] == "second"
+    assert answer["query"]["metric"] == "l2"
+    assert answer["rows"][0]["row"]["label"] == "blue"
+    page = await ask(site, f"{SIMILAR}?_like=1&_collection=second&_size=5")
+    for link in (x for x in links(page.text) if "/-/similar?" in x):
+        assert ("_collection", "second") in parameters(link)
+    sql = next(link for link in links(page.text) if "sql=" in link)
+    path, _, arguments = sql.partition("?")
+    result = await ask_json(site, f"{path}.json?{arguments}&_shape=objects")
+    assert [str(row["id"]) for row in result["rows"]][:5] == pks(answer)[:5]
+
+
+async def test_cors_as_datasette_has_it(gallery: Path) -> None:
+    site = open_datasette(gallery, cors=True)
+    response = await ask(site, f"{SIMILAR}.json?_like=1")
+    assert response.headers["access-control-allow-origin"] == "*"
+    response = await ask(open_datasette(gallery), f"{SIMILAR}.json?_like=1")
+    assert "access-control-allow-origin" not in response.headers
+
+
+async def test_json_survives_odd_values(gallery: Path) -> None:
+    change(gallery, "alter table images add column odd")
+    change(gallery, "update images set odd = x'00ff' where id = 2")
+    change(gallery, "update images set odd = 9e999 where id = 3")
+    site = open_datasette(gallery)
+    response = await ask(site, f"{SIMILAR}.json?_like=1")
+    assert response.status_code == 200
+    body = json.loads(response.text, parse_constant=lambda name: pytest.fail(name))
+    odd = {row["pk"]: row["row"]["odd"] for row in body["rows"]}
+    assert odd["2"] == {"$base64": True, "encoded": "AP8="}
