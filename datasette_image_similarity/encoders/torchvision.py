@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of this module: raise it when a change changes what comes out
 PREFERRED_WEIGHTS = "IMAGENET1K_V1"  # V2's recipe lowers cosines of near-identical pairs
+CPU_BATCH = 8  # larger ones are slower: their feature maps outgrow what malloc keeps
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -148,15 +149,24 @@ class TorchvisionEncoder:
         if not len(pixels):
             return np.empty((0, self.dimensions), np.float32)
         pixels = np.require(pixels, requirements=["C", "W"])  # torch takes no other
+        step = CPU_BATCH if self.device == "cpu" else len(pixels)
         with torch.inference_mode():
-            # Channels stay last in memory, where convolutions are fastest.
-            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            output = self._network(batch.float().mul_(self._scale).add_(self._shift))
-            if self.spec.pooling == "avg":
-                output = output.mean((2, 3))
-            elif self.spec.pooling == "max":
-                output = output.amax((2, 3))
-            return output.float().cpu().numpy()
+            parts = [
+                self._forward(torch.from_numpy(pixels[start : start + step]))
+                for start in range(0, len(pixels), step)
+            ]
+            return torch.cat(parts).numpy()
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, size, size, 3) → float32 (n, dimensions), on the CPU."""
+        # Channels stay last in memory, where convolutions are fastest.
+        batch = pixels.to(self.device).permute(0, 3, 1, 2)
+        output = self._network(batch.float().mul_(self._scale).add_(self._shift))
+        if self.spec.pooling == "avg":
+            output = output.mean((2, 3))
+        elif self.spec.pooling == "max":
+            output = output.amax((2, 3))
+        return output.float().cpu()
 
 
 def plan(model: str, *, weights: str | Path | None, pooling: str | None, fit: str) -> Plan:
