@@ -123,8 +123,12 @@ def get_metadata(datasette: Any) -> dict[str, Any]:
     """Datasette 0.65 hides what it is told to hide; 1.0 hides names that begin with _."""
     from .database import PREFIX
 
-    hidden = {"tables": {PREFIX: {"hidden": True}}}
-    return {"databases": dict.fromkeys(datasette.databases, hidden)}
+    # A dictionary each: Datasette writes the user's own settings into them.
+    return {
+        "databases": {
+            name: {"tables": {PREFIX: {"hidden": True}}} for name in datasette.databases
+        }
+    }
 
 
 @hookimpl

@@ -39,13 +39,11 @@ async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str
     try:
         denied = []
         for database, db in list(datasette.databases.items()):
-            told = await service(datasette).collections(database)
-            if told:
-                for table in await db.table_names():
-                    if is_ours(table) and not await _may_view(
-                        datasette, actor, database, table, told
-                    ):
-                        denied.append((database, table))
+            ours = [table for table in await db.table_names() if is_ours(table)]
+            told = await service(datasette).collections(database) if ours else []
+            for table in ours:
+                if not await _may_view(datasette, actor, database, table, told):
+                    denied.append((database, table))
         return denied
     finally:
         _asking.reset(token)
@@ -69,8 +67,8 @@ async def _may_view(
     if name.startswith(f"{PREFIX}vectors_"):
         # One collection's; whatever is longer than the table's own name is a shadow of it.
         told = [collection for collection in told if collection.vectors == name]
-        if not told:
-            return False
+    if not told:  # made by a newer version, or left over: there is no telling
+        return False
     for source in {collection.table for collection in told}:
         if not await may_view(datasette, actor, database, source):
             return False
