@@ -18,6 +18,15 @@ document.addEventListener("change", (event) => {
   }
 });
 
+// Escape closes the form that adds a filter.
+document.addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && event.target.closest(".ims-add-filter[open]");
+  if (open) {
+    open.open = false;
+    open.querySelector("summary").focus();
+  }
+});
+
 const search = document.getElementById("ims-search");
 if (search) setUpSearch();
 
@@ -25,15 +34,25 @@ function setUpSearch() {
   const drop = document.getElementById("ims-drop");
   const preview = document.getElementById("ims-preview");
   const message = document.getElementById("ims-message");
+  const status = document.getElementById("ims-status");
+  const inputs = [...search.querySelectorAll("input[type=file]")];
   let asked = 0; // only the newest answer counts
-  let latest = null;
+  let latest = null; // what was asked last: { body, name }
+  const answered = document.querySelector(".ims-next"); // without this script, or a next page
+  if (answered) latest = { body: new FormData(answered), name: "your picture" };
 
-  for (const input of search.querySelectorAll("input[type=file]")) {
-    input.addEventListener("change", () => input.files[0] && ask(input.files[0]));
+  for (const input of inputs) {
+    input.addEventListener("change", () => {
+      if (input.files[0]) choose(input.files[0]);
+      input.value = ""; // so that the same file can be chosen again
+    });
   }
+  drop.addEventListener("click", (event) => {
+    if (!event.target.closest("label, input, button")) inputs[0].click();
+  });
   document.addEventListener("paste", (event) => {
     const file = event.clipboardData?.files[0];
-    if (file) ask(file);
+    if (file) choose(file);
   });
   for (const type of ["dragenter", "dragover"]) {
     document.addEventListener(type, (event) => {
@@ -48,70 +67,86 @@ function setUpSearch() {
     event.preventDefault();
     drop.classList.remove("ims-over");
     const file = event.dataTransfer?.files[0];
-    if (file) ask(file);
-    else tell("That was not a file. Save the picture first, then drop the file.");
+    if (file) choose(file);
+    else fail("That was not a file. Save the picture first, then drop the file.");
   });
-  search.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const chosen = [...search.querySelectorAll("input[type=file]")].find((input) => input.files[0]);
-    if (chosen) ask(chosen.files[0]);
-    else tell("Choose a picture first.");
-  });
+  preview.addEventListener("error", () => (preview.hidden = true)); // a format browsers do not show
+
   // Filters and the cut-off ask again with the same picture.
   document.addEventListener("click", (event) => {
     const chip = event.target.closest("#image-similarity-results a.ims-chip");
     if (chip && latest) {
       event.preventDefault();
-      askAgain(chip.href);
+      ask(chip.href);
     }
   });
   document.addEventListener("submit", (event) => {
     if (event.target.closest(".ims-controls") && latest) {
       event.preventDefault();
       const url = new URL(event.target.action);
-      url.search = new URLSearchParams(new FormData(event.target)).toString();
-      askAgain(url.href);
+      url.search = new URLSearchParams(new FormData(event.target));
+      ask(url.href);
     }
   });
 
-  function tell(text) {
-    message.textContent = text;
-  }
-
-  function askAgain(url) {
-    search.action = url;
-    ask(latest);
-  }
-
-  async function ask(file) {
-    const mine = ++asked;
-    latest = file;
-    tell("");
+  function choose(file) {
+    if (file.size > Number(search.dataset.maxBytes)) {
+      const megabytes = Number(search.dataset.maxBytes) / 1e6;
+      return fail(`${file.name}: The file is too big: up to ${megabytes} MB are looked at`);
+    }
     URL.revokeObjectURL(preview.src);
     preview.src = URL.createObjectURL(file);
     preview.hidden = false;
-    if (file.size > Number(search.dataset.maxBytes)) {
-      preview.hidden = true;
-      return tell(`${file.name} is too big: up to ${search.dataset.maxBytes / 1e6} MB are looked at.`);
-    }
-    document.body.classList.add("ims-busy");
     const body = new FormData();
     body.append("image", file);
+    latest = { body, name: file.name };
+    ask(search.action);
+  }
+
+  function fail(text) {
+    asked++;
+    latest = null;
+    preview.hidden = true;
+    drop.classList.remove("ims-small");
+    document.getElementById("image-similarity-results").replaceChildren();
+    message.textContent = text;
+    busy(false);
+  }
+
+  function busy(is, text = "") {
+    document.body.classList.toggle("ims-busy", is);
+    status.textContent = text;
+  }
+
+  async function ask(url) {
+    const mine = ++asked;
+    const { body, name } = latest;
+    message.textContent = "";
+    busy(true, `Looking for pictures like ${name} …`);
+    let response, page;
     try {
-      const response = await fetch(search.action, { method: "POST", body, headers: { Accept: "text/html" } });
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
-      if (mine !== asked) return;
-      const results = page.getElementById("image-similarity-results");
-      const said = page.getElementById("ims-message")?.textContent;
-      if (!results) return tell(page.querySelector("section.content p")?.textContent || "The server could not answer.");
-      document.getElementById("image-similarity-results").replaceWith(document.adoptNode(results));
-      if (said) tell(`${file.name}: ${said}`);
-      preview.hidden = Boolean(said);
-      history.replaceState(null, "", response.url);
+      response = await fetch(url, { method: "POST", body, headers: { Accept: "text/html" } });
+      page = new DOMParser().parseFromString(await response.text(), "text/html");
     } catch {
-      if (mine === asked) tell("The server cannot be reached. Try again.");
-    } finally {
-      if (mine === asked) document.body.classList.remove("ims-busy");
+      return mine === asked && fail(`${name}: The server cannot be reached. Try again.`);
     }
+    if (mine !== asked) return;
+    if (response.redirected) return ask(response.url); // a new filter, in its final form
+    const results = page.getElementById("image-similarity-results");
+    const error = page.getElementById("ims-message")?.textContent;
+    if (error || !results) {
+      const said = error || page.querySelector("section.content p")?.textContent;
+      return fail(`${name}: ${said || "The server could not answer."}`);
+    }
+    document.getElementById("image-similarity-results").replaceWith(document.adoptNode(results));
+    const made = page.getElementById("ims-preview");
+    if (preview.hidden && made?.getAttribute("src")) {
+      preview.src = made.src;
+      preview.hidden = false;
+    }
+    drop.classList.add("ims-small");
+    search.action = url;
+    history.replaceState(null, "", url);
+    busy(false, results.querySelector(".ims-count")?.textContent.trim());
   }
 }

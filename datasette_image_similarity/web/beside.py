@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
 STRIP = 12  # nearest neighbours on a row page
+FACTS = 16  # of a row, beside its picture; Datasette's own table below has them all
+FACT = 300  # characters of one
 
 # The address being answered: `render_cell` on 0.65 is not told the request.
 _scope: ContextVar[dict | None] = ContextVar("image_similarity_scope", default=None)
@@ -106,7 +108,7 @@ async def row_panel(
     found = await db.execute_fn(lambda conn: _neighbours(conn, datasette, collection, pk))
     if found is None:
         return None
-    item, hits = found
+    item, row, hits = found
     from ..database import source_of
 
     source = await db.execute_fn(lambda conn: source_of(conn, collection))
@@ -122,7 +124,8 @@ async def row_panel(
             "thumbnail_url": f"{base}/-/thumbnail/{pk}",
             "width": item["width"],
             "height": item["height"],
-            "caption": item["caption"] or pk,
+            "caption": row.get(caption) or pk,
+            "facts": _facts(row, source.pks),
             "similar_url": f"{similar}?_like={pk}",
             "neighbours": [
                 {
@@ -141,13 +144,26 @@ async def row_panel(
     return Markup(html)
 
 
+def _facts(row: dict[str, Any], pks: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What a row says, in words: neither its key nor what is empty or binary."""
+    said = [
+        (name, str(value))
+        for name, value in row.items()
+        if name not in pks and value not in (None, "") and not isinstance(value, bytes)
+    ]
+    return [
+        (name, text if len(text) <= FACT else text[:FACT].rstrip() + "…")
+        for name, text in said[:FACTS]
+    ]
+
+
 def _neighbours(
     conn: sqlite3.Connection, datasette: Datasette, collection: Any, pk: str
-) -> tuple[dict, list] | None:
-    """The item of a row and its nearest neighbours; None without an embedding."""
+) -> tuple[dict, dict, list] | None:
+    """The item of a row, the row, its nearest neighbours; None without an embedding."""
     from datasette.utils import urlsafe_components
 
-    from ..database import item_id, live_sql, source_of
+    from ..database import item_id, live_sql, quote, source_of
     from ..errors import ImageSimilarityError
 
     try:
@@ -156,14 +172,17 @@ def _neighbours(
         item = None if key is None else item_id(conn, collection, key)
         if item is None:
             return None
-        sql = f"select i.width, i.height, i.path as caption {live_sql(collection, source)}"
-        row = conn.execute(f"{sql} and i.id = ?", (item,)).fetchone()
-        if row is None:
+        live = f"{live_sql(collection, source)} and i.id = ?"
+        size = conn.execute(f"select i.width, i.height {live}", (item,)).fetchone()
+        if size is None:
             return None
+        blob = collection.column if collection.source == "blob" else None
+        columns = ", ".join(f"t.{quote(name)}" for name in source.columns if name != blob)
+        row = conn.execute(f"select {columns or 'null'} {live}", (item,)).fetchone()
         with deadline(conn, datasette.setting("sql_time_limit_ms") / 1000):
             vector = mean_vector(conn, collection, [item])
             query = Query(vector, STRIP, without=frozenset({item}))
-            return dict(row), search(conn, collection, query).hits
+            return dict(size), dict(row), search(conn, collection, query).hits
     except (ImageSimilarityError, sqlite3.DatabaseError):
         return None  # the row page itself must go on working
 

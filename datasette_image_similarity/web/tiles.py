@@ -44,7 +44,7 @@ async def caption_column(place: Place) -> str | None:
     if place.config.caption in columns:
         return place.config.caption
     label = await place.db.label_column_for_table(place.table)
-    if label in columns:
+    if label in columns and label not in place.source.pks:  # 1.0 takes unique text keys
         return label
     for name in ("title", "name", "caption"):
         if name in columns:
