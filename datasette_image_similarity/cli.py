@@ -182,8 +182,6 @@ def embed(
         _stopping() as stop,
     ):
         while True:
-            if output:
-                collection.copy_from(database)
             summary = collection.embed(
                 source,
                 path_column=path_column,
@@ -204,6 +202,7 @@ def embed(
                 progress=say.progress,
                 stop=stop,
                 skip=skip,
+                copy_of=database if output else None,
             )
             say.summary(summary)
             if not watch or summary.stopped or stop():

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,7 @@ class ImageCollection:
         progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
         skip: Iterable[sources.Picture] = (),
+        copy_of: str | Path | None = None,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
@@ -155,7 +157,8 @@ class ImageCollection:
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
-        the current one. `skip` are pictures not to look at again.
+        the current one. `skip` are pictures not to look at again. `copy_of` is another
+        database, whose table is copied here first, over an earlier copy.
 
         Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder than the collection's;
@@ -168,27 +171,27 @@ class ImageCollection:
         files, rows = _files_or_rows(source)
         if rows and not (path_column or blob_column):
             raise CollectionError("Rows need a path column or a BLOB column")
-        existed = self.database.exists()
         before = self._existing()
+        mode = _mode(files, path_column, blob_column, before, self.table)
+        self._check_source(files, rows, mode, copy_of)
         options = encoder or EncoderOptions()
         spec, load = self._choose_encoder(before, options, metric, force)
-        with db.explained(self.database):
-            conn = self.connect(create=bool(files or rows))
+        with self._no_empty_file(), db.explained(self.database):
+            conn = self.connect(create=bool(files or rows or copy_of))
+            if copy_of is not None:
+                self._copy_from(copy_of, before)
             if rows:
                 db.put_rows(conn, self.table, rows, pk)
             run = Run(
                 conn,
                 database=self.database,
                 table=self.table,
-                mode=_mode(files, path_column, blob_column, before, self.table),
+                mode=mode,
                 before=before,
                 label_from_folder=label_from_folder,
             )
             pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
             if files and not pictures:
-                if not existed:
-                    self.close()
-                    self.database.unlink(missing_ok=True)
                 raise CollectionError(
                     f"No pictures in {', '.join(map(str, files))}: looked for files that "
                     f"end in {' '.join(sources.PICTURE_SUFFIXES)}"
@@ -232,18 +235,6 @@ class ImageCollection:
             run.finish(prune, whole=not (where or limit or run.summary.stopped))
         run.summary.seconds = time.perf_counter() - started
         return run.summary
-
-    def copy_from(self, database: str | Path) -> None:
-        """Make the table here an exact copy of that of another database.
-
-        What was embedded stays; the next `embed()` sees what has changed.
-        """
-        if Path(database).resolve() == self.database.resolve():
-            raise CollectionError("The output must be another file than the database")
-        if not Path(database).exists():
-            raise CollectionError(f"{database} does not exist")
-        with db.explained(self.database):
-            db.copy_table(self.connect(create=True), database, self.table)
 
     # Asking
 
@@ -340,10 +331,60 @@ class ImageCollection:
     def _existing(self) -> db.Collection | None:
         if not self.database.exists():
             return None
-        there = db.collections(self.connect(), self.table)
-        if self.name is None:
-            return there[0] if there else None
-        return next((c for c in there if c.name == self.name), None)
+        return db.collection_or_none(self.connect(), self.table, self.name)
+
+    def _check_source(
+        self,
+        files: list[Path],
+        rows: list[dict[str, object]],
+        mode: tuple[str, str],
+        copy_of: str | Path | None,
+    ) -> None:
+        """Raises CollectionError for what is plainly wrong, before an encoder is loaded."""
+        source, column = mode
+        for file in files:
+            if not os.path.exists(file):
+                raise CollectionError(f"{file} does not exist")
+        if copy_of is not None:
+            with closing(db.connect(copy_of)) as conn:
+                db.source_table(conn, self.table)
+        elif rows:
+            columns = [*dict.fromkeys(name for row in rows for name in row)]
+            if self.database.exists() and db.table_exists(self.connect(), self.table):
+                columns += db.source_table(self.connect(), self.table).columns
+            if column.lower() not in map(str.lower, columns):
+                raise CollectionError(
+                    f"There is no column {column!r}; there are {', '.join(columns)}"
+                )
+        elif source != "folder":
+            db.source_table(self.connect(), self.table)
+
+    def _copy_from(self, database: str | Path, before: db.Collection | None) -> None:
+        """Make the table here an exact copy of that of another database.
+
+        What was embedded stays. Raises CollectionError for a table here that is no copy.
+        """
+        conn = self.connect()
+        if Path(database).resolve() == self.database.resolve():
+            raise CollectionError("The output must be another file than the database")
+        if before is None and db.table_exists(conn, self.table):
+            raise CollectionError(
+                f"{self.database} has a table {self.table!r} of its own, which would be "
+                "lost: name another output"
+            )
+        db.copy_table(conn, database, self.table)
+
+    @contextmanager
+    def _no_empty_file(self) -> Iterator[None]:
+        """A database file that is made here goes again where no collection came of it."""
+        existed = self.database.exists()
+        try:
+            yield
+        except BaseException:
+            if not existed and self.database.exists() and self._existing() is None:
+                self.close()
+                self.database.unlink()
+            raise
 
     def _ask(self, asked: Query, where: str | None) -> list[Hit]:
         collection, conn = self._open()
@@ -420,6 +461,8 @@ def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
     if source is None:
         return [], []
     given = [source] if isinstance(source, (str, Path)) else list(source)
+    if not given:
+        raise CollectionError("There is nothing to embed: neither paths nor rows")
     if all(isinstance(one, (str, Path)) for one in given):
         return [Path(one).expanduser() for one in given], []
     if all(isinstance(one, Mapping) for one in given):

@@ -232,6 +232,7 @@ def connect(path: str | Path, *, create: bool = False) -> sqlite3.Connection:
         )
         try:
             conn.row_factory = sqlite3.Row
+            conn.text_factory = lambda text: text.decode("utf-8", "replace")
             load_vec(conn)
             conn.execute("select 1 from sqlite_master limit 1")
             check_version(conn)
@@ -282,18 +283,18 @@ def transaction(conn: sqlite3.Connection) -> Iterator[None]:
     conn.execute("begin immediate")
     try:
         yield
+        conn.execute("commit")
     except BaseException:
         if conn.in_transaction:  # a full disk has already rolled back
             conn.execute("rollback")
         raise
-    conn.execute("commit")
 
 
 # Schema
 
 
 def table_exists(conn: sqlite3.Connection, name: str) -> bool:
-    sql = "select 1 from sqlite_master where name = ? and type = 'table'"
+    sql = "select 1 from sqlite_master where name = ? collate nocase and type = 'table'"
     return conn.execute(sql, (name,)).fetchone() is not None
 
 
@@ -350,6 +351,11 @@ def source_table(conn: sqlite3.Connection, name: str) -> SourceTable:
         raise CollectionError(f"{name!r} is not an ordinary table")
     info = conn.execute(f"pragma table_xinfo({quote(row['name'])})").fetchall()
     keyed = sorted((column for column in info if column["pk"]), key=lambda c: c["pk"])
+    if not keyed and "rowid" in (column["name"].lower() for column in info):
+        raise CollectionError(
+            f"{name!r} has no primary key and a column named rowid, which hides the number "
+            "that its rows would go by: give it a primary key, or rename the column"
+        )
     return SourceTable(
         name=row["name"],
         columns=tuple(column["name"] for column in info if column["hidden"] != 1),
@@ -388,7 +394,10 @@ def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
         )
         """
     )
-    conn.execute(f"create index {quote(f'{name}_path')} on {quote(name)} (path)")
+    index = f"{name}_path"
+    taken = "select 1 from sqlite_master where name = ? collate nocase"
+    if conn.execute(taken, (index,)).fetchone() is None:  # else go without: just slower
+        conn.execute(f"create index {quote(index)} on {quote(name)} (path)")
 
 
 def put_rows(
@@ -505,6 +514,14 @@ def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Coll
     return [Collection(**{**dict(r), "thumbnails": bool(r["thumbnails"])}) for r in rows]
 
 
+def collection_or_none(
+    conn: sqlite3.Connection, table: str, name: str | None = None
+) -> Collection | None:
+    """The collection of that name over a table, the oldest without a name, or None."""
+    there = collections(conn, table)
+    return next((c for c in there if name in (None, c.name)), None)
+
+
 def find_collection(
     conn: sqlite3.Connection, table: str, name: str | None = None
 ) -> Collection:
@@ -512,10 +529,10 @@ def find_collection(
 
     Raises CollectionError when there is none, naming those that there are.
     """
+    found = collection_or_none(conn, table, name)
+    if found is not None:
+        return found
     there = collections(conn, table)
-    for collection in there:
-        if name is None or collection.name == name:
-            return collection
     if there:
         names = ", ".join(repr(c.name) for c in there)
         raise CollectionError(f"{table!r} has no collection {name!r}; it has {names}")
@@ -741,7 +758,10 @@ def put_failure(
     path: str | None,
     reason: str,
 ) -> None:
-    """Note why a picture could not be embedded, in place of an earlier note."""
+    """Note why a picture could not be embedded, in place of an earlier note.
+
+    Without a `pk` (a file that has no row, a row whose key is unusable) by its path.
+    """
     clear_failure(conn, collection, pk=pk, root=root, path=path)
     conn.execute(
         "insert into _image_similarity_failures "
@@ -759,8 +779,8 @@ def clear_failure(
     path: str | None,
 ) -> None:
     conn.execute(
-        "delete from _image_similarity_failures where collection_id = ? and "
-        "((pk is not null and pk = ?) or (path = ? and root_id is ?))",
+        "delete from _image_similarity_failures where collection_id = ? and pk is ? "
+        "and (pk is not null or (path is ? and root_id is ?))",
         (collection.id, pk, path, root),
     )
 

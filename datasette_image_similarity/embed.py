@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -89,7 +89,7 @@ class Run:
         self.label_from_folder = label_from_folder
         self.summary = Summary()
         self.done = 0
-        self.movable: dict[str, int] = {}  # hash → item, of files that are gone
+        self.movable: dict[str, list[int]] = {}  # hash → items whose file is gone
         self._gone: set[int] = set()  # items whose file is gone
         self._failed: set[tuple] = set()  # (pk, root id, path)
         self._listed: set[str] = set()  # folders that were listed as a whole
@@ -142,18 +142,29 @@ class Run:
         """Find the collection, or make it, and the table of a folder with it.
 
         One of another encoder or metric is replaced: that this is wanted has been
-        checked before.
+        checked before. Raises CollectionError when another run was quicker to make one
+        that is not the same.
         """
-        conn, before = self.conn, self.before
+        conn = self.conn
         with db.transaction(conn):
             if self.source == "folder":
                 self._open_folder_table()
             self.table = db.source_table(conn, self.table_name)
             db.migrate(conn)
-            same = before and before.fingerprint == spec.fingerprint
-            if same and metric in (None, before.metric):
+            before = db.collection_or_none(conn, self.table_name, name)
+            if (
+                before
+                and (before.source, before.column) == (self.source, self.column)
+                and before.fingerprint == spec.fingerprint
+                and metric in (None, before.metric)
+            ):
                 self.collection = before
                 return
+            if before != self.before:
+                raise CollectionError(
+                    f"Another run has changed the embeddings of {self.table.name!r} "
+                    "meanwhile: run this again"
+                )
             if before:
                 metric = metric or before.metric
                 db.drop_collection(conn, before)
@@ -200,6 +211,9 @@ class Run:
             key = self._identity(picture.root, picture.path, picture.pk)
             seen.add(key)
             item = known.get(key)
+            if item and self.source == "folder":
+                # It may be known from a folder around this one, or from inside it.
+                picture = replace(picture, root=Path(item.root), path=item.path)
             if picture in skip:
                 self._note_failure(picture)
             elif item is None:
@@ -209,11 +223,22 @@ class Run:
             else:
                 jobs.append(Job(picture, item.id, None if force else item.sha256))
         if self.source == "folder":
+            # Nothing is gone from a folder that could not be listed.
+            closed = tuple(
+                f"{self._identity(p.root, p.path, None)}{os.sep}"
+                for p in pictures
+                if p.problem
+            )
             gone = [
-                i for key, i in known.items() if i.root in self._listed and key not in seen
+                item
+                for place, item in known.items()
+                if item.root in self._listed
+                and place not in seen
+                and not place.startswith(closed)
             ]
             self._gone = {item.id for item in gone}
-            self.movable = {item.sha256: item.id for item in gone}
+            for item in gone:
+                self.movable.setdefault(item.sha256, []).append(item.id)
         if limit is not None:
             # Known failures last, or they would use up the limit run after run.
             sql = "select pk, path from _image_similarity_failures where collection_id = ?"
@@ -224,7 +249,7 @@ class Run:
 
     def _identity(self, root: object, path: str | None, pk: db.Key | None) -> object:
         """What makes a picture the same one as before: its file, or its row."""
-        return (str(root), path) if self.source == "folder" else pk
+        return os.path.normpath(f"{root}/{path}") if self.source == "folder" else pk
 
     def _known(self) -> dict[object, _Item]:
         """The items there are, by identity."""
@@ -330,13 +355,14 @@ class Run:
                 "mtime_ns": picture.mtime_ns,
             },
         ).fetchall()
-        if moved:
+        if moved and changed:  # else another run did the same
             self._put_file_row(picture, changed[0]["pk"], {})
             self.summary.reused += 1
         else:
             self.summary.unchanged += 1
-        pk = changed[0]["pk"] if changed else picture.pk
-        db.clear_failure(self.conn, self.collection, pk=pk, root=root, path=picture.path)
+        db.clear_failure(
+            self.conn, self.collection, pk=picture.pk, root=root, path=picture.path
+        )
 
     def _write_new(self, outcome: Outcome) -> None:
         picture, decoded = outcome.picture, outcome.decoded
@@ -366,7 +392,7 @@ class Run:
             thumbnail=decoded.thumbnail,
             **place,
         )
-        db.clear_failure(self.conn, self.collection, pk=pk, **place)
+        db.clear_failure(self.conn, self.collection, pk=picture.pk, **place)
         if outcome.reused:
             self.summary.reused += 1
         else:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from .encoders import Encoder
@@ -51,7 +52,7 @@ def embed_pictures(
     *,
     encoder: Encoder,
     metric: str,
-    movable: MutableMapping[str, int],
+    movable: Mapping[str, list[int]],
     stored_vector: Callable[[str], bytes | None],
     read_row: Callable[[Picture], bytes],
     limits: Limits,
@@ -62,8 +63,8 @@ def embed_pictures(
 ) -> Iterator[list[Outcome]]:
     """Yields batches of outcomes, in the order of the jobs.
 
-    `movable` maps the SHA-256 of items whose file is gone to their ids: the first new
-    picture with these bytes takes one over. `stored_vector` gives the vector of bytes
+    `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
+    with these bytes take them over. `stored_vector` gives the vector of bytes
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
     When `stop()` turns true, what has been decoded by then is the last batch.
     """
@@ -80,9 +81,9 @@ def embed_pictures(
                 sha256 = hashlib.sha256(data).hexdigest()
                 if sha256 == job.sha256:
                     return Outcome(picture, sha256, keep=job.item)
-                moved = movable.pop(sha256, None) if job.item is None else None
-                if moved is not None:
-                    return Outcome(picture, sha256, keep=moved)
+                if job.item is None:
+                    with suppress(KeyError, IndexError):  # none, or none left
+                        return Outcome(picture, sha256, keep=movable[sha256].pop())
                 return Outcome(picture, sha256, decoded=decoders.decode(data, request))
             except ImageError as error:
                 return Outcome(picture, failure=str(error))

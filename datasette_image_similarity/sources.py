@@ -69,7 +69,7 @@ def locate(root: Path, path: str) -> Path:
         raise ImageError("the path holds a NUL character")
     real_root = root.resolve()
     candidate = real_root / path
-    if "\\" in path and not candidate.exists():
+    if "\\" in path and not os.path.exists(candidate):
         candidate = real_root / path.replace("\\", "/")  # a CSV made on Windows
     try:
         real = candidate.resolve()
@@ -103,12 +103,9 @@ def read_file(file: Path, max_bytes: int) -> bytes:
 
 def _file_picture(root: Path, path: str, pk: Key | None = None) -> Picture:
     """The picture at a path, or a picture with a problem."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = path.encode("utf-8", "backslashreplace").decode()
+    if not _is_unicode(path):
         problem = "the name is not valid UTF-8: rename the file"
-        return Picture(pk=pk, path=shown, root=root, problem=problem)
+        return Picture(pk=pk, path=_shown(path), root=root, problem=problem)
     try:
         file = locate(root, path)
         found = file.stat()
@@ -125,14 +122,29 @@ def _file_picture(root: Path, path: str, pk: Key | None = None) -> Picture:
     )
 
 
+def _is_unicode(name: str) -> bool:
+    """Whether a name is more than the bytes that Python escapes as surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """A name that can be stored and printed, whatever its bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
     """Pictures in folders (recursively, in order of name) and single files.
 
     The root is the folder given, or the folder of a file given. In folders only files
     that end like pictures count, hidden ones do not, and links to folders are not
-    followed. A file met twice is listed once.
+    followed. A file met twice is listed once. A folder that cannot be listed is a
+    picture with a problem.
 
-    Raises CollectionError when a path does not exist.
+    Raises CollectionError when a path does not exist, or no database can hold its name.
     """
     seen: set[Path] = set()
 
@@ -145,15 +157,21 @@ def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
         return True
 
     for given in map(Path, paths):
-        if not given.exists():
+        if not os.path.exists(given):
             raise CollectionError(f"{given} does not exist")
         absolute = Path(os.path.abspath(given))
+        root = absolute if given.is_dir() else absolute.parent
+        if not _is_unicode(str(root)):
+            raise CollectionError(
+                f"{_shown(str(root))}: the name is not valid UTF-8. Rename the folder"
+            )
         if not given.is_dir():
             picture = _file_picture(absolute.parent, absolute.name)
             if new(picture):
                 yield picture
             continue
-        for folder, subfolders, names in os.walk(absolute):
+        unlisted: list[OSError] = []
+        for folder, subfolders, names in os.walk(absolute, onerror=unlisted.append):
             subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
             for name in sorted(names):
                 suffix = os.path.splitext(name)[1].lower()
@@ -163,6 +181,10 @@ def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
                 picture = _file_picture(absolute, relative.replace(os.sep, "/"))
                 if new(picture):
                     yield picture
+        for error in unlisted:
+            relative = _shown(os.path.relpath(error.filename, absolute))
+            problem = f"a folder that cannot be listed: {error.strerror}"
+            yield Picture(path=relative, root=absolute, problem=problem)
 
 
 def column_pictures(
@@ -240,22 +262,29 @@ def _rows(
         f"select {key_sql}, {value_sql} from {quote(source.name)} "
         f"{f'where ({where})' if where else ''} order by {keys}"
     )
+    text_factory = conn.text_factory
+    # Text that is not UTF-8 comes as surrogates, to be told apart.
+    conn.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     try:
         return [tuple(row) for row in conn.execute(sql)]
-    except sqlite3.OperationalError as error:
+    except (sqlite3.Error, sqlite3.Warning) as error:
         if not where:
             raise
         raise CollectionError(f"--where {where!r}: {error}") from None
+    finally:
+        conn.text_factory = text_factory
 
 
 def _key_problem(pk: object) -> str | None:
     if pk is None or isinstance(pk, bytes):
         return "the row's primary key is empty or a BLOB"
+    if isinstance(pk, str) and not _is_unicode(pk):
+        return "the row's primary key is not valid UTF-8"
     return None
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else repr(value)[:100]
+    return _shown(value) if isinstance(value, str) else repr(value)[:100]
 
 
 # CSV
@@ -294,6 +323,8 @@ def csv_rows(path: Path) -> list[dict[str, object]]:
                 f"{path}: row {number} has {len(line)} values for {len(names)} columns"
             )
         line.extend([""] * (len(names) - len(line)))
+    if not lines:
+        raise CollectionError(f"{path} has a header and no rows")
     columns = [_numbers(column) for column in zip(*lines, strict=True)]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
