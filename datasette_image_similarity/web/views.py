@@ -339,6 +339,7 @@ async def _results(
         "path": path,
         "filter_columns": place.source.columns,
         "lookups": lookups(),
+        "searchable": await place.db.fts_table(place.table) is not None,
         "slider": {
             "top": f"{top:.3g}" if top else "1",
             "step": f"{(top or 1) / 100:.2g}",
@@ -445,6 +446,7 @@ async def _search_page(
         "action": question.url(path),
         "filter_columns": place.source.columns,
         "lookups": lookups(),
+        "searchable": await place.db.fts_table(place.table) is not None,
         "max_bytes": place.config.upload_max_bytes,
         "embedded": await _count(place),
         "error": sentence(error) if error else "",
