@@ -74,6 +74,8 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
         async for chunk in _body(request, limit):
             parser.write(chunk)
         parser.finalize()
+        if any(len(data) > max_file_bytes for data in form.files.values()):
+            raise UploadTooBig
     except UploadTooBig:
         megabytes = max_file_bytes / 1e6
         raise UploadTooBig(

@@ -46,6 +46,7 @@ class Service:
     def __init__(self, datasette: Datasette) -> None:
         self.datasette = datasette
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
+        self._configs: dict[tuple[str, str], Config] = {}
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="image-similarity-upload")
         self._encoders: dict[str, Encoder] = {}
@@ -85,8 +86,12 @@ class Service:
         name = name or (self.config(database, table).collection if there else None)
         return next((c for c in there if name in (None, c.name)), None)
 
-    def config(self, database: str, table: str | None = None) -> Config:
-        return read_config(self.datasette, database, table)
+    def config(self, database: str, table: str) -> Config:
+        """The settings for a table, read once: every cell of a table page asks."""
+        key = (database, table)
+        if key not in self._configs:
+            self._configs[key] = read_config(self.datasette, database, table)
+        return self._configs[key]
 
     # Uploads
 

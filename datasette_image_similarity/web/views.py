@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
+import math
+import struct
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -400,7 +401,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     if redirect:
         return Response.redirect(redirect)
     question = await read_question(place, path)
-    if request.method == "GET":
+    if request.method in ("GET", "HEAD"):
         return await _search_page(place, question, path, {})
     if request.method != "POST":
         raise PageError(405, "Send the picture with POST")
@@ -477,18 +478,24 @@ async def _query_of_upload(place: Place) -> tuple[bytes, dict[str, Any], str | N
         }
         return vector, facts, base64.b64encode(decoded.thumbnail).decode()
     if form.fields.get("embedding"):
-        try:
-            vector = base64.b64decode(form.fields["embedding"], validate=True)
-            if len(vector) % 4:
-                raise ValueError
-            db.floats(vector)
-            preview = form.fields.get("preview")
-            if preview:
-                base64.b64decode(preview, validate=True)
-        except (ValueError, binascii.Error, CollectionError):
-            raise BadForm("The embedding is damaged") from None
-        return vector, {}, preview
+        preview = form.fields.get("preview")
+        return _sent_back(form.fields["embedding"], preview), {}, preview
     raise BadForm("Choose a picture first: the form has no file in its field image")
+
+
+def _sent_back(embedding: str, preview: str | None) -> bytes:
+    """The vector in a form's hidden field. Raises BadForm unless it can be searched with.
+
+    vec0 computes in float32: a length far from 1 would overflow there.
+    """
+    try:
+        vector = base64.b64decode(embedding, validate=True)
+        if not 1e-15 < math.hypot(*db.floats(vector)) < 1e15:
+            raise ValueError
+        base64.b64decode(preview or "", validate=True)
+    except (ValueError, struct.error, CollectionError):
+        raise BadForm("The embedding is damaged") from None
+    return vector
 
 
 # Pictures
