@@ -428,7 +428,8 @@ def put_rows(
 
     def kind(name: str) -> str:
         value = next((row[name] for row in rows if row.get(name) is not None), "")
-        return {int: "integer", float: "real", bytes: "blob"}.get(type(value), "text")
+        kinds = {int: "integer", bool: "integer", float: "real", bytes: "blob"}
+        return kinds.get(type(value), "text")
 
     with transaction(conn):
         if not table_exists(conn, table):

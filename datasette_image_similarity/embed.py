@@ -93,6 +93,7 @@ class Run:
         self._gone: set[int] = set()  # items whose file is gone
         self._failed: set[tuple] = set()  # (pk, root id, path)
         self._listed: set[str] = set()  # folders that were listed as a whole
+        self._roots: set[Path] = set()  # of pictures that are there
         self._root_ids: dict[Path, int] = {}
         self.collection: db.Collection
         self.table: db.SourceTable
@@ -208,6 +209,8 @@ class Run:
         known = self._known()
         jobs, seen = [], set()
         for picture in pictures:
+            if picture.file is not None:
+                self._roots.add(picture.root)
             key = self._identity(picture.root, picture.path, picture.pk)
             seen.add(key)
             item = known.get(key)
@@ -307,7 +310,7 @@ class Run:
                 "strftime('%Y-%m-%dT%H:%M:%SZ', 'now') where id = ?",
                 (collection.id,),
             )
-        for root in self._root_ids:
+        for root in self._roots:
             trust.note_root(self.database, root)
 
     # One picture

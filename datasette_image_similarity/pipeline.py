@@ -83,7 +83,7 @@ def embed_pictures(
                     return Outcome(picture, sha256, keep=job.item)
                 if job.item is None:
                     with suppress(KeyError, IndexError):  # none, or none left
-                        return Outcome(picture, sha256, keep=movable[sha256].pop())
+                        return Outcome(picture, sha256, keep=movable[sha256].pop(0))
                 return Outcome(picture, sha256, decoded=decoders.decode(data, request))
             except ImageError as error:
                 return Outcome(picture, failure=str(error))

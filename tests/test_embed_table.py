@@ -175,7 +175,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(
 ) -> None:
     path = tmp_path / "x.db"
     table(path, "integer")
-    with pytest.raises(CollectionError, match=r"no column 'nope'; it has id, file"):
+    with pytest.raises(CollectionError, match=r"no column 'nope'; it has file, id"):
         embed(path, table="works", path_column="nope", root=photos)
 
 
