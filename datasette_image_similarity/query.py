@@ -287,9 +287,11 @@ class _Stale(Exception):
 
 
 def _json_value(value: object) -> object:
-    """BLOBs as Datasette's own JSON gives them."""
+    """BLOBs as Datasette's own JSON gives them; what JSON has no number for is null."""
     if isinstance(value, bytes):
         return {"$base64": True, "encoded": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
 
 
@@ -369,7 +371,7 @@ def as_sql(
         "join _image_similarity_items i on i.id = v.id",
         f"join {quote(source.name)} t on {source.join_sql('t', 'i.pk')}",
         f"where v.embedding match {vector}",
-        f"  and k = {min(k + len(likes), KNN_LIMIT)}",
+        f"  and v.k = {min(k + len(likes), KNN_LIMIT)}",
     ]
     if filter is not None:
         lines += [

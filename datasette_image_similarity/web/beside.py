@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
 from ..query import Query, deadline, mean_vector, pk_path, search
-from .compat import may_insert, table_tools_url
+from .compat import may_insert, similar_url, table_tools_url
 from .question import Place, is_filter
 from .service import service
 from .tiles import caption_column
@@ -41,14 +41,14 @@ def remember_scope(app: Any) -> Any:
     return wrapped
 
 
-def _filters_of_page() -> str:
-    """The filters of the table page being shown, as a query string that goes on with &."""
-    scope = _scope.get() or {}
-    pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
-    kept = [
-        pair for pair in pairs if is_filter(pair[0]) and not pair[0].startswith("_filter_")
+def _filters_of_page() -> list[tuple[str, str]]:
+    """The filters of the table page being shown."""
+    query = (_scope.get() or {}).get("query_string", b"").decode("latin-1")
+    return [
+        (name, value)
+        for name, value in parse_qsl(query, keep_blank_values=True)
+        if is_filter(name)
     ]
-    return "&" + urlencode(kept) if kept else ""
 
 
 async def cell(
@@ -69,15 +69,14 @@ async def cell(
     except (IndexError, KeyError):  # a query that does not select the key
         return None
     base = datasette.urls.table(database, table)
-    if _on_row_page(pk):
+    if _is_shown(f"{base}/{pk}"):  # the row page has the picture, and larger
         return None
-    similar = table_tools_url(datasette, database, table, "similar")
     text = "" if isinstance(value, bytes) else str(value)
     return Markup(
         '<div class="ims-cell"><a class="ims-cell-picture" href="{row}">'
         '<img src="{base}/-/thumbnail/{pk}" alt="{alt}" loading="lazy"></a>'
         '<div><span class="ims-cell-text">{text}</span>'
-        '<a class="ims-cell-similar" href="{similar}?_like={pk}{filters}">Find similar</a>'
+        '<a class="ims-cell-similar" href="{similar}">Find similar</a>'
         "</div></div>"
     ).format(
         row=f"{base}/{pk}",
@@ -85,15 +84,19 @@ async def cell(
         pk=pk,
         alt=f"Picture of {text or pk}",
         text=text,
-        similar=similar,
-        filters=_filters_of_page(),
+        similar=similar_url(datasette, database, table, pk, _filters_of_page()),
     )
 
 
-def _on_row_page(pk: str) -> bool:
-    path = (_scope.get() or {}).get("path", "")
-    raw = (_scope.get() or {}).get("raw_path") or path.encode()
-    return raw.split(b"?")[0].decode("latin-1").rstrip("/").endswith(f"/{pk}")
+def _is_shown(url: str) -> bool:
+    """Whether this address is the one being answered.
+
+    A server behind a proxy may have been asked without the `base_url`.
+    """
+    scope = _scope.get() or {}
+    raw = scope.get("raw_path") or scope.get("path", "").encode()
+    path = raw.split(b"?")[0].decode("latin-1").rstrip("/")
+    return path.count("/") > 2 and url.endswith(path)
 
 
 async def row_panel(
@@ -116,7 +119,6 @@ async def row_panel(
     place = Place(datasette, it, request, db, table, collection, source, config)
     caption = await caption_column(place)
     base = datasette.urls.table(database, table)
-    similar = table_tools_url(datasette, database, table, "similar")
     html = await datasette.render_template(
         "image_similarity_row.html",
         {
@@ -126,7 +128,7 @@ async def row_panel(
             "height": item["height"],
             "caption": row.get(caption) or pk,
             "facts": _facts(row, source.pks),
-            "similar_url": f"{similar}?_like={pk}",
+            "similar_url": similar_url(datasette, database, table, pk),
             "neighbours": [
                 {
                     "url": f"{base}/{pk_path(hit.pk)}",

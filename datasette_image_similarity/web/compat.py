@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -82,6 +82,18 @@ def sql_url(datasette: Datasette, database: str, sql: str, params: Mapping) -> s
 def table_tools_url(datasette: Datasette, database: str, table: str, page: str) -> str:
     """The address of one of our pages beside a table: "similar", "search-by-image" …"""
     return datasette.urls.path(f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}")
+
+
+def similar_url(
+    datasette: Datasette,
+    database: str,
+    table: str,
+    pk: str,
+    filters: Iterable[tuple[str, str]] = (),
+) -> str:
+    """The address of what is similar to a row; `pk` is in row-path form."""
+    path = table_tools_url(datasette, database, table, "similar")
+    return f"{path}?{urlencode([('_like', pk), *filters])}"
 
 
 def same_origin(request: Any) -> bool:

@@ -12,7 +12,7 @@ from ..collection import Status, collection_status
 from ..database import Collection, live_sql, source_of
 from ..errors import CollectionError
 from ..query import pk_path
-from .compat import may_view, table_tools_url
+from .compat import may_view, similar_url, table_tools_url
 from .service import service
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def _card(
     datasette: Datasette, database: str, status: Status, pks: list[str], searchable: bool
 ) -> Card:
     table_url = datasette.urls.table(database, status.table)
-    similar = table_tools_url(datasette, database, status.table, "similar")
     search = table_tools_url(datasette, database, status.table, "search-by-image")
     return Card(
         anchor=f"{tilde_encode(database)}/{tilde_encode(status.table)}",
@@ -72,7 +71,13 @@ def _card(
         table_url=table_url,
         search_url=search if searchable else None,
         failures_url=datasette.urls.table(database, "_image_similarity_failures"),
-        mosaic=[(f"{table_url}/-/thumbnail/{pk}", f"{similar}?_like={pk}") for pk in pks],
+        mosaic=[
+            (
+                f"{table_url}/-/thumbnail/{pk}",
+                similar_url(datasette, database, status.table, pk),
+            )
+            for pk in pks
+        ],
     )
 
 

@@ -13,11 +13,16 @@ from urllib.parse import urlencode
 
 from datasette.filters import Filters
 from datasette.plugins import pm
-from datasette.utils import await_me_maybe, filters_should_redirect, tilde_decode
+from datasette.utils import (
+    await_me_maybe,
+    filters_should_redirect,
+    tilde_decode,
+    urlsafe_components,
+)
 
 from ..database import Collection, SourceTable, source_of
 from ..errors import CollectionError, ImageSimilarityError
-from ..query import Filter
+from ..query import Filter, pk_path
 from .compat import may_view
 from .config import Config
 from .service import Service, service
@@ -139,7 +144,7 @@ async def read_question(place: Place, path: str) -> Question:
     most = place.datasette.setting("max_returned_rows")
     wanted = args.get("_size") or page_size
     size = most if wanted == "max" else _whole(wanted, "_size", 1)
-    likes = tuple(dict.fromkeys(args.getlist("_like")))
+    likes = tuple(dict.fromkeys(map(_row_path, args.getlist("_like"))))
     if len(likes) > LIKES:
         raise PageError(400, f"Up to {LIKES} pictures can be searched with at once")
     pairs = tuple(
@@ -246,6 +251,11 @@ def _url_without(question: Question, path: str, gone: tuple[str, str]) -> str:
     pairs = list(question.pairs)
     pairs.remove(gone)
     return path + ("?" + urlencode(pairs) if pairs else "")
+
+
+def _row_path(key: str) -> str:
+    """A key in row-path form as we write it: "a b" or "a%20b" may have been typed."""
+    return pk_path(list(urlsafe_components(key)))
 
 
 def _whole(text: object, name: str, least: int) -> int:
