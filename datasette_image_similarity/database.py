@@ -32,6 +32,7 @@ from .errors import CollectionError, DatabaseError
 PREFIX = "_image_similarity_"
 SCHEMA_VERSION = 1
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
+VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
 
 DISTANCES = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}  # SQL functions
@@ -593,6 +594,10 @@ def create_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
 def drop_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
     """Drop the vec0 table, even one that is damaged or lacks some of its parts."""
     if table_exists(conn, collection.vectors):
+        for part in VEC0_PARTS:  # without any of them vec0 refuses
+            conn.execute(
+                f"create table if not exists {quote(collection.vectors + part)} (x)"
+            )
         conn.execute(f"drop table {quote(collection.vectors)}")
     left = conn.execute(
         "select name from sqlite_master where type = 'table' and substr(name, 1, :n) = :p",

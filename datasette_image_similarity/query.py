@@ -174,7 +174,11 @@ def _ranked(
     others = stored - len(candidates)
 
     def pick(rows: Sequence) -> list[tuple[float, int]]:
-        found = sorted((max(0.0, row[1]), row[0]) for row in rows if row[0] in candidates)
+        found = sorted(
+            (max(0.0, distance), item)
+            for item, distance in rows
+            if item in candidates and distance is not None  # NaN: see verify
+        )
         return [pair for pair in found if not limited or pair[0] <= query.max_distance]
 
     # Leaving a few out afterwards is cheaper than handing over a long list of ids.
@@ -186,7 +190,7 @@ def _ranked(
         rows = _knn(conn, collection, query.vector, k, among)
         found = pick(rows)
         end = query.max_distance if limited else max(found[:wanted], default=(0.0,))[0]
-        if len(rows) < k or rows[-1][1] > end:
+        if len(rows) < k or (rows[-1][1] or 0.0) > end:
             return found
         # Else something that is not in the list may tie with what is: look at all.
     return pick(_scan(conn, collection, query.vector, candidates))

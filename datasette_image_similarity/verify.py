@@ -57,7 +57,7 @@ def _verify(
     checks = {
         "the vec0 table is damaged": damaged,
         "items without a usable vector": len(items - good.keys()),
-        "vectors without an item": len(_vector_ids(conn, collection) - items),
+        "vectors without an item": len(_listed_places(conn, collection).keys() - items),
     }
     if live is None:
         checks["the table or its column is gone: remove, or restore it"] = 1
@@ -69,41 +69,56 @@ def _verify(
     return faults
 
 
-def _vector_ids(conn: sqlite3.Connection, collection: db.Collection) -> set[int]:
-    """Ids in the vec0 table, as its own list of rows has them."""
+def _listed_places(
+    conn: sqlite3.Connection, collection: db.Collection
+) -> dict[int, tuple[int, int]]:
+    """Chunk and slot by id, as the vec0 table's own list of rows has them."""
     try:
-        sql = f"select rowid from {db.quote(collection.vectors + '_rowids')}"
-        return {row[0] for row in conn.execute(sql)}
+        rows = conn.execute(
+            "select rowid, chunk_id, chunk_offset from "
+            f"{db.quote(collection.vectors + '_rowids')}"
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
     except sqlite3.DatabaseError:
-        return set()
+        return {}
 
 
-def _scanned_ids(conn: sqlite3.Connection, collection: db.Collection) -> set[int]:
-    """Ids that a KNN would look at: those its chunks mark as valid."""
+def _scanned_places(
+    conn: sqlite3.Connection, collection: db.Collection
+) -> Iterator[tuple[tuple[int, int], int, bool]]:
+    """Chunk and slot, id there, and whether a KNN would look at it."""
     chunks = conn.execute(
-        f"select size, validity, rowids from {db.quote(collection.vectors + '_chunks')}"
+        f"select chunk_id, validity, rowids from {db.quote(collection.vectors + '_chunks')}"
     )
-    return {id for chunk in chunks for id in _valid_rowids(*chunk)}
-
-
-def _valid_rowids(size: int, validity: bytes, rowids: bytes) -> Iterator[int]:
-    for slot in range(size):
-        if validity[slot // 8] >> (slot % 8) & 1:
-            yield int.from_bytes(rowids[8 * slot : 8 * slot + 8], "little", signed=True)
+    for chunk, validity, rowids in chunks:
+        for slot in range(len(rowids) // 8):
+            id = int.from_bytes(rowids[8 * slot : 8 * slot + 8], "little", signed=True)
+            bits = int.from_bytes(validity[slot // 8 : slot // 8 + 1], "little")
+            yield (chunk, slot), id, bool(bits >> slot % 8 & 1)
 
 
 def _read_vectors(
     conn: sqlite3.Connection, collection: db.Collection, items: Iterable[int]
 ) -> tuple[dict[int, bytes], int]:
-    """Usable vectors by item, and whether the vec0 table itself is damaged (0 or 1)."""
+    """Usable vectors by item, and whether the vec0 table itself is damaged (0 or 1).
+
+    Only where the list of rows and the chunk agree is it sure whose vector it is.
+    """
     good: dict[int, bytes] = {}
-    damaged = 0
+    listed = _listed_places(conn, collection)
+    there: dict[tuple[int, int], int] = {}
+    valid: dict[int, tuple[int, int]] = {}
     try:
-        if _scanned_ids(conn, collection) != _vector_ids(conn, collection):
-            damaged = 1
-    except (sqlite3.DatabaseError, IndexError, TypeError):
+        for place, id, is_valid in _scanned_places(conn, collection):
+            there[place] = id
+            if is_valid:
+                valid[id] = place
+        damaged = int(valid != listed)
+    except (sqlite3.DatabaseError, TypeError):
         damaged = 1
     for item in items:
+        if there.get(listed.get(item)) != item:
+            continue
         try:
             data = db.item_vector(conn, collection, item)
         except sqlite3.DatabaseError:

@@ -44,10 +44,7 @@ def picture(colour: str = "red", seed: int = 0, size: tuple[int, int] = (80, 60)
     return buffer.getvalue()
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder of 24 pictures: eight each in red/, green/ and blue/."""
-    folder = tmp_path / "photos"
+def make_photos(folder: Path) -> Path:
     for colour in COLOURS:
         (folder / colour).mkdir(parents=True)
         for number in range(8):
@@ -58,6 +55,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 24 pictures: eight each in red/, green/ and blue/."""
+    return make_photos(tmp_path / "photos")
+
+
+@pytest.fixture
 def gallery(tmp_path: Path, photos: Path) -> Path:
     """A database with those pictures embedded, and a label column."""
     from datasette_image_similarity.collection import EncoderOptions, ImageCollection
@@ -65,4 +68,26 @@ def gallery(tmp_path: Path, photos: Path) -> Path:
     path = tmp_path / "gallery.db"
     with ImageCollection(path) as collection:
         collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `copied` copies."""
+    from datasette_image_similarity.collection import EncoderOptions, ImageCollection
+
+    folder = tmp_path_factory.mktemp("made")
+    path = folder / "gallery.db"
+    with pytest.MonkeyPatch.context() as patch, ImageCollection(path) as collection:
+        patch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
+        photos = make_photos(folder / "photos")
+        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
+    return path
+
+
+@pytest.fixture
+def copied(tmp_path: Path, made_once: Path) -> Path:
+    """As `gallery`, but quick: its folder is shared, so change the database only."""
+    path = tmp_path / "gallery.db"
+    path.write_bytes(made_once.read_bytes())
     return path
