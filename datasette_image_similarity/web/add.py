@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from ..query import pk_path
 from .compat import may_insert, same_origin, table_tools_url
 from .forms import Form, read_form
 from .question import PageError, Place, find_place
-from .views import page, tells_errors, wants_json
+from .views import is_locked, page, tells_errors, wants_json
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -47,7 +49,7 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
             400, "Choose a picture first: the form has no file in its field image"
         )
     vector, decoded = await place.service.embed_upload(data, place.collection, place.config)
-    path = _save(root, data, decoded) if root else None
+    path = await asyncio.to_thread(_save, root, data, decoded) if root else None
     values = _values(place, form, fields, data, decoded, path)
 
     def write(conn: sqlite3.Connection) -> db.Key:
@@ -56,16 +58,17 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
 
     try:
         key = await place.db.execute_write_fn(write)
-    except (sqlite3.IntegrityError, sqlite3.OperationalError, CollectionError) as error:
+    except BaseException as error:
         if path is not None:
             (root / path).unlink(missing_ok=True)
+        if is_locked(error) or not isinstance(error, (sqlite3.Error, CollectionError)):
+            raise
         message = f"The row could not be inserted: {error}"
         if wants_json(request):
             raise PageError(400, message) from None
         return await _form(place, fields, {"error": message, "given": form.fields}, 400)
-    import json
-
-    pk = pk_path(json.loads(str(key)) if len(place.source.key_columns) > 1 else key)
+    parts = place.source.parts(key)
+    pk = pk_path(parts if len(parts) > 1 else parts[0])
     url = f"{datasette.urls.table(place.database, place.table)}/{pk}"
     if wants_json(request):
         return Response.json({"ok": True, "pk": pk, "url": url}, status=201)
@@ -118,17 +121,20 @@ async def _fields(place: Place) -> list[dict[str, Any]]:
 
 
 def _save(root: Path, data: bytes, decoded: Decoded) -> str:
-    """Write the file under a name of our own; its path below the root."""
+    """Write the file under a name that no other has; its path below the root."""
     suffix = {"jpeg": "jpg", "jpeg2000": "jp2"}.get(decoded.format.lower())
     suffix = suffix or re.sub(r"[^a-z0-9]", "", decoded.format.lower())
-    path = f"{FOLDER}/{hashlib.sha256(data).hexdigest()[:32]}.{suffix}"
+    path = f"{FOLDER}/{secrets.token_hex(16)}.{suffix}"
     folder = root / FOLDER
     if not folder.resolve().is_relative_to(root.resolve()):
         raise PageError(403, f"The folder {FOLDER} leads out of the root")
-    folder.mkdir(exist_ok=True)
-    temporary = root / f"{path}.{os.getpid()}.part"
-    temporary.write_bytes(data)
-    os.replace(temporary, root / path)
+    try:
+        folder.mkdir(exist_ok=True)
+        with open(root / path, "xb") as file:
+            file.write(data)
+    except OSError as error:
+        (root / path).unlink(missing_ok=True)
+        raise PageError(503, f"The picture could not be stored: {error.strerror}") from None
     return path
 
 

@@ -74,7 +74,7 @@ def read_config(datasette: Datasette, database: str, table: str | None = None) -
     config = Config()
     for level in levels:
         found = datasette.plugin_config(PLUGIN, fallback=False, **level)
-        config = replace(config, **_checked(found or {}))
+        config = replace(config, **_checked({} if found is None else found))
     return config
 
 

@@ -84,7 +84,7 @@ def tells_errors(view: View) -> View:
         except ImageSimilarityError as error:
             return await _error(datasette, request, error)
         except sqlite3.OperationalError as error:
-            if not _is_locked(error):
+            if not is_locked(error):
                 raise
             busy = PageError(503, "The database is being written to: try again soon")
             return await _error(datasette, request, busy)
@@ -109,9 +109,9 @@ def _retry_header(status: int) -> dict[str, str]:
     return {"Retry-After": "5"} if status in (429, 503) else {}
 
 
-def _is_locked(error: sqlite3.OperationalError) -> bool:
+def is_locked(error: BaseException) -> bool:
     """Whether another process keeps the database to itself for now."""
-    return "locked" in str(error) or "busy" in str(error)
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 async def _error(
@@ -225,7 +225,7 @@ async def _ask(place: Place, ask: Callable[[sqlite3.Connection], Any]) -> Any:
     try:
         return await place.db.execute_fn(limited)
     except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
-        if isinstance(error, sqlite3.OperationalError) and _is_locked(error):
+        if is_locked(error):
             raise  # tells_errors() knows what to say
         if "no such table: _image_similarity" in str(error):
             raise PageError(404, f"The table {place.table} has no embeddings") from None
