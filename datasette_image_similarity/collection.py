@@ -391,7 +391,7 @@ class ImageCollection:
         asked = replace(asked, filter=Filter(where) if where else None)
         try:
             return query.search(conn, collection, asked).hits
-        except sqlite3.OperationalError as error:
+        except (sqlite3.Error, sqlite3.Warning) as error:
             if not where:
                 raise
             raise CollectionError(f"The condition {where!r}: {error}") from None

@@ -12,13 +12,13 @@ unknown table or collection is an error. None of them takes the path of a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from .errors import DatabaseError
+from .errors import CollectionError, DatabaseError
 from .query import Query, mean_vector, search
 
 
@@ -84,7 +84,9 @@ def _mean_image_embedding(
     conn: sqlite3.Connection, table: str, pks: str, name: str | None = None
 ) -> bytes:
     collection = db.find_collection(conn, table, name)
-    keys: Sequence = json.loads(pks)
+    keys = json.loads(pks)
+    if not isinstance(keys, list):
+        raise CollectionError("The keys must be a JSON array")
     items = [
         _item(conn, collection, json.dumps(pk) if isinstance(pk, list) else pk)
         for pk in keys

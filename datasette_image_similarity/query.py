@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Timer
 
 from datasette.utils import tilde_encode
@@ -127,21 +127,21 @@ def search(conn: sqlite3.Connection, collection: Collection, query: Query) -> An
         )
     source = source_of(conn, collection)
     candidates = _candidates(conn, collection, source, query.filter) - query.without
-    ranked = _ranked(conn, collection, query, candidates)
-    total = len(candidates if query.max_distance is None else ranked)
     end = query.offset + query.k
-    try:
-        hits = _hits(conn, collection, source, query, ranked[query.offset : end])
-    except _Stale as stale:
-        return search(
-            conn, collection, replace(query, without=query.without | {stale.item})
+    while True:
+        ranked = _ranked(conn, collection, query, candidates)
+        total = len(candidates if query.max_distance is None else ranked)
+        try:
+            hits = _hits(conn, collection, source, query, ranked[query.offset : end])
+        except _Stale as stale:
+            candidates -= stale.items
+            continue
+        return Answer(
+            hits=hits,
+            total=total,
+            next=end if end < total else None,
+            milliseconds=round((time.perf_counter() - started) * 1000, 1),
         )
-    return Answer(
-        hits=hits,
-        total=total,
-        next=end if end < total else None,
-        milliseconds=round((time.perf_counter() - started) * 1000, 1),
-    )
 
 
 def _candidates(
@@ -151,13 +151,13 @@ def _candidates(
     filter: Filter | None,
 ) -> set[int]:
     """Ids of the items that may be a result: their row is there and passes the filter."""
-    sql = f"select i.id {live_sql(collection, source)}"
-    params: Mapping[str, object] = {}
+    passing, params = "", {}
     if filter is not None and filter.where:
-        # A subquery of its own: the filter's column names cannot meet ours.
-        sql += f" and i.pk in (select {source.key_sql()} from {quote(source.name)} "
-        sql += f"where {filter.where})"
+        # Joined, not "in (select …)": there a column that this table lacks would be ours.
+        rows = f"select {source.key_sql()} as pk from {quote(source.name)}"
+        passing = f"join ({rows} where {filter.where}) p on p.pk = i.pk"
         params = filter.params
+    sql = f"select i.id {live_sql(collection, source, passing)}"
     return {row[0] for row in conn.execute(sql, params)}
 
 
@@ -235,7 +235,10 @@ def _hits(
     query: Query,
     ranked: Sequence[tuple[float, int]],
 ) -> list[Hit]:
-    """Hits with their source rows; ranks count from 1 over all pages."""
+    """Hits with their source rows; ranks count from 1 over all pages.
+
+    Raises _Stale for rows that were deleted meanwhile and for BLOBs that have changed.
+    """
     ids = json.dumps([item for _, item in ranked])
     columns = ", ".join(f"t.{quote(name)}" for name in source.columns)
     sql = (
@@ -243,15 +246,19 @@ def _hits(
         f"{live_sql(collection, source)} and i.id in (select value from json_each(:ids))"
     )
     found = {row[0]: tuple(row) for row in conn.execute(sql, {"ids": ids})}
+    stale = {item for _, item in ranked} - found.keys()
+    if collection.source == "blob":
+        blob = 5 + source.columns.index(collection.column)
+        stale |= {i for i, row in found.items() if _sha256(row[blob]) != row[4]}
+    if stale:
+        raise _Stale(stale)
     cosines = _cosines(conn, collection, query.vector, ranked)
     hits = []
     for rank, (distance, item) in enumerate(ranked, query.offset + 1):
-        _, pk, width, height, sha256, *values = found[item]
+        _, pk, width, height, _, *values = found[item]
         row = dict(zip(source.columns, values, strict=True))
         if collection.source == "blob":
-            blob = row.pop(collection.column)
-            if hashlib.sha256(blob).hexdigest() != sha256:
-                raise _Stale(item)
+            del row[collection.column]
         hits.append(
             Hit(
                 rank=rank,
@@ -284,10 +291,14 @@ def _cosines(
 
 
 class _Stale(Exception):
-    """The picture in an item's row is not the one that was embedded."""
+    """The pictures in these items' rows are not the ones that were embedded."""
 
-    def __init__(self, item: int) -> None:
-        self.item = item
+    def __init__(self, items: set[int]) -> None:
+        self.items = items
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _json_value(value: object) -> object:

@@ -1,4 +1,4 @@
-"""`verify` finds what vec0 would not tell, and `--repair` leaves a database to go on with."""
+"""`verify` finds what vec0 does not tell; `--repair` leaves a database to go on with."""
 
 from __future__ import annotations
 
