@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import click
 
@@ -26,9 +27,17 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ImageSimilarityError as error:
-            raise click.ClickException(str(error)) from None
-        except sqlite3.DatabaseError as error:
-            raise click.ClickException(f"SQLite says: {error}") from None
+            raise click.ClickException(_one_line(str(error))) from None
+        except sqlite3.Error as error:
+            raise click.ClickException(_one_line(f"SQLite says: {error}")) from None
+
+
+def _one_line(text: str) -> str:
+    """Names of files may hold anything, also what a terminal obeys: that is escaped."""
+    unsafe = ("Cc", "Cs", "Zl", "Zp")  # controls, broken Unicode, ends of lines
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in unsafe else c for c in text
+    )
 
 
 @click.group(name="image-similarity", cls=_Group)
@@ -268,7 +277,7 @@ class _Reporter:
         if self.idle and not (summary.embedded or summary.reused or summary.removed):
             return
         for picture, reason in summary.failures[:50]:
-            self.line(f"Failed: {picture.label}: {reason}")
+            self.line(f"Failed: {_one_line(f'{picture.label}: {reason}')}")
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
@@ -430,7 +439,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         values = [row["row"][name] for name in names]
         cells = ["" if v is None or isinstance(v, dict) else str(v) for v in values]
-        cells = [cell.replace("\n", " ")[:40] for cell in cells]
+        cells = [_one_line(cell)[:40] for cell in cells]
         lines.append([str(row["rank"]), f"{row['score']:.3f}", row["pk"], *cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

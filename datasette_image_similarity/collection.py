@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -381,10 +381,17 @@ class ImageCollection:
         try:
             yield
         except BaseException:
-            if not existed and self.database.exists() and self._existing() is None:
+            if not existed and self._holds_nothing():
                 self.close()
-                self.database.unlink()
+                self.database.unlink(missing_ok=True)
             raise
+
+    def _holds_nothing(self) -> bool:
+        if self._conn is None:  # it could not be opened
+            return self.database.exists() and self.database.stat().st_size == 0
+        with suppress(sqlite3.Error):
+            return self._existing() is None
+        return False
 
     def _ask(self, asked: Query, where: str | None) -> list[Hit]:
         collection, conn = self._open()
