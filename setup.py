@@ -51,6 +51,7 @@ setup(
             "ruff",
             "build",
             "setuptools>=77",
+            "sqlite-utils",
             "safetensors",
             "pillow-heif>=1.1",
         ],
