@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from datasette.app import Datasette
 from datasette.utils.sqlite import sqlite3
 from serving import ask, ask_json, change, link_to, links, open_datasette, parameters, pks
 
-from datasette_image_similarity.collection import ImageCollection
+from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
 SIMILAR = "/gallery/images/-/similar"
 
@@ -416,8 +417,6 @@ async def test_a_locked_database_is_busy_not_wrong(
 
 
 async def test_two_collections_over_one_table(gallery: Path, photos: Path) -> None:
-    from datasette_image_similarity.collection import EncoderOptions
-
     with ImageCollection(gallery, name="second") as collection:
         collection.embed(photos, encoder=EncoderOptions("hog"), metric="l2")
     site = open_datasette(gallery)
@@ -432,6 +431,26 @@ async def test_two_collections_over_one_table(gallery: Path, photos: Path) -> No
     path, _, arguments = sql.partition("?")
     result = await ask_json(site, f"{path}.json?{arguments}&_shape=objects")
     assert [str(row["id"]) for row in result["rows"]][:5] == pks(answer)[:5]
+
+
+async def test_links_stay_in_the_collection_that_is_not_the_usual_one(
+    gallery: Path, photos: Path
+) -> None:
+    """Rows that only the second collection knows have their pictures too."""
+    with ImageCollection(gallery, name="second") as collection:
+        collection.embed(photos, encoder=EncoderOptions("hog"))
+    change(gallery, "update _image_similarity_items set pk = pk + 100 where id < 24")
+    site = open_datasette(gallery)
+    for path in (f"{SIMILAR}?_like=1&_collection=second", "/-/image-similarity"):
+        page = await ask(site, path)
+        pictures = re.findall(r'<img[^>]* src="([^"]+_collection=second)"', page.text)
+        assert len(pictures) >= 9
+        for url in pictures:
+            assert (await ask(site, url)).status_code == 200, url
+        for url in links(page.text):
+            if "_collection=second" in url and "sql=" not in url:
+                url = url.replace("&amp;", "&")
+                assert (await ask(site, url)).status_code == 200, url
 
 
 async def test_cors_as_datasette_has_it(gallery: Path) -> None:

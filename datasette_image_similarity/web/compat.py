@@ -79,9 +79,20 @@ def sql_url(datasette: Datasette, database: str, sql: str, params: Mapping) -> s
     return f"{path}?{urlencode({'sql': sql, **params})}"
 
 
-def table_tools_url(datasette: Datasette, database: str, table: str, page: str) -> str:
-    """The address of one of our pages beside a table: "similar", "search-by-image" …"""
-    return datasette.urls.path(f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}")
+def table_tools_url(
+    datasette: Datasette,
+    database: str,
+    table: str,
+    page: str,
+    collection: str | None = None,
+) -> str:
+    """The address of a page or picture of ours beside a table: "similar", "image/12" …
+
+    `collection` names one that is not the table's usual one.
+    """
+    path = f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}"
+    query = f"?{urlencode({'_collection': collection})}" if collection else ""
+    return datasette.urls.path(path) + query
 
 
 def similar_url(
@@ -89,11 +100,11 @@ def similar_url(
     database: str,
     table: str,
     pk: str,
-    filters: Iterable[tuple[str, str]] = (),
+    more: Iterable[tuple[str, str]] = (),
 ) -> str:
     """The address of what is similar to a row; `pk` is in row-path form."""
     path = table_tools_url(datasette, database, table, "similar")
-    return f"{path}?{urlencode([('_like', pk), *filters])}"
+    return f"{path}?{urlencode([('_like', pk), *more])}"
 
 
 def same_origin(request: Any) -> bool:

@@ -52,29 +52,41 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
                         _spread(conn, c),
                     )
                 )
+                usual = await it.collection(database, collection.table)
+                named = None if usual == collection else collection.name
                 found.append(
-                    _card(datasette, database, status, pks, config.search_by_image)
+                    _card(datasette, database, status, pks, config.search_by_image, named)
                 )
     return found
 
 
 def _card(
-    datasette: Datasette, database: str, status: Status, pks: list[str], searchable: bool
+    datasette: Datasette,
+    database: str,
+    status: Status,
+    pks: list[str],
+    searchable: bool,
+    named: str | None,
 ) -> Card:
+    """The card; `named` is the collection's name where links must give it."""
     table_url = datasette.urls.table(database, status.table)
-    search = table_tools_url(datasette, database, status.table, "search-by-image")
+    more = [("_collection", named)] if named else []
+
+    def url(page: str) -> str:
+        return table_tools_url(datasette, database, status.table, page, named)
+
     return Card(
         anchor=f"{tilde_encode(database)}/{tilde_encode(status.table)}",
         database=database,
         table=status.table,
         status=status,
         table_url=table_url,
-        search_url=search if searchable else None,
+        search_url=url("search-by-image") if searchable else None,
         failures_url=datasette.urls.table(database, "_image_similarity_failures"),
         mosaic=[
             (
-                f"{table_url}/-/thumbnail/{pk}",
-                similar_url(datasette, database, status.table, pk),
+                url(f"thumbnail/{pk}"),
+                similar_url(datasette, database, status.table, pk, more),
             )
             for pk in pks
         ],

@@ -23,7 +23,7 @@ from datasette.utils import (
 from ..database import Collection, SourceTable, source_of
 from ..errors import CollectionError, ImageSimilarityError
 from ..query import Filter, pk_path
-from .compat import may_view
+from .compat import may_view, table_tools_url
 from .config import Config
 from .service import Service, service
 
@@ -59,6 +59,11 @@ class Place:
     @property
     def database(self) -> str:
         return self.db.name
+
+    def url(self, page: str) -> str:
+        """The address of a page or picture of ours, in the collection that was named."""
+        named = self.request.args.get("_collection")
+        return table_tools_url(self.datasette, self.database, self.table, page, named)
 
 
 async def find_place(datasette: Datasette, request: Any) -> Place:

@@ -67,7 +67,7 @@ def tiles_of(
             Tile(
                 pk=pk,
                 url=f"{base}/{pk}",
-                thumbnail=f"{base}/-/thumbnail/{pk}",
+                thumbnail=place.url(f"thumbnail/{pk}"),
                 width=hit.width,
                 height=hit.height,
                 caption=str(text) if text not in (None, "") else pk.replace(",", ", "),

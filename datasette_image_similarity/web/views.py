@@ -314,7 +314,7 @@ async def _query_pictures(
         pictures.append(
             QueryPicture(
                 url=f"{base}/{like}",
-                thumbnail=f"{base}/-/thumbnail/{like}",
+                thumbnail=place.url(f"thumbnail/{like}"),
                 caption=str(row["caption"]) if row and row["caption"] is not None else like,
                 remove_url=question.url(path, _like=others) if others else None,
             )
@@ -360,7 +360,9 @@ async def page(
             "database": place.database,
             "table": place.table,
             "table_url": datasette.urls.table(place.database, place.table),
-            "search_url": _search_url(place),
+            "search_url": place.url("search-by-image")
+            if place.config.search_by_image
+            else None,
             "about_url": about_url(datasette, place.database, place.table),
             "collection": place.collection,
             "static_url": static_url(datasette),
@@ -379,12 +381,6 @@ def static_url(datasette: Datasette) -> Callable[[str], str]:
 def about_url(datasette: Datasette, database: str, table: str) -> str:
     card = f"{tilde_encode(database)}/{tilde_encode(table)}"
     return datasette.urls.path(f"/-/image-similarity#{card}")
-
-
-def _search_url(place: Place) -> str | None:
-    if not place.config.search_by_image:
-        return None
-    return table_tools_url(place.datasette, place.database, place.table, "search-by-image")
 
 
 # Search by image
