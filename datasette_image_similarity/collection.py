@@ -276,7 +276,8 @@ class ImageCollection:
         with Decoder(limits) as decoder:
             # The same request as when embedding: what is asked for decides the scale at
             # which a big JPEG is decoded.
-            request = Request(input=encoder.input, thumbnail=THUMBNAIL)
+            thumbnail = THUMBNAIL if collection.thumbnails else None
+            request = Request(input=encoder.input, thumbnail=thumbnail)
             decoded = decoder.decode(data, request)
         vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
         if vector is None:
