@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,14 @@ def own_configuration_folder(
     monkeypatch.setattr(
         "datasette_image_similarity.trust.click.get_app_dir", lambda *_: str(folder)
     )
+
+
+@pytest.fixture(autouse=True)
+def no_children_left() -> Iterator[None]:
+    """The processes that decode for a test's Datasettes end with the test."""
+    yield
+    if "serving" in sys.modules:
+        sys.modules["serving"].close_all()
 
 
 def picture(colour: str = "red", seed: int = 0, size: tuple[int, int] = (80, 60)) -> bytes:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import sqlite_utils
 from datasette.app import Datasette
 from datasette.utils.sqlite import sqlite3
+
+from datasette_image_similarity.plugin import shutdown
 
 PLUGIN = "datasette-image-similarity"
 IS_ONE = hasattr(Datasette, "allowed")
 ROOT = {"id": "root"}
+
+_opened: list[Datasette] = []
 
 
 def open_datasette(
@@ -32,7 +35,14 @@ def open_datasette(
     datasette = Datasette([str(file) for file in files], **options)
     if IS_ONE:
         datasette.root_enabled = True
+    _opened.append(datasette)
     return datasette
+
+
+def close_all() -> None:
+    """End what the plugin has started; 0.65 does not call its shutdown hook."""
+    while _opened:
+        shutdown(_opened.pop())
 
 
 def cookies(datasette: Datasette, actor: dict[str, Any] | None) -> dict[str, str]:
@@ -112,7 +122,3 @@ def change(path: Path, *statements: str) -> None:
                 connection.execute(statement)
     finally:
         connection.close()
-
-
-def sqlite_utils_db(path: Path) -> sqlite_utils.Database:
-    return sqlite_utils.Database(sqlite3.connect(str(path)))
