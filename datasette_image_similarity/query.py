@@ -151,14 +151,15 @@ def _candidates(
     filter: Filter | None,
 ) -> set[int]:
     """Ids of the items that may be a result: their row is there and passes the filter."""
-    passing, params = "", {}
-    if filter is not None and filter.where:
-        # Joined, not "in (select …)": there a column that this table lacks would be ours.
-        rows = f"select {source.key_sql()} as pk from {quote(source.name)}"
-        passing = f"join ({rows} where {filter.where}) p on p.pk = i.pk"
-        params = filter.params
-    sql = f"select i.id {live_sql(collection, source, passing)}"
-    return {row[0] for row in conn.execute(sql, params)}
+    if filter is None or not filter.where:
+        sql = f"select i.id {live_sql(collection, source)}"
+        return {row[0] for row in conn.execute(sql)}
+    # Not "in (select …)": there a column that this table lacks would be one of ours.
+    # Materialized, or compound keys may be compared each with each.
+    passing = f"select {source.key_sql()} from {quote(source.name)} where {filter.where}"
+    live = live_sql(collection, source, "join passing p on p.pk = i.pk")
+    sql = f"with passing(pk) as materialized ({passing}) select i.id {live}"
+    return {row[0] for row in conn.execute(sql, filter.params)}
 
 
 def _ranked(

@@ -114,7 +114,7 @@ def place(conn: sqlite3.Connection, many: dict, request: pytest.FixtureRequest) 
 
 # Few and many candidates take other ways (FEW), as do small and large k (KNN_LIMIT).
 @pytest.mark.parametrize("where", [None, "even = 1", "id <= 4950", "id % 3 = 0", "id < 40"])
-@pytest.mark.parametrize("k", [1, 10, 300, 4096, 4999, 99999])
+@pytest.mark.parametrize("k", [1, 300, 4096, 99999])
 def test_exact_and_complete(
     conn: sqlite3.Connection, place: tuple, where: str | None, k: int
 ) -> None:
@@ -157,7 +157,7 @@ def test_ties_come_by_item(
 
 
 @pytest.mark.parametrize("where", [None, "even = 1", "id < 900"])
-@pytest.mark.parametrize("size", [7, 180, 1300])
+@pytest.mark.parametrize("size", [7, 1300])
 def test_pages_have_no_gaps_and_no_doubles(
     conn: sqlite3.Connection, place: tuple, where: str | None, size: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_pages_have_no_gaps_and_no_doubles(
     whole = search(conn, collection, Query(vector, 99999, filter=filter))
     pages: list = []
     offset: int | None = 0
-    while offset is not None and len(pages) < 420:
+    while offset is not None and len(pages) < 140:
         page = search(conn, collection, Query(vector, size, offset, filter=filter))
         assert page.total == whole.total
         pages += page.hits
@@ -175,7 +175,7 @@ def test_pages_have_no_gaps_and_no_doubles(
     assert [(h.rank, h.pk) for h in pages] == [
         (h.rank, h.pk) for h in whole.hits[: len(pages)]
     ]
-    assert len(pages) == whole.total or len(pages) >= 420
+    assert len(pages) == whole.total or len(pages) >= 140
 
 
 def test_a_cut_off_gives_all_that_are_near_enough(
