@@ -50,7 +50,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import views
+    from .web import pictures, views
     from .web.add import add_picture
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
@@ -58,8 +58,8 @@ def register_routes() -> list[tuple[str, Any]]:
         (r"/-/image-similarity(?:\.(?P<format>json))?$", views.home),
         (table + r"/similar(?:\.(?P<format>json|csv))?$", views.similar),
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
-        (table + r"/thumbnail/(?P<pk>[^/]+)$", views.thumbnail),
-        (table + r"/image/(?P<pk>[^/]+)$", views.image),
+        (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
+        (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
     ]
 

@@ -17,10 +17,10 @@ from .. import database as db
 from ..errors import CollectionError
 from ..images import Decoded
 from ..query import pk_path
+from .answers import is_locked, page, tells_errors, wants_json
 from .compat import may_insert, same_origin, table_tools_url
 from .forms import Form, read_form
 from .question import PageError, Place, find_place
-from .views import is_locked, page, tells_errors, wants_json
 
 if TYPE_CHECKING:
     from datasette.app import Datasette

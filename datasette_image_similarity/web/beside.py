@@ -11,11 +11,11 @@ from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
 from ..query import Query, deadline, mean_vector, pk_path, search
+from .answers import about_url, static_url
 from .compat import may_insert, similar_url, table_tools_url
 from .question import Place, is_filter
 from .service import service
 from .tiles import caption_column
-from .views import about_url, static_url
 
 if TYPE_CHECKING:
     from datasette.app import Datasette

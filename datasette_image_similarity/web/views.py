@@ -1,4 +1,4 @@
-"""The pages and pictures: parse, ask, render."""
+"""The pages of results, search by picture, and home: parse, ask, render."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ import csv
 import io
 import math
 import struct
-from collections.abc import Awaitable, Callable
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from datasette.utils import tilde_encode, urlsafe_components
+from datasette.utils import urlsafe_components
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from ..errors import CollectionError, EncoderError, ImageError, ImageSimilarityError
-from ..images import PICTURE_TYPE, THUMBNAIL_TYPE
-from ..images import Request as Decoding
+from ..errors import CollectionError, ImageSimilarityError
 from ..query import (
     Answer,
     Query,
-    SearchTimeout,
     as_sql,
-    deadline,
     items_of,
     mean_vector,
     pk_path,
     search,
 )
-from ..sources import read_blob, read_file
+from .answers import (
+    ask_database,
+    page,
+    sentence,
+    static_url,
+    status_of,
+    tells_errors,
+    wants_json,
+)
 from .compat import (
     may_execute_sql,
     same_origin,
     sql_url,
     table_tools_url,
 )
-from .forms import BadForm, UploadTooBig, read_form
+from .forms import BadForm, read_form
 from .question import (
     PageError,
     Place,
@@ -48,88 +50,10 @@ from .question import (
     lookups,
     read_question,
 )
-from .service import PICTURE, THUMBNAIL, QueueFull
 from .tiles import QueryPicture, caption_column, tiles_of
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
-
-STATUSES: dict[type[ImageSimilarityError], int] = {
-    UploadTooBig: 413,
-    QueueFull: 429,
-    BadForm: 400,
-    ImageError: 400,
-    SearchTimeout: 503,
-    EncoderError: 503,
-}
-
-View = Callable[..., Awaitable[Response]]
-
-
-def wants_json(request: Any) -> bool:
-    """Whether an answer should be JSON: by the address, or the Accept header."""
-    if request.url_vars.get("format") == "json":
-        return True
-    accept = request.headers.get("accept", "")
-    return "application/json" in accept and "text/html" not in accept
-
-
-def tells_errors(view: View) -> View:
-    """Answer what went wrong on a page of its own, or as JSON where that is asked for."""
-
-    @wraps(view)
-    async def handle(datasette: Datasette, request: Any) -> Response:
-        try:
-            return await view(datasette, request)
-        except ImageSimilarityError as error:
-            return await _error(datasette, request, error)
-        except sqlite3.OperationalError as error:
-            if not is_locked(error):
-                raise
-            busy = PageError(503, "The database is being written to: try again soon")
-            return await _error(datasette, request, busy)
-
-    return handle
-
-
-def status_of(error: ImageSimilarityError) -> int:
-    """The HTTP status that goes with an error."""
-    if isinstance(error, PageError):
-        return error.status
-    return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
-
-
-def sentence(error: ImageSimilarityError) -> str:
-    """What an error says, with a capital letter."""
-    message = str(error)
-    return message[:1].upper() + message[1:]
-
-
-def _retry_header(status: int) -> dict[str, str]:
-    return {"Retry-After": "5"} if status in (429, 503) else {}
-
-
-def is_locked(error: BaseException) -> bool:
-    """Whether another process keeps the database to itself for now."""
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
-
-
-async def _error(
-    datasette: Datasette, request: Any, error: ImageSimilarityError
-) -> Response:
-    status = status_of(error)
-    headers = _retry_header(status)
-    if wants_json(request):
-        body = {"ok": False, "error": sentence(error), "status": status}
-        return Response.json(body, status=status, headers=headers)
-    html = await datasette.render_template(
-        "image_similarity_error.html",
-        {"status": status, "message": sentence(error)},
-        request=request,
-        view_name="image-similarity",
-    )
-    return Response.html(html, status=status, headers=headers)
-
 
 # Similar
 
@@ -155,7 +79,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         )
         return items, search(conn, place.collection, asked)
 
-    items, answer = await _ask(place, ask)
+    items, answer = await ask_database(place, ask)
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
@@ -212,28 +136,6 @@ def _failure(conn: sqlite3.Connection, place: Place, keys: list[db.Key]) -> str:
         if row:
             return f": {row['reason']}"
     return " yet: run datasette image-similarity embed"
-
-
-async def _ask(place: Place, ask: Callable[[sqlite3.Connection], Any]) -> Any:
-    """Run a search on a SQL thread, under Datasette's time limit. Raises PageError."""
-    seconds = place.datasette.setting("sql_time_limit_ms") / 1000
-
-    def limited(conn: sqlite3.Connection) -> Any:
-        with deadline(conn, seconds):
-            return ask(conn)
-
-    try:
-        return await place.db.execute_fn(limited)
-    except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
-        if is_locked(error):
-            raise  # tells_errors() knows what to say
-        if "no such table: _image_similarity" in str(error):
-            raise PageError(404, f"The table {place.table} has no embeddings") from None
-        if "no such module" in str(error):
-            raise PageError(503, "sqlite-vec cannot be loaded here") from None
-        raise PageError(400, f"The filter cannot be used: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise PageError(500, f"The database cannot be read: {error}") from None
 
 
 def _json_answer(
@@ -349,40 +251,6 @@ async def _results(
     }
 
 
-async def page(
-    place: Place, template: str, context: dict[str, Any], status: int = 200
-) -> Response:
-    """One of our pages about a table."""
-    datasette = place.datasette
-    html = await datasette.render_template(
-        template,
-        {
-            "database": place.database,
-            "table": place.table,
-            "table_url": datasette.urls.table(place.database, place.table),
-            "search_url": place.url("search-by-image")
-            if place.config.search_by_image
-            else None,
-            "about_url": about_url(datasette, place.database, place.table),
-            "collection": place.collection,
-            "static_url": static_url(datasette),
-            **context,
-        },
-        request=place.request,
-        view_name="image-similarity",
-    )
-    return Response.html(html, status=status, headers=_retry_header(status))
-
-
-def static_url(datasette: Datasette) -> Callable[[str], str]:
-    return lambda name: datasette.urls.static_plugins("datasette-image-similarity", name)
-
-
-def about_url(datasette: Datasette, database: str, table: str) -> str:
-    card = f"{tilde_encode(database)}/{tilde_encode(table)}"
-    return datasette.urls.path(f"/-/image-similarity#{card}")
-
-
 # Search by image
 
 
@@ -410,7 +278,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
             query = Query(vector, **_limits(question))
             return search(conn, place.collection, query)
 
-        answer = await _ask(place, ask)
+        answer = await ask_database(place, ask)
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
@@ -492,89 +360,6 @@ def _sent_back(embedding: str, preview: str | None) -> bytes:
     except (ValueError, struct.error, CollectionError):
         raise BadForm("The embedding is damaged") from None
     return vector
-
-
-# Pictures
-
-
-@tells_errors
-async def thumbnail(datasette: Datasette, request: Any) -> Response:
-    """The thumbnail of a row: as stored, or made now."""
-    return await _picture(datasette, request, large=False)
-
-
-@tells_errors
-async def image(datasette: Datasette, request: Any) -> Response:
-    """The picture of a row, decoded and encoded again, at reading size.
-
-    Where the file may not be read here, or is gone, the stored thumbnail.
-    """
-    return await _picture(datasette, request, large=True)
-
-
-async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
-    place = await find_place(datasette, request)
-    pk = request.url_vars["pk"]
-    joins = (
-        "left join _image_similarity_roots r on r.id = i.root_id "
-        "left join _image_similarity_thumbnails h on h.id = i.id"
-    )
-
-    def find(conn: sqlite3.Connection) -> sqlite3.Row | None:
-        key = place.source.find(conn, urlsafe_components(pk))
-        if key is None:
-            return None
-        return conn.execute(
-            "select i.pk, i.path, i.sha256, i.size, r.path as root, h.webp "
-            f"{db.live_sql(place.collection, place.source, joins)} and i.pk = ?",
-            (key,),
-        ).fetchone()
-
-    row = await _ask(place, find)
-    if row is None:
-        raise PageError(404, f"There is no picture of row {pk}")
-    etag = f'"{row["sha256"][:32]}-{"image" if large else "thumbnail"}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": "private, max-age=3600",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'",
-    }
-    if etag in request.headers.get("if-none-match", ""):
-        return Response("", status=304, headers=headers)
-    data = None if large else row["webp"]
-    if data is None:
-        data = await _make_picture(place, row, large) or row["webp"]
-    if data is None:
-        raise PageError(404, f"The picture of row {pk} cannot be read here")
-    kind = PICTURE_TYPE if large and data is not row["webp"] else THUMBNAIL_TYPE
-    return Response(data, headers=headers, content_type=kind)
-
-
-async def _make_picture(place: Place, row: sqlite3.Row, large: bool) -> bytes | None:
-    """Decode the original and encode it again as WebP; None where it cannot be had."""
-    request = Decoding(picture=PICTURE) if large else Decoding(thumbnail=THUMBNAIL)
-    if place.collection.source == "blob":
-        data = await place.db.execute_fn(
-            lambda conn: read_blob(conn, place.source, place.collection.column, row["pk"])
-        )
-
-        def read() -> bytes:
-            return data
-
-    else:
-        file = place.service.file_of(place.db, row["root"], row["path"], place.config)
-        if file is None:
-            return None
-
-        def read() -> bytes:
-            return read_file(file, 1 << 30)
-
-    try:
-        decoded = await place.service.decode_picture(read, request)
-    except ImageError:
-        return None
-    return decoded.picture if large else decoded.thumbnail
 
 
 # Home

@@ -1,0 +1,154 @@
+"""How every page of ours answers: pages, errors in words, searches under a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from datasette.utils import tilde_encode
+from datasette.utils.asgi import Forbidden, Response
+from datasette.utils.sqlite import sqlite3
+
+from ..errors import EncoderError, ImageError, ImageSimilarityError
+from ..query import SearchTimeout, deadline
+from .forms import BadForm, UploadTooBig
+from .question import PageError, Place
+from .service import QueueFull
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+STATUSES: dict[type[ImageSimilarityError], int] = {
+    UploadTooBig: 413,
+    QueueFull: 429,
+    BadForm: 400,
+    ImageError: 400,
+    SearchTimeout: 503,
+    EncoderError: 503,
+}
+
+View = Callable[..., Awaitable[Response]]
+
+
+def wants_json(request: Any) -> bool:
+    """Whether an answer should be JSON: by the address, or the Accept header."""
+    if request.url_vars.get("format") == "json":
+        return True
+    accept = request.headers.get("accept", "")
+    return "application/json" in accept and "text/html" not in accept
+
+
+def tells_errors(view: View) -> View:
+    """Answer what went wrong on a page of its own, or as JSON where that is asked for."""
+
+    @wraps(view)
+    async def handle(datasette: Datasette, request: Any) -> Response:
+        try:
+            return await view(datasette, request)
+        except ImageSimilarityError as error:
+            return await _error(datasette, request, error)
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+            busy = PageError(503, "The database is being written to: try again soon")
+            return await _error(datasette, request, busy)
+
+    return handle
+
+
+def status_of(error: ImageSimilarityError) -> int:
+    """The HTTP status that goes with an error."""
+    if isinstance(error, PageError):
+        return error.status
+    return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
+
+
+def sentence(error: ImageSimilarityError) -> str:
+    """What an error says, with a capital letter."""
+    message = str(error)
+    return message[:1].upper() + message[1:]
+
+
+def _retry_header(status: int) -> dict[str, str]:
+    return {"Retry-After": "5"} if status in (429, 503) else {}
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another process keeps the database to itself for now."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+async def _error(
+    datasette: Datasette, request: Any, error: ImageSimilarityError
+) -> Response:
+    status = status_of(error)
+    headers = _retry_header(status)
+    if wants_json(request):
+        body = {"ok": False, "error": sentence(error), "status": status}
+        return Response.json(body, status=status, headers=headers)
+    if status == 403:
+        raise Forbidden(sentence(error))  # plugins may offer a login
+    html = await datasette.render_template(
+        "image_similarity_error.html",
+        {"status": status, "message": sentence(error)},
+        request=request,
+        view_name="image-similarity",
+    )
+    return Response.html(html, status=status, headers=headers)
+
+
+async def ask_database(place: Place, ask: Callable[[sqlite3.Connection], Any]) -> Any:
+    """Run a search on a SQL thread, under Datasette's time limit. Raises PageError."""
+    seconds = place.datasette.setting("sql_time_limit_ms") / 1000
+
+    def limited(conn: sqlite3.Connection) -> Any:
+        with deadline(conn, seconds):
+            return ask(conn)
+
+    try:
+        return await place.db.execute_fn(limited)
+    except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+        if is_locked(error):
+            raise  # tells_errors() knows what to say
+        if "no such table: _image_similarity" in str(error):
+            raise PageError(404, f"The table {place.table} has no embeddings") from None
+        if "no such module" in str(error):
+            raise PageError(503, "sqlite-vec cannot be loaded here") from None
+        raise PageError(400, f"The filter cannot be used: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise PageError(500, f"The database cannot be read: {error}") from None
+
+
+async def page(
+    place: Place, template: str, context: dict[str, Any], status: int = 200
+) -> Response:
+    """One of our pages about a table."""
+    datasette = place.datasette
+    html = await datasette.render_template(
+        template,
+        {
+            "database": place.database,
+            "table": place.table,
+            "table_url": datasette.urls.table(place.database, place.table),
+            "search_url": place.url("search-by-image")
+            if place.config.search_by_image
+            else None,
+            "about_url": about_url(datasette, place.database, place.table),
+            "collection": place.collection,
+            "static_url": static_url(datasette),
+            **context,
+        },
+        request=place.request,
+        view_name="image-similarity",
+    )
+    return Response.html(html, status=status, headers=_retry_header(status))
+
+
+def static_url(datasette: Datasette) -> Callable[[str], str]:
+    return lambda name: datasette.urls.static_plugins("datasette-image-similarity", name)
+
+
+def about_url(datasette: Datasette, database: str, table: str) -> str:
+    card = f"{tilde_encode(database)}/{tilde_encode(table)}"
+    return datasette.urls.path(f"/-/image-similarity#{card}")

@@ -1,0 +1,101 @@
+"""Pictures as they are served: decoded and encoded again, never the file itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from datasette.utils import urlsafe_components
+from datasette.utils.asgi import Response
+from datasette.utils.sqlite import sqlite3
+
+from .. import database as db
+from ..errors import ImageError
+from ..images import LOCAL_FILES, PICTURE_TYPE, THUMBNAIL_TYPE
+from ..images import Request as Decoding
+from ..sources import read_blob, read_file
+from .answers import ask_database, tells_errors
+from .question import PageError, Place, find_place
+from .service import PICTURE, THUMBNAIL
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+
+@tells_errors
+async def thumbnail(datasette: Datasette, request: Any) -> Response:
+    """The thumbnail of a row: as stored, or made now."""
+    return await _picture(datasette, request, large=False)
+
+
+@tells_errors
+async def image(datasette: Datasette, request: Any) -> Response:
+    """The picture of a row, decoded and encoded again, at reading size.
+
+    Where the file may not be read here, or is gone, the stored thumbnail.
+    """
+    return await _picture(datasette, request, large=True)
+
+
+async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
+    place = await find_place(datasette, request)
+    pk = request.url_vars["pk"]
+    joins = (
+        "left join _image_similarity_roots r on r.id = i.root_id "
+        "left join _image_similarity_thumbnails h on h.id = i.id"
+    )
+
+    def find(conn: sqlite3.Connection) -> sqlite3.Row | None:
+        key = place.source.find(conn, urlsafe_components(pk))
+        if key is None:
+            return None
+        return conn.execute(
+            "select i.pk, i.path, i.sha256, i.size, r.path as root, h.webp "
+            f"{db.live_sql(place.collection, place.source, joins)} and i.pk = ?",
+            (key,),
+        ).fetchone()
+
+    row = await ask_database(place, find)
+    if row is None:
+        raise PageError(404, f"There is no picture of row {pk}")
+    etag = f'"{row["sha256"][:32]}-{"image" if large else "thumbnail"}"'
+    headers = {
+        "ETag": etag,
+        "Cache-Control": "private, max-age=3600",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'",
+    }
+    if etag in request.headers.get("if-none-match", ""):
+        return Response("", status=304, headers=headers)
+    data = None if large else row["webp"]
+    if data is None:
+        data = await _make_picture(place, row, large) or row["webp"]
+    if data is None:
+        raise PageError(404, f"The picture of row {pk} cannot be read here")
+    kind = PICTURE_TYPE if large and data is not row["webp"] else THUMBNAIL_TYPE
+    return Response(data, headers=headers, content_type=kind)
+
+
+async def _make_picture(place: Place, row: sqlite3.Row, large: bool) -> bytes | None:
+    """Decode the original and encode it again; None where it cannot be had."""
+    request = Decoding(picture=PICTURE) if large else Decoding(thumbnail=THUMBNAIL)
+    if place.collection.source == "blob":
+        data = await place.db.execute_fn(
+            lambda conn: read_blob(conn, place.source, place.collection.column, row["pk"])
+        )
+
+        def read() -> bytes:
+            return data
+
+    else:
+        file = place.service.file_of(place.db, row["root"], row["path"], place.config)
+        if file is None:
+            return None
+
+        def read() -> bytes:
+            return read_file(file, LOCAL_FILES.max_bytes)
+
+    try:
+        decoded = await place.service.decode_picture(read, request)
+    except ImageError:
+        return None
+    return decoded.picture if large else decoded.thumbnail
