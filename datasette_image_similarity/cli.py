@@ -281,6 +281,12 @@ class _Reporter:
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
+        if summary.new_roots:
+            roots = json.dumps({"datasette-image-similarity": {"roots": summary.new_roots}})
+            self.line(
+                "Pages will read large pictures from there. On another computer, or for "
+                f'another user, that has to be configured: {{"plugins": {roots}}}'
+            )
         parts = [f"{summary.embedded:,} embedded"]
         if summary.reused:
             parts.append(f"{summary.reused:,} reused")
@@ -480,7 +486,7 @@ def status(database: Path, as_json: bool) -> None:
         click.echo(f"  size         {one.bytes / 1e6:,.1f} MB")
         click.echo(f"  failures     {one.failures:,}")
         click.echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
-        click.echo(f"  last run     {one.updated_at or 'not finished'}")
+        click.echo(f"  changed      {one.updated_at or 'not finished'}")
 
 
 @image_similarity.command()

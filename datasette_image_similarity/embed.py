@@ -38,10 +38,12 @@ class Summary:
     seconds: float = 0.0
     stopped: bool = False
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
+    new_roots: list[str] = field(default_factory=list)  # read for the first time
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        counts = {name: value for name, value in vars(self).items() if name != "failures"}
+        lists = ("failures", "new_roots")
+        counts = {name: value for name, value in vars(self).items() if name not in lists}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
 
@@ -102,12 +104,10 @@ class Run:
         self, files: list[Path], root: Path | None, where: str | None
     ) -> list[sources.Picture]:
         """What the source holds. Raises CollectionError."""
-        before = self.before
-        known_roots = list(db.roots(self.conn, before).values()) if before else []
         if self.source == "folder":
             if where:
                 raise CollectionError("--where chooses rows of a table, not files")
-            files = files or [Path(known) for known in known_roots if Path(known).is_dir()]
+            files = files or [known for known in self._vouched_roots() if known.is_dir()]
             if not files:
                 raise CollectionError("The folders embedded before are gone: name one")
             self._listed = {os.path.abspath(file) for file in files if file.is_dir()}
@@ -124,12 +124,30 @@ class Run:
             return list(sources.blob_pictures(self.conn, table, self.column, where))
         if root is None:
             beside = Path(os.path.abspath(self.database)).parent
-            root = Path(known_roots[0]) if known_roots else beside
+            root = next(iter(self._vouched_roots()), beside)
         if not root.is_dir():
             raise CollectionError(
                 f"The root folder {root} does not exist: name one by --root"
             )
         return list(sources.column_pictures(self.conn, table, self.column, root, where))
+
+    def _vouched_roots(self) -> list[Path]:
+        """Folders that runs before this one were told of, oldest first.
+
+        A database may come from a stranger: a folder that is merely recorded in it is not
+        read. Raises CollectionError when there are such folders and no others.
+        """
+        recorded = db.roots(self.conn, self.before).values() if self.before else []
+        vouched = [
+            one for one in trust.trusted_roots(self.database) if str(one) in recorded
+        ]
+        if recorded and not vouched:
+            raise CollectionError(
+                f"{self.database} records the folder {next(iter(recorded))}, but you have "
+                "not embedded it into this file on this computer: name the folder, or "
+                "--root for a column of paths"
+            )
+        return vouched
 
     def open(
         self,
@@ -292,7 +310,7 @@ class Run:
         self.done += len(batch)
 
     def finish(self, prune: bool, whole: bool) -> None:
-        """Forget what is gone, and failures that did not come again; note when this was.
+        """Forget what is gone, and failures that did not come again; note the change.
 
         `whole` says that everything in the source was looked at.
         """
@@ -305,13 +323,17 @@ class Run:
             if whole:
                 self._drop_stale()
                 self._drop_old_failures()
+            summary = self.summary
+            changed = summary.embedded + summary.reused + summary.removed + summary.failed
             conn.execute(
                 "update _image_similarity_collections set updated_at = "
-                "strftime('%Y-%m-%dT%H:%M:%SZ', 'now') where id = ?",
-                (collection.id,),
+                "strftime('%Y-%m-%dT%H:%M:%SZ', 'now') "
+                "where id = ? and (? or updated_at is null)",
+                (collection.id, changed),
             )
-        for root in self._roots:
-            trust.note_root(self.database, root)
+        self.summary.new_roots = [
+            str(root) for root in self._roots if trust.note_root(self.database, root)
+        ]
 
     # One picture
 

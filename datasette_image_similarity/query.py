@@ -62,7 +62,7 @@ class Filter:
 class Query:
     """What is asked.
 
-    `vector` is a float32 blob as stored (see `query_vector()`); `without` are items to
+    `vector` is a float32 blob as stored (see `mean_vector()`); `without` are items to
     leave out, the query pictures themselves. `k` hits from `offset` on, at most
     `max_distance` away.
     """

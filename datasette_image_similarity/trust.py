@@ -40,13 +40,15 @@ def _write(noted: dict[str, dict]) -> None:
             temporary.unlink()
 
 
-def note_root(database: Path, root: Path) -> None:
-    """Pictures of this database may be read from this folder."""
+def note_root(database: Path, root: Path) -> bool:
+    """Pictures of this database may be read from this folder. False if that is not new."""
     noted = _read()
     roots = noted["roots"].setdefault(str(database.resolve()), [])
-    if str(root) not in roots:
-        roots.append(str(root))
-        _write(noted)
+    if str(root) in roots:
+        return False
+    roots.append(str(root))
+    _write(noted)
+    return True
 
 
 def trusted_roots(database: str | Path) -> list[Path]:

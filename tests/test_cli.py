@@ -60,7 +60,8 @@ def test_embed_says_encoder_first_and_counts_last(tmp_path: Path, few: Path) -> 
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0] == "hog on cpu, float32"
-    assert lines[-2].startswith("Failed: bad.png: ")
+    assert lines[-3].startswith("Failed: bad.png: ")
+    assert f'{{"roots": ["{few}"]}}' in lines[-2]
     assert lines[-1].startswith("3 embedded, 0 unchanged, 1 failed in ")
     assert lines[-1].endswith(" seconds")
 

@@ -213,4 +213,3 @@ async def test_a_broken_schema_opens_nothing(gallery: Path) -> None:
     response = await ask(site, "/gallery/_image_similarity_items.json")
     assert response.status_code == 403
     assert (await ask(site, "/gallery/images", ROOT)).status_code == 200
-

@@ -605,3 +605,18 @@ def test_the_rest_of_the_command_is_as_before_on_a_second_run(path: Path) -> Non
     assert command("embed", path).exit_code == 0
     assert "--force" in refused("embed", path, "--model", "hog", "--fit", "crop")
     assert EncoderOptions("hog") == HOG
+
+
+def test_a_folder_that_is_only_recorded_in_a_database_is_not_read(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "another-users-configuration"
+    monkeypatch.setattr("click.get_app_dir", lambda *_, **__: str(elsewhere))
+    monkeypatch.setattr(
+        "datasette_image_similarity.trust.click.get_app_dir", lambda *_: str(elsewhere)
+    )
+    with (
+        ImageCollection(gallery) as collection,
+        pytest.raises(CollectionError, match="name the folder"),
+    ):
+        collection.embed()

@@ -122,7 +122,9 @@ class Service:
         if limits not in self._upload_decoders:
             self._upload_decoders[limits] = Decoder(limits)
         spec = EncoderSpec.from_json(collection.encoder)
-        request = Request(input=spec.input, thumbnail=THUMBNAIL)
+        # The same request as when embedding: see ImageCollection.encode().
+        thumbnail = THUMBNAIL if collection.thumbnails else None
+        request = Request(input=spec.input, thumbnail=thumbnail)
         # Decode first: a file that is no picture need not wait for the model.
         decoded = self._upload_decoders[limits].decode(data, request)
         encoder = self._encoder(spec, config)

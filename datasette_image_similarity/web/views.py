@@ -340,7 +340,8 @@ async def _query_of_upload(place: Place) -> tuple[bytes, dict[str, Any], str | N
             "format": decoded.format,
             "bytes": len(form.files["image"]),
         }
-        return vector, facts, base64.b64encode(decoded.thumbnail).decode()
+        preview = decoded.thumbnail and base64.b64encode(decoded.thumbnail).decode()
+        return vector, facts, preview
     if form.fields.get("embedding"):
         preview = form.fields.get("preview")
         return _sent_back(form.fields["embedding"], preview), {}, preview
