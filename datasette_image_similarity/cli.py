@@ -252,7 +252,7 @@ class _Reporter:
         if now.encoder != self.described and not (self.idle and not now.total):
             self.line(now.encoder)
             self.described = now.encoder
-        if not now.total:
+        if not now.total or (not now.done and not self.terminal):
             return
         self.idle = False
         if not self.terminal and time.monotonic() - self.last < 10 and now.done < now.total:
@@ -440,7 +440,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     import shutil
 
     width = shutil.get_terminal_size((100, 24)).columns
-    names = list(rows[0]["row"])[:5] if rows else []
+    columns = list(rows[0]["row"]) if rows else []
+    # The key stands there already.
+    names = [n for n in columns if any(str(r["row"][n]) != r["pk"] for r in rows)][:5]
     lines = [["rank", "score", "pk", *names]]
     for row in rows:
         values = [row["row"][name] for name in names]
@@ -549,6 +551,8 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
     conn.close()
     for collection in gone:
         click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
+    if gone:
+        click.echo(f"To make the file smaller as well: sqlite3 {database} vacuum")
     if not gone:
         click.echo("There were no embeddings.")
 

@@ -204,9 +204,10 @@ class ImageCollection:
                 thumbnails=thumbnails,
             )
             jobs = run.plan(pictures, set(skip), force, limit)
-            if jobs and load is not None:
+            readable = any(job.picture.problem is None for job in jobs)
+            if readable and load is not None:
                 self._encoder = load()
-            described = self._describe_encoder() if jobs else str(spec)
+            described = self._describe_encoder() if readable else str(spec)
 
             def report() -> None:
                 if progress is not None:
@@ -218,7 +219,7 @@ class ImageCollection:
             if jobs:
                 for batch in embed_pictures(
                     jobs,
-                    encoder=self._encoder,
+                    encoder=self._encoder if readable else None,
                     metric=run.collection.metric,
                     movable=run.movable,
                     stored_vector=(lambda _: None) if force else run.stored_vector,

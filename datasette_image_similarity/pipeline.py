@@ -50,7 +50,7 @@ class Outcome:
 def embed_pictures(
     jobs: Iterable[Job],
     *,
-    encoder: Encoder,
+    encoder: Encoder | None,
     metric: str,
     movable: Mapping[str, list[int]],
     stored_vector: Callable[[str], bytes | None],
@@ -63,12 +63,13 @@ def embed_pictures(
 ) -> Iterator[list[Outcome]]:
     """Yields batches of outcomes, in the order of the jobs.
 
+    `encoder` may be None when all pictures are known not to be readable.
     `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
     with these bytes take them over. `stored_vector` gives the vector of bytes
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
     When `stop()` turns true, what has been decoded by then is the last batch.
     """
-    request = Request(input=encoder.input, thumbnail=thumbnail)
+    request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
     with DecoderPool(limits, workers) as decoders:
 
         def prepare(job: Job, data: bytes | None) -> Outcome:

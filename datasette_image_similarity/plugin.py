@@ -120,13 +120,19 @@ def extra_css_urls(datasette: Any, database: str | None, table: str | None) -> A
 
 @hookimpl
 def get_metadata(datasette: Any) -> dict[str, Any]:
-    """Datasette 0.65 hides what it is told to hide; 1.0 hides names that begin with _."""
+    """Datasette 0.65 hides what it is told to hide; 1.0 hides names that begin with _.
+
+    SQLite's own `sqlite_sequence` is there because vec0 uses AUTOINCREMENT.
+    """
     from .database import PREFIX
 
     # A dictionary each: Datasette writes the user's own settings into them.
     return {
         "databases": {
-            name: {"tables": {PREFIX: {"hidden": True}}} for name in datasette.databases
+            name: {
+                "tables": {PREFIX: {"hidden": True}, "sqlite_sequence": {"hidden": True}}
+            }
+            for name in datasette.databases
         }
     }
 

@@ -48,7 +48,7 @@ class Picture:
     @property
     def label(self) -> str:
         """How to call it in a message."""
-        return self.path if self.path is not None else f"row {self.pk}"
+        return self.path or f"row {self.pk}"
 
 
 class MissingFile(ImageError):
@@ -74,10 +74,10 @@ def locate(root: Path, path: str) -> Path:
     try:
         real = candidate.resolve()
         if not real.is_relative_to(real_root):
-            raise ImageError(f"outside the root folder {root}")
+            raise ImageError("outside the root folder")
         mode = real.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFile(f"no such file under {root}") from None
+        raise MissingFile("no such file in the root folder") from None
     except (OSError, RuntimeError, ValueError) as error:  # loops, too long, forbidden
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"cannot be opened: {reason}") from None

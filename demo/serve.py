@@ -24,6 +24,8 @@ def is_free(port: int) -> bool:
 def main() -> None:
     database, wanted = sys.argv[1], int(sys.argv[2])
     port = next(port for port in range(wanted, wanted + 100) if is_free(port))
+    if port != wanted:
+        print(f"Port {wanted} is in use")
     print(
         f"The gallery: http://127.0.0.1:{port}/gallery/gallery   (Ctrl-C ends)", flush=True
     )

@@ -171,7 +171,7 @@ def test_similar_as_csv(copied: Path) -> None:
 
 def test_similar_as_a_table(copied: Path) -> None:
     lines = command("similar", copied, "images", "1", "-k", "2").output.splitlines()
-    assert lines[0].split()[:5] == ["rank", "score", "pk", "id", "path"]
+    assert lines[0].split()[:5] == ["rank", "score", "pk", "path", "folder"]
     assert len(lines) == 3
     assert lines[1].split()[0] == "1"
     nothing = command("similar", copied, "images", "1", "--where", "0")
@@ -242,7 +242,9 @@ def test_status(copied: Path, tmp_path: Path) -> None:
 def test_remove_takes_everything_of_ours_and_nothing_else(copied: Path) -> None:
     rows = sql(copied, "select * from images")
     printed = command("remove", copied).output
-    assert printed == "Removed the embeddings of images (default)\n"
+    said, hint = printed.splitlines()
+    assert said == "Removed the embeddings of images (default)"
+    assert hint.endswith(f"sqlite3 {copied} vacuum")
     assert sql(copied, "select * from images") == rows
     left = sql(copied, "select name from sqlite_master where name not like 'sqlite_%'")
     assert left == [("images",), ("images_path",)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
@@ -200,6 +200,8 @@ async def table_links(
     links = []
     if it.config(database, table).search_by_image:
         url = table_tools_url(datasette, database, table, "search-by-image")
+        filters = _filters_of_page()
+        url += "?" + urlencode(filters) if filters else ""
         links.append({"href": url, "label": "Search by image"})
     db = datasette.get_database(database)
     if db.is_mutable and await may_insert(datasette, actor, database, table):

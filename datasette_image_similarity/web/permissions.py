@@ -64,6 +64,8 @@ async def _may_view(
     datasette: Datasette, actor: Any, database: str, table: str, told: list[Collection]
 ) -> bool:
     name = table.lower()
+    if name == f"{PREFIX}roots":
+        return False  # where folders lie on the server is no visitor's business
     if name.startswith(f"{PREFIX}vectors_"):
         # One collection's; whatever is longer than the table's own name is a shadow of it.
         told = [collection for collection in told if collection.vectors == name]

@@ -228,7 +228,7 @@ async def _read_filter(place: Place) -> Filter | None:
                 if more.extra_context.get("supports_search") is False and any(
                     is_search(name) for name in args
                 ):
-                    raise PageError(400, f"{place.table} has no full-text search")
+                    raise PageError(400, f"The table {place.table} has no full-text search")
                 clauses.extend(more.where_clauses)
                 params.update(more.params)
     except Forbidden as error:

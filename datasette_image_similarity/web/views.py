@@ -259,7 +259,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     """A page to drop a picture on; a POST searches with it."""
     place = await find_place(datasette, request)
     if not place.config.search_by_image:
-        raise PageError(403, "Search by picture is switched off for this table")
+        raise PageError(403, "Search by image is switched off for this table")
     path = table_tools_url(datasette, place.database, place.table, "search-by-image")
     redirect = filter_redirect(request, path)
     if redirect:
