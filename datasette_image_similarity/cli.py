@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 import click
 
-from .errors import ImageSimilarityError
+from .errors import DatabaseError, ImageSimilarityError
 
 
 class _Group(click.Group):
@@ -537,24 +537,28 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
     """
     from . import database as db
 
-    conn = db.connect(database)
-    gone = [
-        collection
-        for collection in db.collections(conn, table)
-        if name in (None, collection.name)
-    ]
-    if (table or name) and not gone:
-        db.find_collection(conn, table or "", name)
-    with db.explained(database), db.transaction(conn):
-        for collection in gone:
-            db.drop_collection(conn, collection)
-    conn.close()
+    some = table is not None or name is not None
+    with db.explained(database), closing(db.connect(database, check=some)) as conn:
+        try:
+            there = db.collections(conn, table)
+        except DatabaseError as error:  # damaged: all of it can still be dropped
+            if some or str(error) != db.DAMAGED:
+                raise
+            there = []
+        gone = [collection for collection in there if name in (None, collection.name)]
+        if some and not gone:
+            db.find_collection(conn, table or "", name)
+        with db.transaction(conn):
+            for collection in gone:
+                db.drop_collection(conn, collection)
+            if not some:
+                db.drop_everything(conn)
     for collection in gone:
         click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
     if gone:
         click.echo(f"To make the file smaller as well: sqlite3 {database} vacuum")
-    if not gone:
-        click.echo("There were no embeddings.")
+    else:
+        click.echo("There are no embeddings here.")
 
 
 @image_similarity.command()

@@ -34,6 +34,10 @@ SCHEMA_VERSION = 1
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
+DAMAGED = (
+    "The tables of datasette-image-similarity in this database are damaged. To begin anew: "
+    "datasette image-similarity remove DATABASE, then embed"
+)
 
 DISTANCES = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}  # SQL functions
 
@@ -213,11 +217,13 @@ def load_vec(conn: sqlite3.Connection) -> None:
         conn.enable_load_extension(False)
 
 
-def connect(path: str | Path, *, create: bool = False) -> sqlite3.Connection:
+def connect(
+    path: str | Path, *, create: bool = False, check: bool = True
+) -> sqlite3.Connection:
     """Open a database file for reading and writing, in autocommit mode.
 
     Raises DatabaseError when the file is missing (unless `create`), is no SQLite
-    database, or needs a newer version of this package.
+    database, or (unless `check` is false) needs a newer version of this package.
     """
     path = Path(path)
     if not create and not path.exists():
@@ -236,7 +242,8 @@ def connect(path: str | Path, *, create: bool = False) -> sqlite3.Connection:
             conn.text_factory = lambda text: text.decode("utf-8", "replace")
             load_vec(conn)
             conn.execute("select 1 from sqlite_master limit 1")
-            check_version(conn)
+            if check:
+                check_version(conn)
         except BaseException:
             conn.close()
             raise
@@ -303,8 +310,13 @@ def schema_version(conn: sqlite3.Connection) -> int:
     """The version of our tables in this database; 0 where there are none."""
     if not table_exists(conn, f"{PREFIX}schema"):
         return 0
-    row = conn.execute("select version from _image_similarity_schema").fetchone()
-    return row[0] if row else 0
+    try:
+        version = conn.execute("select version from _image_similarity_schema").fetchone()[0]
+    except (sqlite3.OperationalError, TypeError):
+        version = None
+    if not isinstance(version, int):
+        raise DatabaseError(DAMAGED)
+    return version
 
 
 def check_version(conn: sqlite3.Connection) -> None:
@@ -512,8 +524,29 @@ def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Coll
         "from _image_similarity_collections "
         "where :table is null or table_name = :table collate nocase order by id"
     )
-    rows = conn.execute(sql, {"table": table})
-    return [Collection(**{**dict(r), "thumbnails": bool(r["thumbnails"])}) for r in rows]
+    try:
+        rows = conn.execute(sql, {"table": table}).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such column" not in str(error):
+            raise
+        raise DatabaseError(DAMAGED) from None
+    return [_collection(row) for row in rows]
+
+
+def _collection(row: sqlite3.Row) -> Collection:
+    """A row as a Collection. A database may come from a stranger: types are checked."""
+    fields = dict(row)
+    numbers = fields["id"], fields["dimensions"], fields["thumbnails"]
+    texts = [fields[name] for name in ("name", "table", "column", "encoder", "fingerprint")]
+    if (
+        not all(isinstance(number, int) for number in numbers)
+        or not all(isinstance(text, str) for text in texts)
+        or not 0 < fields["dimensions"] < 1_000_000
+        or fields["source"] not in ("folder", "path", "blob")
+        or fields["metric"] not in DISTANCES
+    ):
+        raise DatabaseError(DAMAGED)
+    return Collection(**{**fields, "thumbnails": bool(fields["thumbnails"])})
 
 
 def collection_or_none(
@@ -591,27 +624,27 @@ def create_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
     )
 
 
-def drop_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
-    """Drop the vec0 table, even one that is damaged or lacks some of its parts."""
-    if table_exists(conn, collection.vectors):
+def drop_vectors(conn: sqlite3.Connection, vectors: str) -> None:
+    """Drop a vec0 table, even one that is damaged or lacks some of its parts."""
+    if table_exists(conn, vectors):
         for part in VEC0_PARTS:  # without any of them vec0 refuses
-            conn.execute(
-                f"create table if not exists {quote(collection.vectors + part)} (x)"
-            )
-        conn.execute(f"drop table {quote(collection.vectors)}")
-    left = conn.execute(
-        "select name from sqlite_master where type = 'table' and substr(name, 1, :n) = :p",
-        {"p": f"{collection.vectors}_", "n": len(collection.vectors) + 1},
-    ).fetchall()
-    for row in left:
-        conn.execute(f"drop table {quote(row[0])}")
+            conn.execute(f"create table if not exists {quote(vectors + part)} (x)")
+        conn.execute(f"drop table {quote(vectors)}")
+    for name in _tables_like(conn, f"{vectors}_"):
+        conn.execute(f"drop table {quote(name)}")
+
+
+def _tables_like(conn: sqlite3.Connection, beginning: str) -> list[str]:
+    """Names of the tables that begin so."""
+    sql = "select name from sqlite_master where type = 'table' and substr(name, 1, ?) = ?"
+    return [row[0] for row in conn.execute(sql, (len(beginning), beginning)).fetchall()]
 
 
 def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
     """Take a collection out; with the last one, every table of ours goes."""
     of_it = "where collection_id = ?"
     with transaction(conn):
-        drop_vectors(conn, collection)
+        drop_vectors(conn, collection.vectors)
         conn.execute(
             "delete from _image_similarity_thumbnails where id in "
             f"(select id from _image_similarity_items {of_it})",
@@ -623,15 +656,20 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
             "delete from _image_similarity_collections where id = ?", (collection.id,)
         )
         if not collections(conn):
-            for table in (
-                "thumbnails",
-                "failures",
-                "items",
-                "roots",
-                "collections",
-                "schema",
-            ):
-                conn.execute(f"drop table {PREFIX}{table}")
+            drop_everything(conn)
+
+
+def drop_everything(conn: sqlite3.Connection) -> None:
+    """Drop every table of ours, even when they are damaged."""
+    with transaction(conn):
+        for name in _tables_like(conn, f"{PREFIX}vectors_"):
+            if name.removeprefix(f"{PREFIX}vectors_").isdecimal():
+                drop_vectors(conn, name)
+        # Those that others refer to come last.
+        for name in ("thumbnails", "failures", "items", "roots", "collections"):
+            conn.execute(f"drop table if exists {PREFIX}{name}")
+        for name in _tables_like(conn, PREFIX):
+            conn.execute(f"drop table {quote(name)}")
 
 
 # Items

@@ -154,7 +154,7 @@ def _rebuild(
     conn: sqlite3.Connection, collection: db.Collection, vectors: dict[int, bytes]
 ) -> None:
     """Make the vec0 table anew from these vectors, and forget all other items."""
-    db.drop_vectors(conn, collection)
+    db.drop_vectors(conn, collection.vectors)
     db.create_vectors(conn, collection)
     conn.executemany(
         f"insert into {db.quote(collection.vectors)} (id, embedding) values (?, ?)",

@@ -248,7 +248,7 @@ def test_remove_takes_everything_of_ours_and_nothing_else(copied: Path) -> None:
     assert sql(copied, "select * from images") == rows
     left = sql(copied, "select name from sqlite_master where name not like 'sqlite_%'")
     assert left == [("images",), ("images_path",)]
-    assert command("remove", copied).output == "There were no embeddings.\n"
+    assert command("remove", copied).output == "There are no embeddings here.\n"
 
 
 def test_remove_one_of_several(copied: Path, few: Path) -> None:

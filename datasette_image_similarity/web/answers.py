@@ -116,6 +116,8 @@ async def ask_database(place: Place, ask: Callable[[sqlite3.Connection], Any]) -
         if "no such module" in str(error):
             raise PageError(503, "sqlite-vec cannot be loaded here") from None
         raise PageError(400, f"The filter cannot be used: {error}") from None
+    except sqlite3.InterfaceError as error:
+        raise PageError(400, f"The filter cannot be used: {error}") from None
     except sqlite3.DatabaseError as error:
         raise PageError(500, f"The database cannot be read: {error}") from None
 

@@ -59,18 +59,14 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
             form.files.setdefault(name, data)
 
     limit = max_file_bytes + FIELD_BYTES
-    parser = FormParser(
-        kind,
-        on_field,
-        on_file,
-        boundary=boundary,
-        config={
-            "MAX_MEMORY_FILE_SIZE": limit,
-            "MAX_FIELD_SIZE": FIELD_BYTES,
-            "MAX_FIELDS": 200,
-        },
-    )
+    limits = {
+        "MAX_MEMORY_FILE_SIZE": limit,
+        "MAX_FIELD_SIZE": FIELD_BYTES,
+        "MAX_FIELDS": 200,
+    }
+    parser = None
     try:
+        parser = FormParser(kind, on_field, on_file, boundary=boundary, config=limits)
         async for chunk in _body(request, limit):
             parser.write(chunk)
         parser.finalize()
@@ -84,7 +80,8 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
     except (FormParserError, ValueError) as error:
         raise BadForm(f"The form cannot be read: {error}") from None
     finally:
-        parser.close()
+        if parser is not None:
+            parser.close()
     return form
 
 

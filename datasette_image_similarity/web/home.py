@@ -10,7 +10,7 @@ from datasette.utils.sqlite import sqlite3
 
 from ..collection import Status, collection_status
 from ..database import Collection, live_sql, source_of
-from ..errors import CollectionError
+from ..errors import CollectionError, ImageSimilarityError
 from ..query import pk_path
 from .compat import may_view, similar_url, table_tools_url
 from .service import service
@@ -46,12 +46,15 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
         for collection in await it.collections(database):
             if await may_view(datasette, request.actor, database, collection.table):
                 config = it.config(database, collection.table)
-                status, pks = await db.execute_fn(
-                    lambda conn, c=collection: (
-                        collection_status(conn, c),
-                        _spread(conn, c),
+                try:
+                    status, pks = await db.execute_fn(
+                        lambda conn, c=collection: (
+                            collection_status(conn, c),
+                            _spread(conn, c),
+                        )
                     )
-                )
+                except (ImageSimilarityError, sqlite3.Error):
+                    continue  # one that is damaged does not hide the others
                 usual = await it.collection(database, collection.table)
                 named = None if usual == collection else collection.name
                 found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from datasette.utils import urlsafe_components
@@ -57,7 +58,10 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     row = await ask_database(place, find)
     if row is None:
         raise PageError(404, f"There is no picture of row {pk}")
-    etag = f'"{row["sha256"][:32]}-{"image" if large else "thumbnail"}"'
+    # Whoever made the database may have written anything there.
+    digest = re.sub("[^0-9a-f]", "", str(row["sha256"]))[:32]
+    stored = row["webp"] if isinstance(row["webp"], bytes) else None
+    etag = f'"{digest}-{"image" if large else "thumbnail"}"'
     headers = {
         "ETag": etag,
         "Cache-Control": "private, max-age=3600",
@@ -66,12 +70,12 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     }
     if etag in request.headers.get("if-none-match", ""):
         return Response("", status=304, headers=headers)
-    data = None if large else row["webp"]
+    data = None if large else stored
     if data is None:
-        data = await _make_picture(place, row, large) or row["webp"]
+        data = await _make_picture(place, row, large) or stored
     if data is None:
         raise PageError(404, f"The picture of row {pk} cannot be read here")
-    kind = PICTURE_TYPE if large and data is not row["webp"] else THUMBNAIL_TYPE
+    kind = PICTURE_TYPE if large and data is not stored else THUMBNAIL_TYPE
     return Response(data, headers=headers, content_type=kind)
 
 

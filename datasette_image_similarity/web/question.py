@@ -215,7 +215,10 @@ async def _read_filter(place: Place) -> Filter | None:
             raise PageError(400, f"The table {place.table} has no column {column}")
         if lookup not in known:
             raise PageError(400, f"There is no filter {lookup}")
-    clauses, params = filters.build_where_clauses(place.table)
+    try:
+        clauses, params = filters.build_where_clauses(place.table)
+    except (TypeError, ValueError) as error:
+        raise PageError(400, f"A filter's value cannot be read: {error}") from None
     try:
         for found in pm.hook.filters_from_request(
             request=place.request,
@@ -234,7 +237,8 @@ async def _read_filter(place: Place) -> Filter | None:
     except Forbidden as error:
         raise PageError(403, str(error)) from None
     except (BadRequest, DatasetteError) as error:
-        raise PageError(getattr(error, "status", 400), str(error)) from None
+        status = getattr(error, "status", 400)
+        raise PageError(status if 400 <= status < 500 else 400, str(error)) from None
     except (KeyError, TypeError, ValueError):
         raise PageError(400, "_through must be JSON: table, column and value") from None
     if not clauses:

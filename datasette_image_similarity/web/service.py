@@ -222,5 +222,5 @@ def _file_state(db: Any) -> object:
 def _readable_collections(conn: Any) -> list[Collection]:
     try:
         return collections(conn)
-    except ImageSimilarityError:  # made by a newer version
+    except (ImageSimilarityError, sqlite3.Error):  # damaged, or made by a newer version
         return []

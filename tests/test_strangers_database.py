@@ -1,0 +1,80 @@
+"""A database from a stranger may hold anything in our tables: nothing else suffers."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from core import command
+from datasette.utils.sqlite import sqlite3
+from serving import ask, open_datasette
+
+
+def plant(path: Path, statement: str) -> list[tuple]:
+    """Run SQL as anyone can, past the checks of this package."""
+    with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute("pragma ignore_check_constraints = on")
+        return conn.execute(statement).fetchall()
+
+
+PLANTED = (
+    "update _image_similarity_collections set metric = 'x'",
+    "update _image_similarity_collections set table_name = x'6162'",
+    "update _image_similarity_collections set name = x'ff00'",
+    "update _image_similarity_collections set dimensions = 'abc'",
+    "update _image_similarity_collections set encoder = '{}'",
+    "update _image_similarity_schema set version = 'zz'",
+    "delete from _image_similarity_schema",
+    "alter table _image_similarity_collections rename column metric to x",
+    "update _image_similarity_items set sha256 = 'a' || char(13, 10) || 'X-Planted: 1'",
+    "update _image_similarity_thumbnails set webp = 12345",
+)
+
+
+@pytest.mark.parametrize("statement", PLANTED)
+async def test_pages_of_other_databases_go_on_working(
+    statement: str, gallery: Path, tmp_path: Path
+) -> None:
+    planted = tmp_path / "planted.db"
+    planted.write_bytes(gallery.read_bytes())
+    plant(planted, statement)
+    site = open_datasette(gallery, planted)
+    for path in ("/", "/gallery", "/gallery/images", "/-/image-similarity"):
+        assert (await ask(site, path)).status_code == 200, path
+    found = (await ask(site, "/-/image-similarity.json")).json()["collections"]
+    assert "gallery" in [card["database"] for card in found]
+    for page in ("", "/1", "/-/similar?_like=1", "/-/thumbnail/1", "/-/image/1"):
+        response = await ask(site, f"/planted/images{page}")
+        assert response.status_code in (200, 403, 404, 503), page
+        assert "x-planted" not in response.headers
+
+
+@pytest.mark.parametrize("statement", PLANTED)
+def test_commands_say_so_in_one_line_and_remove_clears_it(
+    statement: str, gallery: Path
+) -> None:
+    plant(gallery, statement)
+    for arguments in (
+        ("status", gallery),
+        ("verify", gallery),
+        ("similar", gallery, "images", "1"),
+    ):
+        result = command(*arguments)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert command("remove", gallery).exit_code == 0
+    names = plant(gallery, "select name from sqlite_master")
+    assert not [name for (name,) in names if name.startswith("_image_similarity")]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ["id__in=[", "id__in=[1,{}]", '_through={"table":"x","column":"y","value":"z"}'],
+)
+async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Path) -> None:
+    site = open_datasette(gallery)
+    path = f"/gallery/images/-/similar.json?_like=1&{parameters}"
+    response = await ask(site, path)
+    assert response.status_code == 400
+    assert json.loads(response.text)["ok"] is False
