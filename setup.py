@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 from setuptools import setup
 
 HERE = Path(__file__).parent
-VERSION = "0.1.0"
+PACKAGE = (HERE / "datasette_image_similarity" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'__version__ = "(.+?)"', PACKAGE)[1]
 
 setup(
     name="datasette-image-similarity",
