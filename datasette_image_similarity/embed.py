@@ -138,9 +138,9 @@ class Run:
         read. Raises CollectionError when there are such folders and no others.
         """
         recorded = db.roots(self.conn, self.before).values() if self.before else []
-        vouched = [
-            one for one in trust.trusted_roots(self.database) if str(one) in recorded
-        ]
+        beside = Path(os.path.abspath(self.database)).parent  # the database's own folder
+        trusted = (*trust.trusted_roots(self.database), beside)
+        vouched = [one for one in trusted if str(one) in recorded]
         if recorded and not vouched:
             raise CollectionError(
                 f"{self.database} records the folder {next(iter(recorded))}, but you have "

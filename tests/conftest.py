@@ -98,6 +98,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(tmp_path: Path, made_once: Path) -> Path:
     """As `gallery`, but quick: its folder is shared, so change the database only."""
+    from datasette_image_similarity import trust
+
     path = tmp_path / "gallery.db"
     path.write_bytes(made_once.read_bytes())
+    trust.note_root(path, made_once.parent / "photos")
     return path
