@@ -136,8 +136,6 @@ async def page(
             "search_url": place.url("search-by-image")
             if place.config.search_by_image
             else None,
-            "about_url": about_url(datasette, place.database, place.table),
-            "collection": place.collection,
             "static_url": static_url(datasette),
             **context,
         },

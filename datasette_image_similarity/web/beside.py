@@ -123,7 +123,6 @@ async def row_panel(
         "image_similarity_row.html",
         {
             "image_url": f"{base}/-/image/{pk}",
-            "thumbnail_url": f"{base}/-/thumbnail/{pk}",
             "width": item["width"],
             "height": item["height"],
             "caption": row.get(caption) or pk,
