@@ -16,8 +16,8 @@ from datasette_image_similarity import trust
 from datasette_image_similarity.cli import image_similarity
 
 COMMANDS = (
-    *("embed", "similar", "search", "index"),
-    *("status", "verify", "remove", "models"),
+    *("embed", "similar", "search", "status"),
+    *("index", "verify", "remove", "models"),
 )
 
 
