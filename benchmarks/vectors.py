@@ -11,12 +11,12 @@ The model is a random tree. An embedding is the mean of the real ones plus a sum
 deviations, one for each node on a path from the root to a leaf, and the deviations are
 those of real photos, so that covariance and sparsity are theirs. They shrink by `SHRINK`
 a level while the tree branches `BRANCHES`-fold: neighbourhoods look alike at every scale,
-with an intrinsic dimension of about log(branches) / -log(shrink). A larger draw reaches more
-nodes: it has more clusters, and clusters in them, as a larger collection has. A second,
-weaker tree (photos are alike in more ways than one) keeps clusters from being islands, and
-spreads that vary by node make some of them dense and some loose. All of this happens on
-square roots of features; what falls below a feature's threshold is cut to an exact zero,
-as often as it is zero in the real ones.
+with an intrinsic dimension of about log(branches) / -log(shrink). A larger draw reaches
+more nodes: it has more clusters, and clusters in them, as a larger collection has. A
+second, weaker tree (photos are alike in more ways than one) keeps clusters from being
+islands, and spreads that vary by node make some of them dense and some loose. All of this
+happens on square roots of features; what falls below a feature's threshold is cut to an
+exact zero, as often as it is zero in the real ones.
 """
 
 from __future__ import annotations
