@@ -1,7 +1,7 @@
 """How fast the nearest neighbours are found, here and elsewhere.
 
     python benchmarks/search.py --size 10000 --size 100000 --work DIR
-    python benchmarks/search.py --size 1000000 --work DIR    # needs 20 GB of disk and memory
+    python benchmarks/search.py --size 1000000 --work DIR    # 20 GB of disk, 10 of memory
     python benchmarks/search.py --real --work DIR            # the real photos' embeddings
 
 Prints Markdown. Each engine builds, searches and starts cold in processes of its own, so
@@ -577,6 +577,8 @@ def alone(function: Callable, *arguments: object) -> object:
 
 def measure(kind: type[Engine], files: Files, n: int, file: Path) -> Result:
     engine = kind(file)
+    if kind is not OursIndexed:
+        file.unlink(missing_ok=True)
     built = alone(build, engine, files)
     searched = alone(warm, engine, files)
     first = alone(cold, engine, files, searched.setting)
@@ -585,7 +587,7 @@ def measure(kind: type[Engine], files: Files, n: int, file: Path) -> Result:
 
 
 def from_the_shell(file: Path, pairs: int = 5) -> tuple[float, float]:
-    """Seconds, medians: `datasette --version`, and `similar` with the file not in memory."""
+    """Seconds, medians: `datasette --version`; `similar` with the file not in memory."""
     command = [sys.executable, "-m", "datasette"]
     similar = ["image-similarity", "similar", str(file), common.TABLE, "7", "--json"]
     version_times, similar_times = [], []
