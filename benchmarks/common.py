@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from datetime import date
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def make_collection(
                     path=path,
                     size=50_000,
                     mtime_ns=i,
-                    sha256=f"{i:064x}",
+                    sha256=sha256(path.encode()).hexdigest(),
                     width=320,
                     height=240,
                     vector=vector.tobytes(),
