@@ -1,7 +1,7 @@
 """How fast the nearest neighbours are found, here and elsewhere.
 
     python benchmarks/search.py --size 10000 --size 100000 --work DIR
-    python benchmarks/search.py --size 1000000 --work DIR    # 20 GB of disk, 10 of memory
+    python benchmarks/search.py --size 1000000 --work DIR    # 25 GB of disk, 12 of memory
     python benchmarks/search.py --real --work DIR            # the real photos' embeddings
 
 Prints Markdown. Each engine builds, searches and starts cold in processes of its own, so
