@@ -319,7 +319,9 @@ class Index:
         import numpy as np
 
         wide = max(1.0, k / NEIGHBOURS)
-        count = math.ceil(self.depth * wide) * (1 if among is None else 2)
+        count = self.depth + 2 * max(0, k - NEIGHBOURS)
+        if among is not None:
+            count *= 2
         query = np.frombuffer(vector, "<f4")
         if self.cosine:
             query = query / np.linalg.norm(query)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import math
 import struct
 from typing import TYPE_CHECKING, Any
@@ -206,12 +207,12 @@ async def _query_pictures(
 ) -> list[QueryPicture]:
     """The pictures searched with, each with the address without it."""
     caption = await caption_column(place)
-    marks = ", ".join("?" * len(items))
     wanted = f"t.{db.quote(caption)}" if caption else "null"
-    live = db.live_sql(place.collection, place.source)
-    sql = f"select i.id, {wanted} as caption {live} and i.id in ({marks})"
-    rows = {row["id"]: row for row in await place.db.execute(sql, items)}
-    base = place.datasette.urls.table(place.database, place.table)
+    live = db.live_sql(place.collection, place.source, db.ITEMS_BY_ID)
+    sql = f"select i.id, {wanted} as caption {live}"
+    found = await place.db.execute(sql, {"ids": json.dumps(items)})
+    rows = {row["id"]: row for row in found}
+    base = str(place.datasette.urls.table(place.database, place.table))
     pictures = []
     for like, item in zip(question.likes, items, strict=True):
         row = rows.get(item)
