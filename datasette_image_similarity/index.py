@@ -312,16 +312,16 @@ class Index:
         """Ids int64 (n,) of rows among which the k nearest are, what seems nearest first.
 
         `vector` is a float32 blob; `among` are the ids to choose from, sorted: all their
-        codes are compared, and twice as many handed on, since these are nearer to each
-        other than the nearest of all. An id may come twice. For large k, more lists are
-        looked into and more rows are handed on.
+        codes are compared, and some more handed on, since depth was not chosen for them.
+        An id may come twice. For large k, more lists are looked into and more rows are
+        handed on.
         """
         import numpy as np
 
         wide = max(1.0, k / NEIGHBOURS)
         count = self.depth + 2 * max(0, k - NEIGHBOURS)
         if among is not None:
-            count *= 2
+            count += 2 * NEIGHBOURS
         query = np.frombuffer(vector, "<f4")
         if self.cosine:
             query = query / np.linalg.norm(query)

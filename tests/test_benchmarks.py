@@ -1,0 +1,22 @@
+"""The benchmark programs start; what they measure is for whoever runs them to see."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    "program", ["search.py", "pages.py", "startup.py", "vectors.py", "embed.py", "precision.py"]
+)
+def test_it_says_how_to_use_it(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, PROGRAMS / program, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
