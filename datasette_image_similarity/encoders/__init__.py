@@ -39,7 +39,8 @@ class Encoder(Protocol):
     dimensions: int
     input: Input  # what the squares must look like
     device: str  # "cpu", "cuda", "mps"
-    precision: str  # "float32"
+    precision: str  # "float32", "bfloat16" …: what it computes in just now
+    batch_size: int  # pictures a call that keep the device busy
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, size, size, 3) → float32 (n, dimensions), not normalised."""
@@ -65,6 +66,7 @@ def load_encoder(
     pooling: str | None = None,
     fit: str = "squash",
     device: str = "auto",
+    precision: str = "auto",
 ) -> Encoder:
     """An encoder, ready to use; its weights are downloaded on first use.
 
@@ -76,17 +78,21 @@ def load_encoder(
     in front of the classifier for networks without a feature map.
     `fit`: how pictures become squares: "squash", "crop" or "pad".
     `device`: "auto", "cpu", "cuda" or "mps".
+    `precision`: what it computes in: "float32", "bfloat16", "int8" (which begins after
+    some pictures), or "auto" for what is fast and harmless on the device.
 
     Raises EncoderError for anything that cannot be had.
     """
     if model == "hog":
         from .hog import HogEncoder
 
-        return HogEncoder(weights=weights, pooling=pooling, fit=fit, device=device)
+        return HogEncoder(
+            weights=weights, pooling=pooling, fit=fit, device=device, precision=precision
+        )
     from . import torchvision
 
     plan = torchvision.plan(model, weights=weights, pooling=pooling, fit=fit)
-    return torchvision.load(plan, device=device)
+    return torchvision.load(plan, device=device, precision=precision)
 
 
 def encoder_spec(
