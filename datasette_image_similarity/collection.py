@@ -47,6 +47,7 @@ class EncoderOptions:
     pooling: str | None = None
     fit: str | None = None
     device: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,12 @@ class ImageCollection:
             readable = any(job.picture.problem is None for job in jobs)
             if readable and load is not None:
                 self._encoder = load()
-            described = self._describe_encoder() if readable else str(spec)
 
             def report() -> None:
                 if progress is not None:
                     seconds = time.perf_counter() - started
                     failed = run.summary.failed
+                    described = self._describe_encoder() if readable else str(spec)
                     progress(Progress(described, run.done, len(jobs), failed, seconds))
 
             report()
@@ -285,7 +286,7 @@ class ImageCollection:
             raise ImageError("The encoder gave a vector of zeros, NaN or infinity for it")
         return vector
 
-    def load_encoder(self, device: str = "auto") -> Encoder:
+    def load_encoder(self, device: str = "auto", precision: str = "auto") -> Encoder:
         """The encoder that made this collection, ready to use.
 
         A weights file is looked for where `embed()` last saw one with its SHA-256.
@@ -294,7 +295,9 @@ class ImageCollection:
             collection, _ = self._open()
             spec = EncoderSpec.from_json(collection.encoder)
             file = trust.weights_file(spec.weights_sha256)
-            self._encoder = restore_encoder(spec, weights_file=file, device=device)
+            self._encoder = restore_encoder(
+                spec, weights_file=file, device=device, precision=precision
+            )
         return self._encoder
 
     def vector(self, pk: Any) -> np.ndarray:
@@ -417,13 +420,15 @@ class ImageCollection:
         A new collection loads it now, so that nothing is touched when it can't be; one
         that exists only when there is something to embed.
         """
-        asked = replace(options, device="auto") != EncoderOptions()
+        asked = replace(options, device="auto", precision="auto") != EncoderOptions()
         if before is not None and not asked and metric in (None, before.metric):
             spec = EncoderSpec.from_json(before.encoder)
             loaded = self._encoder
             if loaded is not None and loaded.spec.fingerprint == spec.fingerprint:
-                return spec, None
-            return spec, lambda: self.load_encoder(options.device)
+                if options.precision in ("auto", loaded.precision.split()[0]):
+                    return spec, None
+            self._encoder = None
+            return spec, lambda: self.load_encoder(options.device, options.precision)
         self._encoder = loaded = _load(before, options)
         if loaded.spec.weights_sha256 and options.weights:
             file = Path(options.weights)
@@ -462,7 +467,12 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
             noted = trust.weights_file(spec.weights_sha256)
             weights = str(noted) if noted else spec.weights
     return load_encoder(
-        model, weights=weights, pooling=pooling, fit=fit, device=options.device
+        model,
+        weights=weights,
+        pooling=pooling,
+        fit=fit,
+        device=options.device,
+        precision=options.precision,
     )
 
 

@@ -122,6 +122,7 @@ def restore_encoder(
     *,
     weights_file: Path | None = None,
     device: str = "auto",
+    precision: str = "auto",
     download: bool = True,
 ) -> Encoder:
     """The encoder that a spec describes, to embed one more picture with it.
@@ -129,19 +130,22 @@ def restore_encoder(
     `weights_file`: where a file with the spec's SHA-256 is believed to lie. It must
     come from the user or their configuration, never from a database; its hash is
     checked before anything in it is read. Without it, weights that torchvision knows
-    by name are taken from torch's own cache, or fetched if `download`.
+    by name are taken from torch's own cache, or fetched if `download`. The precision
+    need not be the one that the spec's vectors were made in.
 
     Raises EncoderError when the very same encoder cannot be had here.
     """
     if spec.model == "hog":
-        encoder = load_encoder("hog", fit=spec.input.fit, device=device)
+        encoder = load_encoder(
+            "hog", fit=spec.input.fit, device=device, precision=precision
+        )
         require_same(encoder.spec, spec)
         return encoder
     from . import torchvision
 
     plan = torchvision.plan_again(spec, weights_file=weights_file)
     require_same(torchvision.spec_with(plan, spec.weights_sha256), spec)
-    return torchvision.load(plan, device=device, download=download)
+    return torchvision.load(plan, device=device, precision=precision, download=download)
 
 
 def require_same(ours: EncoderSpec, wanted: EncoderSpec) -> None:

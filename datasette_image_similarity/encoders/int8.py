@@ -57,10 +57,10 @@ class Int8Runner:
 
     @property
     def precision(self) -> str:
-        """What the next call computes in."""
+        """What it computes in just now."""
         if self._first is None:
             return "int8"
-        return f"{self._first.precision} for the first {SAMPLE} pictures, then int8"
+        return f"int8 ({self._first.precision} until it has seen {SAMPLE} pictures)"
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         with self._lock:
