@@ -424,9 +424,12 @@ class ImageCollection:
         if before is not None and not asked and metric in (None, before.metric):
             spec = EncoderSpec.from_json(before.encoder)
             loaded = self._encoder
-            if loaded is not None and loaded.spec.fingerprint == spec.fingerprint:
-                if options.precision in ("auto", loaded.precision.split()[0]):
-                    return spec, None
+            if (
+                loaded is not None
+                and loaded.spec.fingerprint == spec.fingerprint
+                and options.precision in ("auto", loaded.precision.split()[0])
+            ):
+                return spec, None
             self._encoder = None
             return spec, lambda: self.load_encoder(options.device, options.precision)
         self._encoder = loaded = _load(before, options)
