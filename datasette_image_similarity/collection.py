@@ -26,7 +26,7 @@ from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
-from .pipeline import embed_pictures, finished_vector
+from .pipeline import Job, embed_pictures, finished_vector
 from .query import Filter, Hit, Query
 
 if TYPE_CHECKING:
@@ -208,6 +208,8 @@ class ImageCollection:
             readable = any(job.picture.problem is None for job in jobs)
             if readable and load is not None:
                 self._encoder = load()
+            if readable:
+                jobs = typical_first(jobs, self._encoder.sample)
 
             def report() -> None:
                 if progress is not None:
@@ -477,6 +479,15 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
         device=options.device,
         precision=options.precision,
     )
+
+
+def typical_first(jobs: list[Job], sample: int) -> list[Job]:
+    """So many jobs from all over the list, then the others, all in their order."""
+    if not 0 < sample < len(jobs):
+        return jobs
+    chosen = {number * len(jobs) // sample for number in range(sample)}
+    first = [job for number, job in enumerate(jobs) if number in chosen]
+    return first + [job for number, job in enumerate(jobs) if number not in chosen]
 
 
 def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:

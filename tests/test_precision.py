@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import PHOTOS, WEIGHTS, picture
 from core import refused
 
 from datasette_image_similarity import ImageCollection
-from datasette_image_similarity.collection import EncoderOptions
+from datasette_image_similarity.collection import EncoderOptions, typical_first
 from datasette_image_similarity.encoders import load_encoder, precision, restore_encoder
 from datasette_image_similarity.errors import EncoderError
 
@@ -208,10 +209,37 @@ def test_a_collection_takes_vectors_of_every_precision(
         assert summary.embedded == 1
         rows = collection.connect().execute("select id, path from images")
         ids = {Path(row["path"]).name: row["id"] for row in rows}
-        hits = collection.similar(ids["red.png"], k=3)
-    assert Path(hits[0].row["path"]).name == "red-3.png"
-    assert hits[0].score > 0.995
+        exact, near = (collection.vector(ids[name]) for name in ("red-3.png", "red.png"))
+        assert collection.status().embedded == 17
+    assert (exact != near).any()
+    assert exact @ near > 0.995
     assert {text.rsplit(", ", 1)[1] for text in said} == {"float32", "bfloat16"}
+
+
+@pytest.mark.skipif(
+    not (WEIGHTS.exists() and PHOTOS.exists()), reason="../shared is not there"
+)
+def test_copies_find_their_original_in_another_precision() -> None:
+    from PIL import Image
+
+    originals, copies = [], []
+    for folder in sorted((PHOTOS / "clothing").iterdir())[:8]:
+        if not folder.is_dir():
+            continue
+        for file in sorted(folder.iterdir())[:6]:
+            shown = Image.open(file).convert("RGB")
+            buffer = io.BytesIO()
+            shown.resize((shown.width // 2, shown.height // 2)).save(buffer, "JPEG")
+            for pixels, image in ((originals, shown), (copies, Image.open(buffer))):
+                pixels.append(np.asarray(image.resize((224, 224))))
+    exact, near = (
+        load_encoder("mobilenet_v2", weights=WEIGHTS, device="cpu", precision=asked)
+        for asked in ("float32", "bfloat16")
+    )
+    there, asked = exact.encode(np.stack(originals)), near.encode(np.stack(copies))
+    there /= np.linalg.norm(there, axis=1, keepdims=True)
+    assert (asked @ there.T).argmax(axis=1).tolist() == list(range(len(there)))
+    assert cosines(near.encode(np.stack(originals)), there).min() > 0.95
 
 
 def test_an_encoder_comes_back_in_any_precision(weights: str) -> None:
@@ -288,14 +316,23 @@ def test_int8_begins_when_it_has_seen_enough(
     assert one.precision.startswith("int8 (")
     assert one.precision.endswith(" until it has seen 16 pictures)")
     pixels = patches(small_sample + 11)
+    assert one.sample == small_sample
     one.encode(pixels[:small_sample])
-    assert one.precision == "int8"
+    assert (one.precision, one.sample) == ("int8", 0)
     for rest in (pixels[small_sample:], pixels[:1]):  # ragged
         vectors = one.encode(rest)
         assert vectors.shape == (len(rest), one.dimensions)
         assert vectors.dtype == np.float32
         assert cosines(vectors, exact.encode(rest)).min() > 0.95
     assert capfd.readouterr().out == ""
+
+
+def test_the_first_pictures_for_int8_come_from_all_over() -> None:
+    jobs = list(range(1000))
+    ordered = typical_first(jobs, 4)
+    assert ordered[:6] == [0, 250, 500, 750, 1, 2]
+    assert sorted(ordered) == jobs
+    assert typical_first(jobs, 0) == typical_first(jobs, 1000) == jobs
 
 
 def test_openvino_does_not_report_to_its_maker() -> None:

@@ -41,6 +41,7 @@ class Encoder(Protocol):
     device: str  # "cpu", "cuda", "mps"
     precision: str  # "float32", "bfloat16" …: what it computes in just now
     batch_size: int  # pictures a call that keep the device busy
+    sample: int  # its first pictures, so many, should be typical ones; mostly 0
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, size, size, 3) → float32 (n, dimensions), not normalised."""

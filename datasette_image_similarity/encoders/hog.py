@@ -50,6 +50,7 @@ class HogEncoder:
     device = "cpu"
     precision = "float32"
     batch_size = 32
+    sample = 0
 
     def __init__(
         self,

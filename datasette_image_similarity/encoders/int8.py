@@ -2,7 +2,8 @@
 
 Numbers of 8 bits need to know which range they stand for. NNCF finds it by looking at
 what the network makes of the first pictures of a run (post-training quantization, the
-weights channel by channel). Until there are enough of them, another runner computes.
+weights channel by channel), which should be typical. Until there are enough of them,
+another runner computes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Int8Runner:
         self._first: Runner | None = first
         self._model = model
         self._size = size
-        self._sample = np.empty((0, size, size, 3), np.uint8)
+        self._seen = np.empty((0, size, size, 3), np.uint8)
         self._chunk = max(1, chunk_of(size) // CHUNK_SHARE)
         self._compiled: openvino.CompiledModel | None = None
         self._lock = Lock()
@@ -62,26 +63,30 @@ class Int8Runner:
             return "int8"
         return f"int8 ({self._first.precision} until it has seen {SAMPLE} pictures)"
 
+    @property
+    def sample(self) -> int:
+        return SAMPLE if self._first else 0
+
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         with self._lock:
             if self._first is None:
                 return self._in_int8(pixels)
-            self._sample = np.concatenate([self._sample, pixels])[:SAMPLE]
+            self._seen = np.concatenate([self._seen, pixels])[:SAMPLE]
             vectors = self._first(pixels)
-            if len(self._sample) == SAMPLE:
+            if len(self._seen) == SAMPLE:
                 self._calibrate()
             return vectors
 
     def _calibrate(self) -> None:
         """Have the network in int8 from here on. Raises EncoderError."""
         try:
-            self._compiled = quantized(self._module, self._sample, self._chunk)
+            self._compiled = quantized(self._module, self._seen, self._chunk)
         except Exception as error:  # both libraries raise many kinds
             raise EncoderError(
                 f"{self._model} cannot be had in int8: {_first_line(error)}. "
                 "Leave out --precision."
             ) from error
-        self._sample = self._sample[:0]
+        self._seen = self._seen[:0]
         self._first = None
 
     def _in_int8(self, pixels: np.ndarray) -> np.ndarray:

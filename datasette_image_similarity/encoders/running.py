@@ -32,6 +32,7 @@ class Runner(Protocol):
 
     batch_size: int  # pictures a call that keep the device busy
     precision: str  # "float32", "bfloat16", "float16", "int8"
+    sample: int  # as an Encoder's
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, size, size, 3), n ≥ 1, C order → float32 (n, dimensions)."""
@@ -96,6 +97,8 @@ class CpuRunner:
     computed that way, to have it sooner. May be called from several threads.
     """
 
+    sample = 0
+
     def __init__(self, module: Pixels2Vectors, *, size: int, precision: str) -> None:
         self.precision = precision
         self._module = module
@@ -151,6 +154,8 @@ def keep_freed_memory() -> None:
 class MpsRunner:
     """An Apple GPU."""
 
+    sample = 0
+
     def __init__(self, module: Pixels2Vectors, *, size: int, precision: str) -> None:
         self.precision = precision
         self.batch_size = 4 * chunk_of(size)
@@ -168,6 +173,8 @@ class CudaRunner:
 
     Written by the book; it was not run on a GPU yet.
     """
+
+    sample = 0
 
     def __init__(self, module: Pixels2Vectors, *, size: int, precision: str) -> None:
         self.precision = precision

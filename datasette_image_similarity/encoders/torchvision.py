@@ -124,6 +124,10 @@ class TorchvisionEncoder:
     def precision(self) -> str:
         return self._runner.precision
 
+    @property
+    def sample(self) -> int:
+        return self._runner.sample
+
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, size, size, 3), n may be 0 → float32 (n, dimensions).
 
