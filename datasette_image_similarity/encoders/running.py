@@ -16,11 +16,11 @@ import torch
 
 from .spec import EncoderSpec
 
-# Pictures of 224 × 224 that one thread takes at once. Fewer leave oneDNN with slower
-# kernels (in float32 much slower ones), more need memory and gain nothing.
+# Pictures of 224 × 224 that one thread takes at once. For ResNet50 in bfloat16: with 4 it
+# needs 32 ms of a core for each, with 8 28 ms, with 16 27 ms and twice the memory.
 CHUNK = 8
 CHUNK_SIZE = 224
-MAX_STREAMS = 8  # each has feature maps of its own, some 100 MB
+MAX_STREAMS = 8  # each has feature maps of its own: some 50 MB, in float32 100 MB
 GPU_CHUNK = 128
 
 # Of mallopt(3), in glibc.
