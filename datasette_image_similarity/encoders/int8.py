@@ -116,6 +116,7 @@ def quantized(
 
     `sample`: uint8 (n, size, size, 3), to find the ranges of numbers with.
     """
+    attends = any(isinstance(m, torch.nn.MultiheadAttention) for m in module.modules())
     with _quiet():
         openvino, nncf = _libraries()
         example = torch.from_numpy(sample[:chunk])
@@ -127,6 +128,7 @@ def quantized(
             # Signed numbers where they can be negative, unsigned elsewhere.
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(batches),
+            model_type=nncf.ModelType.TRANSFORMER if attends else None,
         )
     streams, threads = streams_and_threads()
     return openvino.Core().compile_model(
