@@ -27,7 +27,7 @@ from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
-from .pipeline import embed_pictures, finished_vector
+from .pipeline import Job, embed_pictures, finished_vector
 from .query import Filter, Hit, Query
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class EncoderOptions:
     pooling: str | None = None
     fit: str | None = None
     device: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -215,12 +216,14 @@ class ImageCollection:
             readable = any(job.picture.problem is None for job in jobs)
             if readable and load is not None:
                 self._encoder = load()
-            described = self._describe_encoder() if readable else str(spec)
+            if readable:
+                jobs = typical_first(jobs, self._encoder.sample)
 
             def report() -> None:
                 if progress is not None:
                     seconds = time.perf_counter() - started
                     failed = run.summary.failed
+                    described = self._describe_encoder() if readable else str(spec)
                     progress(Progress(described, run.done, len(jobs), failed, seconds))
 
             report()
@@ -298,7 +301,7 @@ class ImageCollection:
             raise ImageError("The encoder gave a vector of zeros, NaN or infinity for it")
         return vector
 
-    def load_encoder(self, device: str = "auto") -> Encoder:
+    def load_encoder(self, device: str = "auto", precision: str = "auto") -> Encoder:
         """The encoder that made this collection, ready to use.
 
         A weights file is looked for where `embed()` last saw one with its SHA-256.
@@ -307,7 +310,9 @@ class ImageCollection:
             collection, _ = self._open()
             spec = EncoderSpec.from_json(collection.encoder)
             file = trust.weights_file(spec.weights_sha256)
-            self._encoder = restore_encoder(spec, weights_file=file, device=device)
+            self._encoder = restore_encoder(
+                spec, weights_file=file, device=device, precision=precision
+            )
         return self._encoder
 
     def vector(self, pk: Any) -> np.ndarray:
@@ -461,13 +466,18 @@ class ImageCollection:
         A new collection loads it now, so that nothing is touched when it can't be; one
         that exists only when there is something to embed.
         """
-        asked = replace(options, device="auto") != EncoderOptions()
+        asked = replace(options, device="auto", precision="auto") != EncoderOptions()
         if before is not None and not asked and metric in (None, before.metric):
             spec = EncoderSpec.from_json(before.encoder)
             loaded = self._encoder
-            if loaded is not None and loaded.spec.fingerprint == spec.fingerprint:
+            if (
+                loaded is not None
+                and loaded.spec.fingerprint == spec.fingerprint
+                and options.precision in ("auto", loaded.precision.split()[0])
+            ):
                 return spec, None
-            return spec, lambda: self.load_encoder(options.device)
+            self._encoder = None
+            return spec, lambda: self.load_encoder(options.device, options.precision)
         self._encoder = loaded = _load(before, options)
         if loaded.spec.weights_sha256 and options.weights:
             file = Path(options.weights)
@@ -506,8 +516,22 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
             noted = trust.weights_file(spec.weights_sha256)
             weights = str(noted) if noted else spec.weights
     return load_encoder(
-        model, weights=weights, pooling=pooling, fit=fit, device=options.device
+        model,
+        weights=weights,
+        pooling=pooling,
+        fit=fit,
+        device=options.device,
+        precision=options.precision,
     )
+
+
+def typical_first(jobs: list[Job], sample: int) -> list[Job]:
+    """So many jobs from all over the list, then the others, all in their order."""
+    if not 0 < sample < len(jobs):
+        return jobs
+    chosen = {number * len(jobs) // sample for number in range(sample)}
+    first = [job for number, job in enumerate(jobs) if number in chosen]
+    return first + [job for number, job in enumerate(jobs) if number not in chosen]
 
 
 def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
