@@ -30,7 +30,7 @@ from datasette.utils.sqlite import sqlite3
 from .errors import CollectionError, DatabaseError
 
 PREFIX = "_image_similarity_"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
@@ -97,6 +97,10 @@ MIGRATIONS = (
         reason text not null,
         failed_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
     );
+    """,
+    """
+    create index _image_similarity_items_path
+        on _image_similarity_items (collection_id, root_id, path)
     """,
 )
 

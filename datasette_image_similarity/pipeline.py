@@ -95,7 +95,7 @@ def embed_pictures(
                 if data is None:
                     data = read_file(picture.file, limits.max_bytes)
                 # The file may have changed since it was listed: note what was read.
-                picture = replace(picture, size=len(data))
+                picture = picture._replace(size=len(data))
                 sha256 = hashlib.sha256(data).hexdigest()
                 if sha256 == job.sha256:
                     return Outcome(picture, sha256, keep=job.item)
