@@ -27,6 +27,7 @@ from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
+from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
 from .query import Filter, Hit, Query
 
@@ -76,6 +77,12 @@ class Status:
     thumbnails: int
     bytes: int  # of vectors and thumbnails
     updated_at: str | None
+    index: IndexStatus | None
+
+    @property
+    def wants_index(self) -> bool:
+        """Whether there is none, and there are so many vectors that it would help."""
+        return self.index is None and self.embedded >= WORTHWHILE
 
 
 class ImageCollection:
@@ -98,6 +105,7 @@ class ImageCollection:
         self.name = name
         self._conn: sqlite3.Connection | None = None
         self._encoder: Encoder | None = None
+        self._cache = IndexCache()
 
     def __enter__(self) -> ImageCollection:
         return self
@@ -223,12 +231,15 @@ class ImageCollection:
 
     # Asking
 
-    def similar(self, pk: Any, k: int = 10, where: str | None = None) -> list[Hit]:
+    def similar(
+        self, pk: Any, k: int = 10, where: str | None = None, *, exact: bool = False
+    ) -> list[Hit]:
         """The k rows most like a row, best first, that row itself left out.
 
         `pk` is the row's primary key (its rowid without one; a tuple or list for a
-        compound key); `where` a SQL condition on the table's columns. Raises
-        CollectionError for an unknown key, one without an embedding, or k < 1.
+        compound key); `where` a SQL condition on the table's columns; `exact` leaves
+        the compressed index alone. Raises CollectionError for an unknown key, one
+        without an embedding, or k < 1.
         """
         collection, conn = self._open()
         source = db.source_of(conn, collection)
@@ -238,20 +249,22 @@ class ImageCollection:
             raise CollectionError(f"{self.table!r} has no row with the key {pk!r}")
         items = query.items_of(conn, collection, [key])
         vector = query.mean_vector(conn, collection, items)
-        return self._ask(Query(vector, k, without=frozenset(items)), where)
+        return self._ask(Query(vector, k, without=frozenset(items), exact=exact), where)
 
     def search(
         self,
         image: str | Path | bytes | Image,
         k: int = 10,
         where: str | None = None,
+        *,
+        exact: bool = False,
     ) -> list[Hit]:
         """The k rows most like a picture: a file's path, its bytes, or a PIL image.
 
         Loads the encoder on first use. Raises ImageError when it is no usable picture,
         EncoderError when the encoder cannot be made again.
         """
-        return self._ask(Query(self.encode(image), k), where)
+        return self._ask(Query(self.encode(image), k, exact=exact), where)
 
     def encode(self, image: str | Path | bytes | Image) -> bytes:
         """A picture's embedding as it would be stored: float32 bytes of shape (d,)."""
@@ -296,6 +309,37 @@ class ImageCollection:
         if data is None:
             raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")
         return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+    def build_index(
+        self,
+        *,
+        recall: float | None = None,
+        rebuild: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> IndexStatus:
+        """Make the compressed index, go on with it, or bring it up to date.
+
+        `recall` is the recall@10 wanted of it (.99, or as before); `rebuild` makes it
+        anew. `progress` is told what is being done and how far it is. Raises
+        CollectionError for a recall out of range or too few vectors.
+        """
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return build_index(
+                conn,
+                collection,
+                recall=recall,
+                rebuild=rebuild,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def drop_index(self) -> None:
+        """Search exactly again. Without an index nothing happens."""
+        collection, conn = self._open()
+        with db.explained(self.database), db.transaction(conn):
+            db.drop_index(conn, collection)
 
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
@@ -383,7 +427,7 @@ class ImageCollection:
         collection, conn = self._open()
         asked = replace(asked, filter=Filter(where) if where else None)
         try:
-            return query.search(conn, collection, asked).hits
+            return query.search(conn, collection, asked, self._cache).hits
         except (sqlite3.Error, sqlite3.Warning) as error:
             if not where:
                 raise
@@ -571,4 +615,5 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         thumbnails=thumbnails,
         bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
         updated_at=updated_at,
+        index=index_status(conn, collection),
     )

@@ -10,6 +10,9 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_thumbnails    WebP, by item id
     _image_similarity_failures      pictures that could not be embedded, and why
     _image_similarity_roots         folders that paths are relative to
+    _image_similarity_indexes       compressed indexes: what was learned and measured
+    _image_similarity_lists         their inverted lists
+    _image_similarity_unlisted      items that wait to be put into one
     _image_similarity_schema        the version of all this
 
 Functions take a connection that `connect()` made or Datasette prepared: sqlite-vec
@@ -32,6 +35,11 @@ from .errors import CollectionError, DatabaseError
 PREFIX = "_image_similarity_"
 SCHEMA_VERSION = 2
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
+# Tables that refer to those behind them.
+REFERRING = (
+    *("thumbnails", "failures", "lists", "unlisted", "indexes"),
+    *("items", "roots", "collections"),
+)
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
 DAMAGED = (
@@ -100,7 +108,39 @@ MIGRATIONS = (
     """,
     """
     create index _image_similarity_items_path
-        on _image_similarity_items (collection_id, root_id, path)
+        on _image_similarity_items (collection_id, root_id, path);
+    create table _image_similarity_indexes (
+        collection_id integer primary key references _image_similarity_collections(id),
+        asked real not null,
+        recall real,
+        probes integer not null default 0,
+        depth integer not null default 0,
+        lists integer not null,
+        axes integer not null,
+        trained integer not null,
+        spread real not null,
+        listed integer not null default 0,
+        since integer not null default 0,
+        since_spread real not null default 0,
+        built_at text,
+        built integer not null default (random()),
+        version integer not null default (random()),
+        model blob not null
+    );
+    create table _image_similarity_lists (
+        collection_id integer not null references _image_similarity_collections(id),
+        list integer not null,
+        ids blob not null,
+        norms blob not null,
+        codes blob not null,
+        primary key (collection_id, list)
+    );
+    create table _image_similarity_unlisted (
+        collection_id integer not null references _image_similarity_collections(id),
+        id integer not null,
+        mark integer not null default (random()),
+        primary key (collection_id, id)
+    ) without rowid;
     """,
 )
 
@@ -648,13 +688,14 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
     """Take a collection out; with the last one, every table of ours goes."""
     of_it = "where collection_id = ?"
     with transaction(conn):
+        migrate(conn)  # older ones lack tables that are cleared here
         drop_vectors(conn, collection.vectors)
         conn.execute(
             "delete from _image_similarity_thumbnails where id in "
             f"(select id from _image_similarity_items {of_it})",
             (collection.id,),
         )
-        for table in ("failures", "items", "roots"):
+        for table in ("failures", "lists", "unlisted", "indexes", "items", "roots"):
             conn.execute(f"delete from {PREFIX}{table} {of_it}", (collection.id,))
         conn.execute(
             "delete from _image_similarity_collections where id = ?", (collection.id,)
@@ -670,7 +711,7 @@ def drop_everything(conn: sqlite3.Connection) -> None:
             if name.removeprefix(f"{PREFIX}vectors_").isdecimal():
                 drop_vectors(conn, name)
         # Those that others refer to come last.
-        for name in ("thumbnails", "failures", "items", "roots", "collections"):
+        for name in REFERRING:
             conn.execute(f"drop table if exists {PREFIX}{name}")
         for name in _tables_like(conn, PREFIX):
             conn.execute(f"drop table {quote(name)}")
@@ -735,6 +776,11 @@ def put_item(
             height,
         ),
     ).fetchone()[0]
+    conn.execute(
+        "insert or replace into _image_similarity_unlisted (collection_id, id) "
+        "select collection_id, ? from _image_similarity_indexes where collection_id = ?",
+        (item, collection.id),
+    )
     # vec0 has no REPLACE
     conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
     conn.execute(
@@ -757,7 +803,30 @@ def drop_items(
     for item in ids:
         conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
         conn.execute("delete from _image_similarity_thumbnails where id = ?", (item,))
+        conn.execute(
+            "delete from _image_similarity_unlisted where collection_id = ? and id = ?",
+            (collection.id, item),
+        )
         conn.execute("delete from _image_similarity_items where id = ?", (item,))
+
+
+def item_ids(conn: sqlite3.Connection, collection: Collection) -> list[int]:
+    """The ids of all items of a collection, in order."""
+    sql = "select id from _image_similarity_items where collection_id = ? order by id"
+    return [row[0] for row in conn.execute(sql, (collection.id,))]
+
+
+def item_vectors(
+    conn: sqlite3.Connection, collection: Collection, ids: Iterable[int]
+) -> list[tuple[int, bytes]]:
+    """The embeddings of items, float32 bytes by id; those without one are left out."""
+    # Joined so that vec0 is asked for one id after the other: with "id in (…)" it reads
+    # the whole table.
+    sql = (
+        f"select v.id, v.embedding from json_each(?) j "
+        f"cross join {quote(collection.vectors)} v where v.id = j.value"
+    )
+    return conn.execute(sql, (json.dumps([int(id) for id in ids]),)).fetchall()
 
 
 def item_vector(
@@ -797,6 +866,192 @@ def item_id(conn: sqlite3.Connection, collection: Collection, pk: Key) -> int | 
     return None if row is None else row[0]
 
 
+# The compressed index: see index.py
+
+
+def put_index(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    *,
+    asked: float,
+    lists: int,
+    axes: int,
+    trained: int,
+    spread: float,
+    model: bytes,
+) -> None:
+    """An index without rows: all of them wait. Call inside a transaction."""
+    drop_index(conn, collection)
+    conn.execute(
+        "insert into _image_similarity_indexes (collection_id, asked, lists, axes, "
+        "trained, spread, model) values (?, ?, ?, ?, ?, ?, ?)",
+        (collection.id, asked, lists, axes, trained, spread, model),
+    )
+    conn.execute(
+        "insert into _image_similarity_unlisted (collection_id, id) "
+        "select collection_id, id from _image_similarity_items where collection_id = ?",
+        (collection.id,),
+    )
+
+
+def drop_index(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Drop the compressed index, if there is one. Call inside a transaction."""
+    migrate(conn)
+    for table in ("lists", "unlisted", "indexes"):
+        conn.execute(
+            f"delete from {PREFIX}{table} where collection_id = ?", (collection.id,)
+        )
+
+
+def index_row(conn: sqlite3.Connection, collection: Collection) -> sqlite3.Row | None:
+    """What is noted of a collection's index, without the model; None without one.
+
+    Raises DatabaseError for numbers that no index of ours has.
+    """
+    sql = (
+        "select asked, recall, probes, depth, lists, axes, trained, spread, listed, "
+        "since, since_spread, built_at, built, version "
+        "from _image_similarity_indexes where collection_id = ?"
+    )
+    try:
+        row = conn.execute(sql, (collection.id,)).fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):  # embedded before there were indexes
+            return None
+        raise
+    if row is not None:
+        whole = ("probes", "depth", "lists", "axes", "trained", "listed", "since")
+        real = ("asked", "recall", "spread", "since_spread")
+        if not all(
+            isinstance(row[name], int) and 0 <= row[name] < 2**40 for name in whole
+        ) or not all(isinstance(row[name], (int, float, type(None))) for name in real):
+            raise DatabaseError(DAMAGED)
+    return row
+
+
+def index_model(conn: sqlite3.Connection, collection: Collection) -> bytes:
+    sql = "select model from _image_similarity_indexes where collection_id = ?"
+    row = conn.execute(sql, (collection.id,)).fetchone()
+    return b"" if row is None or not isinstance(row[0], bytes) else row[0]
+
+
+def index_list(
+    conn: sqlite3.Connection, collection: Collection, number: int
+) -> tuple[bytes, bytes, bytes]:
+    """Ids, norms and codes of an inverted list; empty where there is none."""
+    row = conn.execute(
+        "select ids, norms, codes from _image_similarity_lists "
+        "where collection_id = ? and list = ?",
+        (collection.id, number),
+    ).fetchone()
+    return (b"", b"", b"") if row is None else tuple(row)
+
+
+def index_lists(
+    conn: sqlite3.Connection, collection: Collection
+) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+    """Number, ids, norms and codes of every inverted list that is there."""
+    sql = (
+        "select list, ids, norms, codes from _image_similarity_lists "
+        "where collection_id = ?"
+    )
+    return map(tuple, conn.execute(sql, (collection.id,)))
+
+
+def put_list(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    number: int,
+    ids: bytes,
+    norms: bytes,
+    codes: bytes,
+) -> None:
+    conn.execute(
+        "insert or replace into _image_similarity_lists values (?, ?, ?, ?, ?)",
+        (collection.id, number, ids, norms, codes),
+    )
+
+
+def waiting(conn: sqlite3.Connection, collection: Collection, most: int = -1) -> int:
+    """How many items wait to be listed; counted up to `most`."""
+    sql = (
+        "select count(*) from (select 1 from _image_similarity_unlisted "
+        "where collection_id = ? limit ?)"
+    )
+    return conn.execute(sql, (collection.id, most)).fetchone()[0]
+
+
+def waiting_items(
+    conn: sqlite3.Connection, collection: Collection, most: int = -1
+) -> dict[int, int]:
+    """Items that wait to be listed; a mark by id, another one after each change."""
+    sql = (
+        "select id, mark from _image_similarity_unlisted "
+        "where collection_id = ? order by id limit ?"
+    )
+    return dict(conn.execute(sql, (collection.id, most)).fetchall())
+
+
+def put_waiting(
+    conn: sqlite3.Connection, collection: Collection, ids: Iterable[int]
+) -> None:
+    """These items wait to be listed. Call inside a transaction."""
+    conn.executemany(
+        "insert or replace into _image_similarity_unlisted (collection_id, id) "
+        "values (?, ?)",
+        ((collection.id, id) for id in ids),
+    )
+
+
+def note_listed(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    marks: dict[int, int],
+    listed: int,
+    spread: float,
+) -> None:
+    """These items wait no more, unless they have changed. Call inside a transaction."""
+    conn.executemany(
+        "delete from _image_similarity_unlisted "
+        "where collection_id = ? and id = ? and mark = ?",
+        ((collection.id, id, mark) for id, mark in marks.items()),
+    )
+    conn.execute(
+        "update _image_similarity_indexes set version = random(), listed = (select "
+        "coalesce(sum(length(ids)), 0) / 8 from _image_similarity_lists l "
+        "where l.collection_id = _image_similarity_indexes.collection_id) "
+        "where collection_id = ?",
+        (collection.id,),
+    )
+    conn.execute(
+        "update _image_similarity_indexes set since = since + ?, "
+        "since_spread = since_spread + ? where collection_id = ? and recall is not null",
+        (listed, spread, collection.id),
+    )
+
+
+def finish_index(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    *,
+    recall: float,
+    probes: int,
+    depth: int,
+) -> None:
+    """From now on the index is used."""
+    conn.execute(
+        "update _image_similarity_indexes set recall = ?, probes = ?, depth = ?, "
+        "version = random(), built_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') "
+        "where collection_id = ?",
+        (recall, probes, depth, collection.id),
+    )
+
+
+def file_of(conn: sqlite3.Connection) -> str:
+    """The main database's file; empty for one in memory."""
+    return conn.execute("pragma database_list").fetchone()[2] or ""
+
+
 def put_failure(
     conn: sqlite3.Connection,
     collection: Collection,
@@ -833,11 +1088,14 @@ def clear_failure(
     )
 
 
-def live_sql(collection: Collection, source: SourceTable, joins: str = "") -> str:
+def live_sql(
+    collection: Collection, source: SourceTable, items: str = "_image_similarity_items i"
+) -> str:
     """SQL for items whose source row is still there and still names the same picture.
 
-    A `from … where …` with the items as `i`, the source rows as `t` and further `joins`.
-    For BLOB columns the length is compared here, the hash of what is shown by `query.py`.
+    A `from … where …` with the items as `i` and the source rows as `t`. `items` is what
+    it begins from, if not from all items: joins are made in that order. For BLOB columns
+    the length is compared here, the hash of what is shown by `query.py`.
     """
     column = f"t.{quote(collection.column)}"
     same = (
@@ -846,10 +1104,14 @@ def live_sql(collection: Collection, source: SourceTable, joins: str = "") -> st
         else f"{column} = i.path"
     )
     return (
-        f"from _image_similarity_items i join {quote(source.name)} t "
-        f"on {source.join_sql('t', 'i.pk')} {joins} "
+        f"from {items} cross join {quote(source.name)} t "
+        f"on {source.join_sql('t', 'i.pk')} "
         f"where i.collection_id = {int(collection.id)} and {same}"
     )
+
+
+# What `live_sql()` may begin from: the ids in the parameter :ids, a JSON array.
+ITEMS_BY_ID = "json_each(:ids) j cross join _image_similarity_items i on i.id = j.value"
 
 
 def floats(data: bytes) -> tuple[float, ...]:

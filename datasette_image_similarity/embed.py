@@ -17,7 +17,7 @@ from typing import Any
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from . import sources, trust
+from . import index, sources, trust
 from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError
 from .images import Limits
@@ -39,13 +39,14 @@ class Summary:
     missing: int = 0
     seconds: float = 0.0
     stopped: bool = False
+    wants_index: bool = False  # there is none, and so many vectors that it would help
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        lists = ("failures", "new_roots")
-        counts = {name: value for name, value in vars(self).items() if name not in lists}
+        others = ("failures", "new_roots", "wants_index")
+        counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
 
@@ -317,6 +318,7 @@ class Run:
                 else:
                     self._write_new(outcome)
         self.done += len(batch)
+        index.keep_up(self.conn, self.collection)
 
     def finish(self, prune: bool, whole: bool) -> None:
         """Forget what is gone, and failures that did not come again; note the change.
@@ -340,6 +342,11 @@ class Run:
                 "where id = ? and (? or updated_at is null)",
                 (collection.id, changed),
             )
+        index.list_waiting(conn, collection)
+        self.summary.wants_index = (
+            db.item_count(conn, collection) >= index.WORTHWHILE
+            and db.index_row(conn, collection) is None
+        )
         self.summary.new_roots = [
             str(root) for root in self._roots if trust.note_root(self.database, root)
         ]

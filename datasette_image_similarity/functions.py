@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
+from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
@@ -21,27 +22,30 @@ from . import database as db
 from .errors import CollectionError, DatabaseError
 from .query import Query, mean_vector, search
 
+if TYPE_CHECKING:
+    from .index import IndexCache
+
 
 class _NoEmbedding(Exception):
     """A row has no embedding, or is not there."""
 
 
-def prepare_connection(conn: sqlite3.Connection) -> bool:
+def prepare_connection(conn: sqlite3.Connection, cache: IndexCache | None = None) -> bool:
     """Load sqlite-vec and add the functions. False where extensions cannot be loaded.
 
-    The connection's row factory must be `sqlite3.Row`, as Datasette's is.
+    The connection's row factory must be `sqlite3.Row`, as Datasette's is. `cache` keeps
+    compressed indexes between calls; connections may share it.
     """
     try:
         db.load_vec(conn)
     except DatabaseError:
         return False
-    for function, arguments in (
-        (_image_embedding, 2),
-        (_mean_image_embedding, 2),
-        (_image_distance, 3),
-        (_similar_images, 3),
+    for name, function, arguments in (
+        ("image_embedding", _image_embedding, 2),
+        ("mean_image_embedding", _mean_image_embedding, 2),
+        ("image_distance", _image_distance, 3),
+        ("similar_images", partial(_similar_images, cache), 3),
     ):
-        name = function.__name__.removeprefix("_")
         for count in (arguments, arguments + 1):
             conn.create_function(name, count, _sql_function(function, conn))
     return True
@@ -50,7 +54,6 @@ def prepare_connection(conn: sqlite3.Connection) -> bool:
 def _sql_function(function: Callable, conn: sqlite3.Connection) -> Callable:
     """NULL in, NULL out; NULL for a row without an embedding."""
 
-    @wraps(function)
     def call(table: str | None, *arguments: object) -> object:
         if table is None or None in arguments:
             return None
@@ -103,12 +106,18 @@ def _image_distance(
 
 
 def _similar_images(
-    conn: sqlite3.Connection, table: str, pk: db.Key, k: int, name: str | None = None
+    cache: IndexCache | None,
+    conn: sqlite3.Connection,
+    table: str,
+    pk: db.Key,
+    k: int,
+    name: str | None = None,
 ) -> str:
     collection = db.find_collection(conn, table, name)
     item = _item(conn, collection, pk)
     vector = mean_vector(conn, collection, [item])
-    answer = search(conn, collection, Query(vector, int(k), without=frozenset({item})))
+    query = Query(vector, int(k), without=frozenset({item}))
+    answer = search(conn, collection, query, cache)
     fields = ("pk", "rank", "score", "distance")
     return json.dumps(
         [{name: getattr(hit, name) for name in fields} for hit in answer.hits]

@@ -116,8 +116,9 @@ def embed_pictures(
                 return _done(Outcome(picture, failure=str(error)))
             return readers.submit(prepare, job, data)
 
-        on_cpu = encoder is None or encoder.device == "cpu"
-        size = min(CPU_PIECE, batch_size) if on_cpu else batch_size
+        size = getattr(encoder, "batch_size", CPU_PIECE)
+        if encoder is None or encoder.device == "cpu":
+            size = min(size, batch_size)
         prepared = _ahead(jobs, start, 2 * size * (count + 1))
         encoding = _Encoding(encoder, lanes, metric, stored_vector)
         batch: list[Outcome] = []

@@ -28,10 +28,11 @@ def shutdown(datasette: Any) -> None:
 
 
 @hookimpl
-def prepare_connection(conn: Any) -> None:
+def prepare_connection(conn: Any, datasette: Any) -> None:
     from .functions import prepare_connection
+    from .web.service import service
 
-    prepare_connection(conn)
+    prepare_connection(conn, service(datasette).indexes)
 
 
 @hookimpl

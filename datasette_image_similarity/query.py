@@ -1,8 +1,9 @@
-"""What is asked, and how it is answered: exact nearest neighbours with filters.
+"""What is asked, and how it is answered: nearest neighbours with filters.
 
-The filter comes first. It is resolved to item ids, and the search runs over these, so
-that a filtered search gives as many results as exist. Every hit is joined to its source
-row: rows that were deleted or now name another picture never show.
+Exact over all vectors, or over what a compressed index (`index.py`) hands on. The filter
+comes first: it is resolved to item ids, and the search runs over these, so that a
+filtered search gives as many results as exist. Every hit is joined to its source row:
+rows that were deleted or now name another picture never show.
 
 Scores are cosine similarities. Distances are in the collection's metric: 1 - score for
 "cosine" (vectors are stored L2-normalised), Euclidean for "l2" (stored as the network
@@ -17,16 +18,18 @@ import json
 import math
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Timer
+from typing import TYPE_CHECKING, Protocol
 
 from datasette.utils import tilde_encode
 from datasette.utils.sqlite import sqlite3
 
 from .database import (
     DISTANCES,
+    ITEMS_BY_ID,
     Collection,
     Key,
     SourceTable,
@@ -38,11 +41,19 @@ from .database import (
     live_sql,
     quote,
     source_of,
+    waiting_items,
 )
 from .errors import CollectionError, ImageSimilarityError
+from .index import open_index
+
+if TYPE_CHECKING:
+    from .index import Index, IndexCache
 
 KNN_LIMIT = 4096  # vec0 refuses a larger k
-FEW = 2000  # up to so many candidates, distances to each are cheaper than a KNN over all
+FEW = 64  # up to so many candidates, or one in FEWER, a look-up each beats a KNN over all
+FEWER = 16
+DEEP = 1000  # as far down the list the compressed index is asked
+LOOSE = 20_000  # a filter that so many items pass is not resolved to ids first
 SLACK = 100  # so many items too many are sorted out after a KNN, more by "id in"
 
 
@@ -73,6 +84,11 @@ class Query:
     without: frozenset[int] = frozenset()
     filter: Filter | None = None
     max_distance: float | None = None
+    exact: bool = False  # whatever index there is
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.k
 
 
 @dataclass(frozen=True)
@@ -101,19 +117,33 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits best first; `total` is how many there are in all, `next` the next offset."""
+    """Hits best first; `total` is how many there are in all, `next` the next offset.
+
+    Without `exact` they come from the compressed index, `recall` is what was measured
+    of it, and `total` counts rows that were deleted since as well.
+    """
 
     hits: list[Hit]
     total: int
     next: int | None
     milliseconds: float
     exact: bool = True
+    recall: float | None = None
 
 
-def search(conn: sqlite3.Connection, collection: Collection, query: Query) -> Answer:
-    """Answer a query.
+def search(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    query: Query,
+    cache: IndexCache | None = None,
+) -> Answer:
+    """Answer a query, by the compressed index where there is one (see `index.py`).
 
-    Raises CollectionError for k < 1 or a vector of another length.
+    Exactly where there is none, where the query says so, and far down the list. Who asks
+    often brings a `cache`, in which the index is kept.
+
+    Raises CollectionError for k < 1 or a vector of another length, DatabaseError when the
+    index is damaged.
     """
     started = time.perf_counter()
     if query.k < 1:
@@ -126,75 +156,248 @@ def search(conn: sqlite3.Connection, collection: Collection, query: Query) -> An
             f"{collection.dimensions}: they were made by different encoders"
         )
     source = source_of(conn, collection)
-    candidates = _candidates(conn, collection, source, query.filter) - query.without
-    end = query.offset + query.k
+    index = None
+    if not query.exact and query.end <= DEEP:
+        index = open_index(conn, collection, cache)
+    if index is None:
+        ranking: _Ranking = _Exact(conn, collection, source, query)
+    else:
+        ranking = _ByIndex(conn, collection, source, query, index)
     while True:
-        ranked = _ranked(conn, collection, query, candidates)
-        total = len(candidates if query.max_distance is None else ranked)
+        ranked, total = ranking.nearest()
         try:
-            hits = _hits(conn, collection, source, query, ranked[query.offset : end])
+            page = ranked[query.offset : query.end]
+            hits = _hits(conn, collection, source, query, page)
         except _Stale as stale:
-            candidates -= stale.items
+            ranking.leave_out(stale.items)
             continue
         return Answer(
             hits=hits,
             total=total,
-            next=end if end < total else None,
+            next=query.end if query.end < total and len(hits) == query.k else None,
             milliseconds=round((time.perf_counter() - started) * 1000, 1),
+            exact=index is None,
+            recall=index.recall if index else None,
         )
 
 
-def _candidates(
+class _Ranking(Protocol):
+    """A way to find what is nearest."""
+
+    def nearest(self) -> tuple[list[tuple[float, int]], int]:
+        """(distance, id), nearest first, as far as the query's page; how many in all."""
+
+    def leave_out(self, items: set[int]) -> None:
+        """These turned out not to be what was embedded."""
+
+
+class _Exact:
+    """Distances to all vectors, by sqlite-vec."""
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        collection: Collection,
+        source: SourceTable,
+        query: Query,
+    ) -> None:
+        self.conn, self.collection, self.query = conn, collection, query
+        self.candidates = _live(conn, collection, source, query.filter) - query.without
+
+    def leave_out(self, items: set[int]) -> None:
+        self.candidates -= items
+
+    def nearest(self) -> tuple[list[tuple[float, int]], int]:
+        ranked = self._ranked()
+        limited = self.query.max_distance is not None
+        return ranked, len(ranked if limited else self.candidates)
+
+    def _ranked(self) -> list[tuple[float, int]]:
+        """Enough for the query's page; with a `max_distance`, all that are near enough."""
+        query, candidates = self.query, self.candidates
+        limited = query.max_distance is not None
+        wanted = min(query.end, len(candidates))
+        stored = item_count(self.conn, self.collection)
+        if len(candidates) <= max(FEW, stored // FEWER):
+            return _within(
+                query, _distances(self.conn, self.collection, query.vector, candidates)
+            )
+        # Leaving a few out afterwards is cheaper than handing over a long list of ids.
+        others = stored - len(candidates)
+        among = candidates if others > SLACK else None
+        k = wanted + 1 + (others if among is None else 0)
+        if limited:
+            k = KNN_LIMIT
+        if k <= KNN_LIMIT:
+            rows = _knn(self.conn, self.collection, query.vector, k, among)
+            found = _within(query, [row for row in rows if row[0] in candidates])
+            end = query.max_distance if limited else max(found[:wanted], default=(0.0,))[0]
+            if len(rows) < k or (rows[-1][1] or 0.0) > end:
+                return found
+            # Else something that is not in the list may tie with what is: look at all.
+        rows = _scan(self.conn, self.collection, query.vector)
+        return _within(query, [row for row in rows if row[0] in candidates])
+
+
+class _ByIndex:
+    """What the compressed index hands on, in the order of its true distances.
+
+    Items that wait to be listed are looked at one by one. A filter is resolved to ids,
+    whose codes are all compared; where very many pass it, what the index hands on is
+    filtered instead.
+    """
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        collection: Collection,
+        source: SourceTable,
+        query: Query,
+        index: Index,
+    ) -> None:
+        self.conn, self.collection, self.source = conn, collection, source
+        self.query, self.index = query, index
+        self.out = set(query.without)
+        self.waiting = set(waiting_items(conn, collection))
+        self.wanted = query.end + len(query.without)
+        self.passing: set[int] | None = None
+        self.loose = False
+        self.total = index.listed + len(self.waiting)
+        if query.filter is not None and query.filter.where:
+            self.passing = self._all_that_pass(LOOSE + 1)
+            self.total = len(self.passing)
+            if self.total > LOOSE:
+                self._filter_afterwards()
+
+    def _filter_afterwards(self) -> None:
+        """So many pass that as many more are asked for as the filter will take away."""
+        self.total = _count(self.conn, self.source, self.query.filter)
+        wanted = math.ceil(self.wanted * self.index.listed / max(1, self.total))
+        if wanted <= min(DEEP, self.index.listed // 50):
+            self.loose, self.wanted = True, wanted
+        else:
+            self.passing = self._all_that_pass(-1)
+
+    def leave_out(self, items: set[int]) -> None:
+        self.out |= items
+        self.wanted += len(items)
+
+    def nearest(self) -> tuple[list[tuple[float, int]], int]:
+        limited = self.query.max_distance is not None
+        while True:
+            ids, all_seen = self._handed_on()
+            ranked = _within(
+                self.query,
+                _distances(self.conn, self.collection, self.query.vector, ids),
+            )
+            cut = limited and len(ranked) < len(ids)
+            if all_seen or cut or (len(ranked) >= self.query.end and not limited):
+                break
+            if self.wanted > DEEP:
+                if not self.loose:
+                    break
+                # None of the nearest passes: the filter and the picture are at odds.
+                self.loose, self.passing = False, self._all_that_pass(-1)
+            self.wanted *= 4
+        if limited:
+            return ranked, len(ranked)
+        return ranked, max(len(ranked), self.total - len(self.out))
+
+    def _handed_on(self) -> tuple[set[int], bool]:
+        """Items among which the nearest are, and whether there are no others."""
+        import numpy as np
+
+        among = None
+        if self.passing is not None and not self.loose:
+            among = np.array(sorted(self.passing), dtype=np.int64)
+        found = self.index.nearest(self.query.vector, self.wanted, among)
+        all_seen = len(found) >= (self.index.listed if among is None else len(among))
+        ids = set(found.tolist()) | self.waiting
+        if self.loose:
+            ids = self._that_pass(ids)
+        elif among is not None:
+            ids &= self.passing
+        return ids - self.out, all_seen
+
+    def _all_that_pass(self, most: int) -> set[int]:
+        """Items whose row passes the filter, `most` of them at most; all with -1.
+
+        Not "in (select …)": there a column that the table lacks would be one of ours.
+        The plus keeps the types of the table's keys away from ours, so that ours are
+        looked up in their index.
+        """
+        source = self.source
+        sql = (
+            f"with passing(pk) as materialized (select {source.key_sql()} "
+            f"from {quote(source.name)} where {self.query.filter.where}) "
+            "select i.id from passing p cross join _image_similarity_items i "
+            f"on i.collection_id = {self.collection.id} and i.pk = +p.pk limit {most}"
+        )
+        return {row[0] for row in self.conn.execute(sql, self.query.filter.params)}
+
+    def _that_pass(self, ids: set[int]) -> set[int]:
+        """Those of these items whose row passes the filter."""
+        source = self.source
+        sql = (
+            "with known(id, pk) as materialized (select i.id, i.pk from "
+            f"{ITEMS_BY_ID} where i.collection_id = {self.collection.id}), "
+            f"passing(pk) as materialized (select {source.key_sql()} "
+            f"from {quote(source.name)} where ({self.query.filter.where}) "
+            f"and {source.key_sql()} in (select pk from known)) "
+            "select k.id from passing p join known k on k.pk = +p.pk"
+        )
+        params = {**self.query.filter.params, "ids": json.dumps(list(ids))}
+        return {row[0] for row in self.conn.execute(sql, params)}
+
+
+def _live(
     conn: sqlite3.Connection,
     collection: Collection,
     source: SourceTable,
     filter: Filter | None,
 ) -> set[int]:
-    """Ids of the items that may be a result: their row is there and passes the filter."""
+    """Ids of the items whose row is there and passes the filter."""
     if filter is None or not filter.where:
         sql = f"select i.id {live_sql(collection, source)}"
         return {row[0] for row in conn.execute(sql)}
-    # Not "in (select …)": there a column that this table lacks would be one of ours.
-    # Materialized, or compound keys may be compared each with each.
+    # See _ByIndex._all_that_pass()
     passing = f"select {source.key_sql()} from {quote(source.name)} where {filter.where}"
-    live = live_sql(collection, source, "join passing p on p.pk = i.pk")
+    items = "passing p cross join _image_similarity_items i on i.pk = +p.pk"
+    live = live_sql(collection, source, items)
     sql = f"with passing(pk) as materialized ({passing}) select i.id {live}"
     return {row[0] for row in conn.execute(sql, filter.params)}
 
 
-def _ranked(
-    conn: sqlite3.Connection, collection: Collection, query: Query, candidates: set[int]
-) -> list[tuple[float, int]]:
-    """(distance, id) of the nearest candidates, nearest first.
+def _count(conn: sqlite3.Connection, source: SourceTable, filter: Filter) -> int:
+    """How many rows of the table pass a filter."""
+    sql = f"select count(*) from {quote(source.name)} where {filter.where}"
+    return conn.execute(sql, filter.params).fetchone()[0]
 
-    Enough of them for the query's page; with a `max_distance`, all that are near enough.
-    """
-    limited = query.max_distance is not None
-    wanted = min(query.offset + query.k, len(candidates))
-    stored = item_count(conn, collection)
-    others = stored - len(candidates)
 
-    def pick(rows: Sequence) -> list[tuple[float, int]]:
-        found = sorted(
-            (max(0.0, distance), item)
-            for item, distance in rows
-            if item in candidates and distance is not None  # NaN: see verify
-        )
-        return [pair for pair in found if not limited or pair[0] <= query.max_distance]
+def _within(query: Query, rows: Iterable[Sequence]) -> list[tuple[float, int]]:
+    """As (distance, id), nearest first, without what lies beyond the cut-off."""
+    found = sorted(
+        (max(0.0, distance), item)
+        for item, distance in rows
+        if distance is not None  # NaN: see verify
+    )
+    if query.max_distance is None:
+        return found
+    return [pair for pair in found if pair[0] <= query.max_distance]
 
-    # Leaving a few out afterwards is cheaper than handing over a long list of ids.
-    among = candidates if others > SLACK else None
-    k = wanted + 1 + (others if among is None else 0)
-    if limited:
-        k = KNN_LIMIT
-    if len(candidates) > FEW and k <= KNN_LIMIT:
-        rows = _knn(conn, collection, query.vector, k, among)
-        found = pick(rows)
-        end = query.max_distance if limited else max(found[:wanted], default=(0.0,))[0]
-        if len(rows) < k or (rows[-1][1] or 0.0) > end:
-            return found
-        # Else something that is not in the list may tie with what is: look at all.
-    return pick(_scan(conn, collection, query.vector, candidates))
+
+def _distances(
+    conn: sqlite3.Connection, collection: Collection, vector: bytes, ids: Iterable[int]
+) -> list:
+    """(id, distance) of each of these items, in no order: one look-up an item."""
+    # See database.item_vectors() for the join.
+    sql = (
+        f"select v.id, {DISTANCES[collection.metric]}(v.embedding, :vector) "
+        f"from json_each(:ids) j cross join {quote(collection.vectors)} v "
+        "where v.id = j.value"
+    )
+    params = {"vector": vector, "ids": json.dumps(list(ids))}
+    return conn.execute(sql, params).fetchall()
 
 
 def _knn(
@@ -216,17 +419,11 @@ def _knn(
     return conn.execute(sql, params).fetchall()
 
 
-def _scan(
-    conn: sqlite3.Connection, collection: Collection, vector: bytes, among: set[int]
-) -> list:
-    """(id, distance) of every item given, in no order."""
+def _scan(conn: sqlite3.Connection, collection: Collection, vector: bytes) -> list:
+    """(id, distance) of every item, in no order."""
     distance = f"{DISTANCES[collection.metric]}(embedding, :vector)"
     sql = f"select id, {distance} from {quote(collection.vectors)}"
-    params = {"vector": vector}
-    if len(among) <= FEW:
-        sql += " where id in (select value from json_each(:ids))"
-        params["ids"] = json.dumps(list(among))
-    return conn.execute(sql, params).fetchall()
+    return conn.execute(sql, {"vector": vector}).fetchall()
 
 
 def _hits(
@@ -244,7 +441,7 @@ def _hits(
     columns = ", ".join(f"t.{quote(name)}" for name in source.columns)
     sql = (
         f"select i.id, i.pk, i.width, i.height, i.sha256, {columns} "
-        f"{live_sql(collection, source)} and i.id in (select value from json_each(:ids))"
+        f"{live_sql(collection, source, ITEMS_BY_ID)}"
     )
     found = {row[0]: tuple(row) for row in conn.execute(sql, {"ids": ids})}
     stale = {item for _, item in ranked} - found.keys()
@@ -285,8 +482,9 @@ def _cosines(
         return {item: 1.0 - distance for distance, item in ranked}
     ids = json.dumps([item for _, item in ranked])
     sql = (
-        f"select id, 1 - vec_distance_cosine(embedding, :vector) "
-        f"from {quote(collection.vectors)} where id in (select value from json_each(:ids))"
+        f"select v.id, 1 - vec_distance_cosine(v.embedding, :vector) "
+        f"from json_each(:ids) j cross join {quote(collection.vectors)} v "
+        "where v.id = j.value"
     )
     return dict(conn.execute(sql, {"vector": vector, "ids": ids}).fetchall())
 

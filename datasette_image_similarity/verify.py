@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from .errors import CollectionError
+from . import index
+from .errors import CollectionError, DatabaseError
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
     them anew, and rebuilds a damaged vec0 table from the vectors that can be read.
     """
     faults: list[Fault] = []
+    if repair and db.schema_version(conn):
+        db.migrate(conn)
     for collection in db.collections(conn):
         with db.transaction(conn):
             faults += _verify(conn, collection, repair)
@@ -66,7 +69,24 @@ def _verify(
     faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
     if repair and faults:
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
-    return faults
+    return faults + _verify_index(conn, collection, repair)
+
+
+def _verify_index(
+    conn: sqlite3.Connection, collection: db.Collection, repair: bool
+) -> list[Fault]:
+    """A damaged index is dropped; items that it lacks are listed."""
+    try:
+        missing = index.unlisted(conn, collection)
+    except DatabaseError:
+        if repair:
+            db.drop_index(conn, collection)
+        return [Fault(collection.table, "the compressed index is damaged: make it anew")]
+    if missing and repair:
+        db.put_waiting(conn, collection, missing)
+        index.list_waiting(conn, collection)
+    what = "items that the compressed index lacks"
+    return [Fault(collection.table, what, len(missing))] if missing else []
 
 
 def _listed_places(

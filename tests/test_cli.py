@@ -15,7 +15,10 @@ from core import answer, command, refused, sql, value
 from datasette_image_similarity import trust
 from datasette_image_similarity.cli import image_similarity
 
-COMMANDS = ("embed", "similar", "search", "status", "verify", "remove", "models")
+COMMANDS = (
+    *("embed", "similar", "search", "status"),
+    *("index", "verify", "remove", "models"),
+)
 
 
 @pytest.fixture
@@ -230,6 +233,7 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "failures": 0,
         "stale": 1,
         "thumbnails": 24,
+        "index": None,
     }
     printed = command("status", copied).output
     assert "images (default)" in printed

@@ -255,14 +255,14 @@ def test_deleted_and_changed_rows_never_show(copied: Path) -> None:
 def test_a_row_that_is_deleted_during_a_search_does_not_show(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranked = asking._ranked
+    distances = asking._distances
 
     def and_then(*arguments: object) -> list:
-        found = ranked(*arguments)
+        found = distances(*arguments)
         sql(copied, "delete from images where id in (5, 6)")
         return found
 
-    monkeypatch.setattr(asking, "_ranked", and_then)
+    monkeypatch.setattr(asking, "_distances", and_then)
     with ImageCollection(copied) as collection:
         assert {hit.pk for hit in collection.similar(1, 99)} == {*range(2, 25)} - {5, 6}
 

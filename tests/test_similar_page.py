@@ -37,6 +37,7 @@ async def test_json_has_the_documented_shape(site: Datasette, gallery: Path) -> 
         "next",
         "next_url",
         "exact",
+        "recall",
         "milliseconds",
     ]
     assert answer["ok"] is True

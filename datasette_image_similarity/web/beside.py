@@ -183,7 +183,8 @@ def _neighbours(
         with deadline(conn, datasette.setting("sql_time_limit_ms") / 1000):
             vector = mean_vector(conn, collection, [item])
             query = Query(vector, STRIP, without=frozenset({item}))
-            return dict(size), dict(row), search(conn, collection, query).hits
+            indexes = service(datasette).indexes
+            return dict(size), dict(row), search(conn, collection, query, indexes).hits
     except (ImageSimilarityError, sqlite3.DatabaseError):
         return None  # the row page itself must go on working
 

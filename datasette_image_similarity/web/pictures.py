@@ -40,7 +40,8 @@ async def image(datasette: Datasette, request: Any) -> Response:
 async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     place = await find_place(datasette, request)
     pk = request.url_vars["pk"]
-    joins = (
+    items = (
+        "_image_similarity_items i "
         "left join _image_similarity_roots r on r.id = i.root_id "
         "left join _image_similarity_thumbnails h on h.id = i.id"
     )
@@ -51,7 +52,7 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
             return None
         return conn.execute(
             "select i.pk, i.path, i.sha256, i.size, r.path as root, h.webp "
-            f"{db.live_sql(place.collection, place.source, joins)} and i.pk = ?",
+            f"{db.live_sql(place.collection, place.source, items)} and i.pk = ?",
             (key,),
         ).fetchone()
 

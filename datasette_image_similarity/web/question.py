@@ -107,6 +107,7 @@ class Question:
     size: int
     offset: int
     max_distance: float | None
+    exact: bool  # whatever index there is
     filter: Filter | None
     pairs: tuple[tuple[str, str], ...]  # every parameter as it was, but the offset
     chips: list[Chip] = field(default_factory=list)
@@ -164,6 +165,7 @@ async def read_question(place: Place, path: str) -> Question:
         size=min(size, most),
         offset=_whole(args.get("_next") or 0, "_next", 0),
         max_distance=_distance(args.get("_max_distance")),
+        exact=_whole(args.get("_exact") or 0, "_exact", 0) > 0,
         filter=await _read_filter(place),
         pairs=pairs,
     )
@@ -299,6 +301,7 @@ def as_mapping(question: Question, place: Place) -> Mapping[str, object]:
         "like": list(question.likes),
         "filters": [list(pair) for pair in question.filters],
         "max_distance": question.max_distance,
+        "exact": question.exact,
         "size": question.size,
         "offset": question.offset,
     }

@@ -1,5 +1,5 @@
-"""What one Datasette instance keeps between requests: which tables have embeddings, child
-processes that decode, and the encoder.
+"""What one Datasette instance keeps between requests: which tables have embeddings,
+compressed indexes, child processes that decode, and the encoder.
 
 Uploads wait in a bounded queue for one thread of our own, which loads the model once and
 lazily. Nothing of that runs on Datasette's SQL threads.
@@ -23,6 +23,7 @@ from ..database import Collection, collections, load_vec
 from ..encoders import Encoder, EncoderSpec, restore_encoder
 from ..errors import DatabaseError, ImageError, ImageSimilarityError
 from ..images import LOCAL_FILES, Decoded, Decoder, DecoderPool, Limits, Request
+from ..index import IndexCache
 from ..pipeline import finished_vector
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
@@ -45,6 +46,7 @@ class Service:
 
     def __init__(self, datasette: Datasette) -> None:
         self.datasette = datasette
+        self.indexes = IndexCache()
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
         self._waiting = 0

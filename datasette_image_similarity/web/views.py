@@ -77,7 +77,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
             without=frozenset(items),
             **_limits(question),
         )
-        return items, search(conn, place.collection, asked)
+        return items, search(conn, place.collection, asked, place.service.indexes)
 
     items, answer = await ask_database(place, ask)
     next_url = None
@@ -94,6 +94,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
     context |= {
         "likes": likes,
         "next_url": next_url,
+        "exact_url": question.url(path, _exact=1, _next=question.offset or None),
         "json_url": question.url(f"{path}.json", _next=question.offset or None),
         "csv_url": question.url(f"{path}.csv", _next=question.offset or None),
         "sql_url": await _sql_url(place, question),
@@ -107,6 +108,7 @@ def _limits(question: Question) -> dict[str, Any]:
         "offset": question.offset,
         "filter": question.filter,
         "max_distance": question.max_distance,
+        "exact": question.exact,
     }
 
 
@@ -150,6 +152,7 @@ def _json_answer(
         "next": following,
         "next_url": next_url and place.datasette.absolute_url(place.request, next_url),
         "exact": answer.exact,
+        "recall": answer.recall,
         "milliseconds": answer.milliseconds,
     }
     headers = {}
@@ -276,7 +279,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
 
         def ask(conn: sqlite3.Connection) -> Answer:
             query = Query(vector, **_limits(question))
-            return search(conn, place.collection, query)
+            return search(conn, place.collection, query, place.service.indexes)
 
         answer = await ask_database(place, ask)
     except ImageSimilarityError as error:

@@ -1,0 +1,748 @@
+"""The compressed index: nearest neighbours of big collections, without reading them whole.
+
+An inverted file in ordinary tables. Vectors are centred and projected on the collection's
+own principal axes (PCA), kept as one byte an axis, and sorted into lists around k-means
+centres. A query looks into the few lists whose centres are nearest (`probes`), estimates
+distances from the bytes, and hands the best (`depth`) to `query.py`, which computes their
+true distances. Both numbers are chosen when the index is built, from the true neighbours of
+a sample of the collection itself; what was reached is kept with it.
+
+Distances are estimated as those of the projections. What these leave out is not made up for
+by its length: near neighbours are alike in it too, and estimates with it were worse.
+
+Rows that are new or have changed wait in `_image_similarity_unlisted`, and searches look at
+each of these; `embed` lists them at its end. Building is the same with every row waiting,
+which is why one that was cut off goes on.
+
+Methods: Jégou, Douze, Schmid, "Product quantization for nearest neighbor search" (2011),
+for the inverted file with re-ranking; Lloyd, "Least squares quantization in PCM" (1982).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from datasette.utils.sqlite import sqlite3
+
+from . import database as db
+from .errors import CollectionError, DatabaseError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WORTHWHILE = 10_000  # vectors; below, exact search is quick enough
+RECALL = 0.99  # wanted where nothing is said
+AXES = 192  # principal axes kept, a byte each
+SAMPLE = 50_000  # vectors that the axes and the centres are learned from
+ROUNDS = 10  # of k-means
+BLOCK = 4096  # vectors in memory at once
+LISTED_AT_ONCE = 200_000  # rows a transaction: a list is rewritten for each
+MEASURED = 400  # queries: half choose probes and depth, half measure the recall
+NEIGHBOURS = 10  # recall@10 is what is asked for and measured
+WAITING = 1_000  # rows that may wait to be listed, or 1 in 200: see `crowded()`
+DRIFTED = 1.25  # this much farther from their centres than when trained
+RESIDENT = 400_000_000  # bytes of lists that a server keeps in memory at most
+
+Say = Callable[[str, int, int], None]  # what is being done, so many of so many
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """What an index is like. `recall` is None until it is finished."""
+
+    asked: float
+    recall: float | None
+    probes: int
+    lists: int
+    depth: int
+    listed: int
+    waiting: int
+    trained: int
+    drift: float  # mean squared distance to the centres, in that of when it was trained
+    bytes: int
+    built_at: str | None
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about it, if anything."""
+        if self.recall is None:
+            return "not finished: run index again to go on"
+        if self.drift > DRIFTED or self.listed > 4 * self.trained:
+            return "the collection has changed much since: run index again"
+        return None
+
+
+class Listed(NamedTuple):
+    """Rows of lists: ids int64 (n,), codes int8 (n, axes), and their squared lengths once
+    they are scaled, norms float32 (n,)."""
+
+    ids: np.ndarray
+    norms: np.ndarray
+    codes: np.ndarray
+
+
+class Model(NamedTuple):
+    """What was learned: mean (d,), axes (a, d), scales (a,), centres (l, a); float32."""
+
+    mean: np.ndarray
+    axes: np.ndarray
+    scales: np.ndarray
+    centres: np.ndarray
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (n, d) as projections (n, a)."""
+        return (vectors - self.mean) @ self.axes.T
+
+    def nearest_centres(self, projected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For projections (n, a): the nearest list (n,), squared distance to it (n,)."""
+        distances = self._centre_distances(projected)
+        nearest = distances.argmin(axis=1)
+        return nearest, distances[range(len(nearest)), nearest]
+
+    def lists_by_distance(self, projected: np.ndarray) -> np.ndarray:
+        """For projections (n, a): all lists, nearest first (n, l)."""
+        return self._centre_distances(projected).argsort(axis=1, kind="stable")
+
+    def _centre_distances(self, projected: np.ndarray) -> np.ndarray:
+        own = (projected * projected).sum(axis=1, keepdims=True)
+        others = (self.centres * self.centres).sum(axis=1)
+        return own - 2 * projected @ self.centres.T + others
+
+    def listed(self, ids: np.ndarray, projected: np.ndarray) -> Listed:
+        """Projections (n, a) of items as they are listed."""
+        import numpy as np
+
+        codes = np.clip(np.rint(projected / self.scales), -127, 127)
+        norms = np.square(codes * self.scales).sum(axis=1)
+        return Listed(ids, norms.astype("<f4"), codes.astype(np.int8))
+
+    def estimates(self, listed: Listed, projected: np.ndarray) -> np.ndarray:
+        """Squared distances (n,) of listed rows to one projection (a,), less a constant."""
+        import numpy as np
+
+        weights = (-2 * self.scales * projected).astype(np.float32)
+        return listed.codes.astype(np.float32) @ weights + listed.norms
+
+    def to_bytes(self) -> bytes:
+        return b"".join(part.astype("<f4").tobytes() for part in self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, dimensions: int, axes: int, lists: int) -> Model:
+        """Raises DatabaseError unless the sizes fit and all numbers are finite."""
+        import numpy as np
+
+        shapes = ((dimensions,), (axes, dimensions), (axes,), (lists, axes))
+        sizes = [math.prod(shape) for shape in shapes]
+        if min(axes, lists) < 1 or len(data) != 4 * sum(sizes):
+            raise DatabaseError(DAMAGED)
+        numbers = np.frombuffer(data, "<f4")
+        if not np.isfinite(numbers).all():
+            raise DatabaseError(DAMAGED)
+        parts = np.split(numbers, np.cumsum(sizes)[:-1])
+        return cls(*(part.reshape(s) for part, s in zip(parts, shapes, strict=True)))
+
+
+DAMAGED = (
+    "The compressed index in this database is damaged: make it anew with datasette "
+    "image-similarity index DATABASE --rebuild, or ask for exact search"
+)
+
+
+class Lists(Protocol):
+    """Where the inverted lists are read from."""
+
+    def probe(self, lists: Sequence[int]) -> Listed:
+        """All rows of these lists."""
+
+    def find(self, ids: np.ndarray) -> Listed:
+        """The rows with these ids, sorted int64 (n,), in no order."""
+
+
+class StoredLists:
+    """Lists read from the database one by one: nothing is kept."""
+
+    def __init__(self, conn: sqlite3.Connection, collection: db.Collection, axes: int):
+        self.conn, self.collection, self.axes = conn, collection, axes
+
+    def probe(self, lists: Sequence[int]) -> Listed:
+        return _joined([self._read(int(one)) for one in lists], self.axes)
+
+    def find(self, ids: np.ndarray) -> Listed:
+        import numpy as np
+
+        found = []
+        for _, *blobs in db.index_lists(self.conn, self.collection):
+            listed = _listed(*blobs, self.axes)
+            there = np.isin(listed.ids, ids)
+            found.append(Listed(*(part[there] for part in listed)))
+        return _joined(found, self.axes)
+
+    def _read(self, number: int) -> Listed:
+        return _listed(*db.index_list(self.conn, self.collection, number), self.axes)
+
+
+class ResidentLists:
+    """All lists in memory, one behind the other: for servers and notebooks."""
+
+    def __init__(self, stored: StoredLists, lists: int) -> None:
+        import numpy as np
+
+        parts = [_listed(b"", b"", b"", stored.axes)] * lists
+        for number, *blobs in db.index_lists(stored.conn, stored.collection):
+            if 0 <= number < lists:
+                parts[number] = _listed(*blobs, stored.axes)
+        self.ends = np.cumsum([0, *(len(part.ids) for part in parts)])
+        self.all = _joined(parts, stored.axes)
+        self.order = self.all.ids.argsort()
+        self.sorted = self.all.ids[self.order]
+
+    def probe(self, lists: Sequence[int]) -> Listed:
+        places = [slice(self.ends[one], self.ends[one + 1]) for one in lists]
+        parts = [Listed(*(part[place] for part in self.all)) for place in places]
+        return _joined(parts, self.all.codes.shape[1])
+
+    def find(self, ids: np.ndarray) -> Listed:
+        # Twice where a stale entry is left: the later one in the order wins or loses alike,
+        # because true distances decide.
+        left = self.sorted.searchsorted(ids, "left")
+        right = self.sorted.searchsorted(ids, "right")
+        places = self.order[_ranges(left, right)]
+        return Listed(*(part[places] for part in self.all))
+
+
+def _ranges(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """All numbers in left[i] … right[i], end excluded."""
+    import numpy as np
+
+    lengths = right - left
+    starts = np.repeat(left - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
+    return starts + np.arange(lengths.sum())
+
+
+def _listed(ids: bytes, norms: bytes, codes: bytes, axes: int) -> Listed:
+    """A list's blobs as arrays. Raises DatabaseError unless their lengths fit."""
+    import numpy as np
+
+    if not all(isinstance(blob, bytes) for blob in (ids, norms, codes)):
+        raise DatabaseError(DAMAGED)
+    count = len(ids) // 8
+    if (len(ids), len(norms), len(codes)) != (8 * count, 4 * count, axes * count):
+        raise DatabaseError(DAMAGED)
+    return Listed(
+        np.frombuffer(ids, "<i8"),
+        np.frombuffer(norms, "<f4"),
+        np.frombuffer(codes, "i1").reshape(count, axes),
+    )
+
+
+def _joined(parts: list[Listed], axes: int) -> Listed:
+    import numpy as np
+
+    if not parts:
+        return _listed(b"", b"", b"", axes)
+    return Listed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+# Asking
+
+
+@dataclass(frozen=True)
+class Index:
+    """A finished index, ready to be asked."""
+
+    recall: float
+    probes: int
+    depth: int
+    listed: int
+    cosine: bool
+    model: Model
+    lists: Lists
+
+    def nearest(self, vector: bytes, k: int, among: np.ndarray | None = None) -> np.ndarray:
+        """Ids int64 (n,) of rows among which the k nearest are, what seems nearest first.
+
+        `vector` is a float32 blob; `among` are the ids to choose from, sorted: all their
+        codes are compared, and twice as many handed on, since these are nearer to each
+        other than the nearest of all. An id may come twice. For large k, more lists are
+        looked into and more rows are handed on.
+        """
+        import numpy as np
+
+        wide = max(1.0, k / NEIGHBOURS)
+        count = math.ceil(self.depth * wide) * (1 if among is None else 2)
+        query = np.frombuffer(vector, "<f4")
+        if self.cosine:
+            query = query / np.linalg.norm(query)
+        projected = self.model.project(query[None])
+        if among is not None:
+            listed = self.lists.find(among)
+        else:
+            order = self.model.lists_by_distance(projected)[0]
+            probes = math.ceil(self.probes * math.sqrt(wide))
+            listed = self.lists.probe(order[:probes])
+        estimates = self.model.estimates(listed, projected[0])
+        if count < len(estimates):
+            best = np.argpartition(estimates, count)[:count]
+        else:
+            best = np.arange(len(estimates))
+        best = best[np.lexsort((listed.ids[best], estimates[best]))]
+        return listed.ids[best]
+
+
+class IndexCache:
+    """What was read of indexes, for as long as they stay as they are.
+
+    The first time an index is asked for, its lists are read as they are needed; from the
+    second time on they are kept in memory, `limit` bytes of them in all. Made by whoever
+    asks more than once; threads may share it.
+    """
+
+    def __init__(self, limit: int = RESIDENT) -> None:
+        self.limit = limit
+        self._kept: dict[tuple[str, int], _Kept] = {}  # least recently asked first
+        self._lock = threading.Lock()
+
+    def get(self, conn: sqlite3.Connection, collection: db.Collection) -> Index | None:
+        """The index of a collection; None when there is none, or it is not to be used now.
+
+        That is while it is being built, and while very many rows wait to be listed.
+        Raises DatabaseError when it is damaged.
+        """
+        row = db.index_row(conn, collection)
+        if row is None or row["recall"] is None or crowded(conn, collection, row["listed"]):
+            return None
+        key = (db.file_of(conn), collection.id)
+        with self._lock:
+            kept = self._kept.pop(key, None)
+            if kept is None or kept.version != row["version"]:
+                kept = _Kept(row["version"], _model(conn, collection, row))
+            elif kept.lists is None:
+                self._keep_lists(kept, StoredLists(conn, collection, row["axes"]), row)
+            self._kept[key] = kept
+        return Index(
+            recall=row["recall"],
+            probes=row["probes"],
+            depth=row["depth"],
+            listed=row["listed"],
+            cosine=collection.metric == "cosine",
+            model=kept.model,
+            lists=kept.lists or StoredLists(conn, collection, row["axes"]),
+        )
+
+    def _keep_lists(self, kept: _Kept, stored: StoredLists, row: sqlite3.Row) -> None:
+        """Read all lists into memory, where they have room."""
+        size = row["listed"] * (row["axes"] + 28)
+        if size > self.limit:
+            return
+        while size + sum(one.size for one in self._kept.values()) > self.limit:
+            self._kept.pop(next(iter(self._kept)))
+        kept.lists, kept.size = ResidentLists(stored, row["lists"]), size
+
+
+@dataclass
+class _Kept:
+    version: int
+    model: Model
+    lists: ResidentLists | None = None
+    size: int = 0  # bytes of the lists
+
+
+def open_index(
+    conn: sqlite3.Connection, collection: db.Collection, cache: IndexCache | None = None
+) -> Index | None:
+    """See `IndexCache.get()`; without a cache nothing is kept."""
+    return (cache or IndexCache()).get(conn, collection)
+
+
+def crowded(conn: sqlite3.Connection, collection: db.Collection, listed: int) -> bool:
+    """Whether so many rows wait to be listed that exact search is better."""
+    most = max(WAITING, listed // 200)
+    return db.waiting(conn, collection, most + 1) > most
+
+
+def _model(conn: sqlite3.Connection, collection: db.Collection, row: sqlite3.Row) -> Model:
+    data = db.index_model(conn, collection)
+    return Model.from_bytes(data, collection.dimensions, row["axes"], row["lists"])
+
+
+def index_status(conn: sqlite3.Connection, collection: db.Collection) -> IndexStatus | None:
+    """What the index of a collection is like; None without one."""
+    row = db.index_row(conn, collection)
+    if row is None:
+        return None
+    spread = row["since_spread"] / row["since"] if row["since"] else row["spread"]
+    return IndexStatus(
+        asked=row["asked"],
+        recall=row["recall"],
+        probes=row["probes"],
+        lists=row["lists"],
+        depth=row["depth"],
+        listed=row["listed"],
+        waiting=db.waiting(conn, collection),
+        trained=row["trained"],
+        drift=spread / row["spread"] if row["spread"] else 1.0,
+        bytes=row["listed"] * (row["axes"] + 12)
+        + 4 * (collection.dimensions * (1 + row["axes"]) + row["axes"] * row["lists"]),
+        built_at=row["built_at"],
+    )
+
+
+# Building
+
+
+def build_index(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    *,
+    recall: float | None = None,
+    rebuild: bool = False,
+    say: Say = _nothing,
+    stop: Callable[[], bool] = lambda: False,
+) -> IndexStatus:
+    """Make the index, or go on with one that was cut off.
+
+    `recall` is the recall@10 wanted of it, above 0 and at most 1; as before, or .99. A
+    finished one is brought up to date, and made anew when `rebuild` or another recall is
+    asked for.
+    `stop()` turning true ends the work at the next step; what was done stays. Raises
+    CollectionError for a recall out of range or fewer than two vectors.
+    """
+    if recall is not None and not 0 < recall <= 1:
+        raise CollectionError(f"The recall must be above 0 and at most 1, not {recall}")
+    db.migrate(conn)
+    row = db.index_row(conn, collection)
+    if row is None or rebuild or recall not in (None, row["asked"]):
+        before = row["asked"] if row is not None else RECALL
+        _train(conn, collection, recall or before, say)
+    finished = list_waiting(conn, collection, say=say, stop=stop)
+    row = db.index_row(conn, collection)
+    if finished and row is not None and row["recall"] is None and not stop():
+        _measure(conn, collection, row["asked"], say)
+    status = index_status(conn, collection)
+    if status is None:
+        raise CollectionError("The index was removed while it was being made")
+    return status
+
+
+def _train(
+    conn: sqlite3.Connection, collection: db.Collection, recall: float, say: Say
+) -> None:
+    """Learn mean, axes, scales and centres from a sample; then every row waits."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    ids = np.array(db.item_ids(conn, collection), dtype=np.int64)
+    if len(ids) < 2:
+        raise CollectionError(
+            f"{collection.table!r} has {len(ids)} embeddings: an index needs two at least"
+        )
+    sample = np.sort(rng.choice(ids, min(SAMPLE, len(ids)), replace=False))
+    mean, covariance = _moments(conn, collection, sample, say)
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :AXES].T
+    blank = np.ones(len(axes))
+    model = Model(mean, axes.astype(np.float32), blank, np.zeros((1, len(axes))))
+    projected = np.concatenate(
+        [
+            model.project(vectors)
+            for _, vectors in _told(conn, collection, sample, "projecting the sample", say)
+        ]
+    )
+    # The few values beyond are clipped; there is one scale an axis.
+    scales = np.quantile(np.abs(projected), 0.9999, axis=0) / 127
+    scales[scales == 0] = 1
+    count = int(np.clip(round(2 * math.sqrt(len(ids))), 1, len(sample) // 8 or 1))
+    centres = _k_means(projected, count, rng, say)
+    model = model._replace(scales=scales.astype(np.float32), centres=centres)
+    spread = float(model.nearest_centres(projected)[1].mean())
+    with db.transaction(conn):
+        db.put_index(
+            conn,
+            collection,
+            asked=recall,
+            lists=len(centres),
+            axes=len(axes),
+            trained=len(ids),
+            spread=spread,
+            model=model.to_bytes(),
+        )
+
+
+def _moments(
+    conn: sqlite3.Connection, collection: db.Collection, sample: np.ndarray, say: Say
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) float32 and covariance (d, d) float64 of a sample of vectors."""
+    import numpy as np
+
+    total = np.zeros(collection.dimensions)
+    products = np.zeros((collection.dimensions, collection.dimensions))
+    count = 0
+    for _, vectors in _told(conn, collection, sample, "learning the axes", say):
+        total += vectors.sum(axis=0, dtype=np.float64)
+        products += vectors.T @ vectors
+        count += len(vectors)
+    if not count:
+        raise DatabaseError("No vector could be read: run verify DATABASE --repair")
+    mean = total / count
+    return mean.astype(np.float32), products / count - np.outer(mean, mean)
+
+
+def _k_means(
+    points: np.ndarray, count: int, rng: np.random.Generator, say: Say
+) -> np.ndarray:
+    """Centres (count, a) of points (n, a), float32, by Lloyd's algorithm.
+
+    A centre that no point is nearest to moves to a point drawn at random.
+    """
+    import numpy as np
+
+    blank = np.zeros(0, dtype=np.float32)
+    centres = points[rng.choice(len(points), count, replace=False)]
+    for done in range(ROUNDS):
+        say("finding the centres", done, ROUNDS)
+        model = Model(blank, blank, blank, centres)
+        nearest = np.concatenate(
+            [
+                model.nearest_centres(points[start : start + BLOCK])[0]
+                for start in range(0, len(points), BLOCK)
+            ]
+        )
+        order = nearest.argsort(kind="stable")
+        held, starts = np.unique(nearest[order], return_index=True)
+        sums = np.add.reduceat(points[order], starts, axis=0)
+        counts = np.diff([*starts, len(points)])[:, None]
+        centres = points[rng.choice(len(points), count, replace=False)]
+        centres[held] = sums / counts
+    say("finding the centres", ROUNDS, ROUNDS)
+    return centres
+
+
+def _told(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    ids: Sequence[int] | np.ndarray,
+    what: str,
+    say: Say,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The vectors of items in blocks, ids (n,) and float32 (n, d), telling how far it is.
+
+    Items whose vector is missing or of another length are left out: `verify` finds them.
+    """
+    import numpy as np
+
+    for start in range(0, len(ids), BLOCK):
+        say(what, start, len(ids))
+        rows = [
+            (item, data)
+            for item, data in db.item_vectors(conn, collection, ids[start : start + BLOCK])
+            if len(data) == 4 * collection.dimensions
+        ]
+        data = b"".join(data for _, data in rows)
+        vectors = np.frombuffer(data, "<f4").reshape(len(rows), collection.dimensions)
+        finite = np.isfinite(vectors).all(axis=1)
+        yield np.array([item for item, _ in rows], dtype=np.int64)[finite], vectors[finite]
+    say(what, len(ids), len(ids))
+
+
+def list_waiting(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    *,
+    say: Say = _nothing,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Put the rows that wait into their lists. True when none is left.
+
+    Rows that change meanwhile go on waiting.
+    """
+    row = db.index_row(conn, collection)
+    if row is None or not db.waiting(conn, collection, 1):
+        return True
+    model = _model(conn, collection, row)
+    while waiting := db.waiting_items(conn, collection, LISTED_AT_ONCE):
+        new, numbers, spread = _coded(conn, collection, model, list(waiting), say)
+        if stop():
+            return False
+        with db.transaction(conn):
+            now = db.index_row(conn, collection)
+            if now is None or now["built"] != row["built"]:
+                return False  # another process has made it anew
+            _append(conn, collection, len(model.axes), new, numbers)
+            db.note_listed(conn, collection, waiting, len(new.ids), spread)
+    return True
+
+
+def keep_up(conn: sqlite3.Connection, collection: db.Collection) -> None:
+    """List what waits when there is so much of it that searches would get slow."""
+    row = db.index_row(conn, collection)
+    finished = row is not None and row["recall"] is not None
+    if finished and crowded(conn, collection, row["listed"]):
+        list_waiting(conn, collection)
+
+
+def unlisted(conn: sqlite3.Connection, collection: db.Collection) -> list[int]:
+    """Items that are neither listed nor waiting to be: no search by index finds them.
+
+    Raises DatabaseError when the index is damaged.
+    """
+    row = db.index_row(conn, collection)
+    if row is None:
+        return []
+    _model(conn, collection, row)
+    lists = ResidentLists(StoredLists(conn, collection, row["axes"]), row["lists"])
+    found = {*lists.sorted.tolist(), *db.waiting_items(conn, collection)}
+    return [item for item in db.item_ids(conn, collection) if item not in found]
+
+
+def _coded(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    model: Model,
+    ids: list[int],
+    say: Say,
+) -> tuple[Listed, np.ndarray, float]:
+    """The rows, the list of each (n,), and the sum of squared distances to the centres."""
+    import numpy as np
+
+    parts, numbers, spread = [], [], 0.0
+    for found, vectors in _told(conn, collection, ids, "listing", say):
+        projected = model.project(vectors)
+        nearest, distances = model.nearest_centres(projected)
+        parts.append(model.listed(found, projected))
+        numbers.append(nearest)
+        spread += float(distances.sum())
+    return _joined(parts, len(model.axes)), np.concatenate(numbers), spread
+
+
+def _append(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    axes: int,
+    new: Listed,
+    numbers: np.ndarray,
+) -> None:
+    """Write the lists that these rows belong to, with them. Call inside a transaction."""
+    import numpy as np
+
+    order = numbers.argsort(kind="stable")
+    touched, starts = np.unique(numbers[order], return_index=True)
+    for number, places in zip(touched, np.split(order, starts[1:]), strict=True):
+        old = _listed(*db.index_list(conn, collection, int(number)), axes)
+        stays = ~np.isin(old.ids, new.ids)
+        kept = Listed(*(part[stays] for part in old))
+        both = _joined([kept, Listed(*(part[places] for part in new))], axes)
+        db.put_list(conn, collection, int(number), *(part.tobytes() for part in both))
+
+
+# Measuring
+
+
+def _measure(
+    conn: sqlite3.Connection, collection: db.Collection, recall: float, say: Say
+) -> None:
+    """Choose probes and depth by one half of a sample, measure the recall on the other."""
+    import numpy as np
+
+    ids = np.array(db.item_ids(conn, collection), dtype=np.int64)
+    rng = np.random.default_rng(1)
+    sample = np.sort(rng.choice(ids, min(MEASURED, len(ids)), replace=False))
+    blocks = list(_told(conn, collection, sample, "measuring", _nothing))
+    queries = np.concatenate([vectors for _, vectors in blocks])
+    own = np.concatenate([found for found, _ in blocks])
+    true = _exact(conn, collection, queries, own, ids, say)
+    half = len(queries) // 2
+    index = _to_choose(conn, collection, queries[:half], own[:half], true[:half], recall)
+    reached = _recall(index, queries[half:], own[half:], true[half:])
+    while reached < recall and index.probes < len(index.model.centres):
+        index = replace(
+            index, probes=math.ceil(1.3 * index.probes), depth=math.ceil(1.3 * index.depth)
+        )
+        reached = _recall(index, queries[half:], own[half:], true[half:])
+    probes = min(index.probes, len(index.model.centres))
+    db.finish_index(conn, collection, recall=reached, probes=probes, depth=index.depth)
+
+
+def _exact(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    queries: np.ndarray,
+    own: np.ndarray,
+    ids: np.ndarray,
+    say: Say,
+) -> np.ndarray:
+    """Ids (q, k) of the true nearest of `ids` to queries (q, d), each without its `own`."""
+    import numpy as np
+
+    norms = (queries * queries).sum(axis=1, keepdims=True)
+    best = np.full((len(queries), 0), np.inf, dtype=np.float32)
+    best_ids = np.zeros((len(queries), 0), dtype=np.int64)
+    for found, vectors in _told(conn, collection, ids, "measuring the recall", say):
+        distances = norms - 2 * queries @ vectors.T + (vectors * vectors).sum(axis=1)
+        distances[own[:, None] == found] = np.inf
+        distances = np.hstack([best, distances])
+        all_ids = np.hstack([best_ids, np.broadcast_to(found, (len(queries), len(found)))])
+        k = min(NEIGHBOURS, distances.shape[1] - 1)
+        near = np.argpartition(distances, k, axis=1)[:, :k]
+        best = np.take_along_axis(distances, near, axis=1)
+        best_ids = np.take_along_axis(all_ids, near, axis=1)
+    return best_ids
+
+
+def _to_choose(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    queries: np.ndarray,
+    own: np.ndarray,
+    true: np.ndarray,
+    recall: float,
+) -> Index:
+    """An index with the fewest probes and the least depth that give the recall asked for.
+
+    Of what the recall leaves to lose, half goes to lists that are not looked into, a
+    quarter to estimates that are off.
+    """
+    import numpy as np
+
+    row = db.index_row(conn, collection)
+    model = _model(conn, collection, row)
+    lists = ResidentLists(StoredLists(conn, collection, row["axes"]), row["lists"])
+    order = model.lists_by_distance(model.project(queries))
+    position = order.argsort(axis=1)
+    place = lists.order[lists.sorted.searchsorted(true).clip(0, len(lists.order) - 1)]
+    number = lists.ends.searchsorted(place, "right") - 1
+    needed = np.sort(np.take_along_axis(position, number, axis=1), axis=None) + 1
+    probes = int(needed[math.ceil((recall + (1 - recall) / 2) * len(needed)) - 1])
+    most = min(1000, row["listed"])
+    index = Index(
+        1.0, probes, most, row["listed"], collection.metric == "cosine", model, lists
+    )
+    ranks = []
+    for query, itself, neighbours in zip(queries, own, true, strict=True):
+        found = index.nearest(query.tobytes(), NEIGHBOURS)
+        found = found[found != itself]
+        ranks += [*np.flatnonzero(np.isin(found, neighbours)) + 1]
+    ranks.sort()
+    share = min(1.0, (recall + (1 - recall) / 4) * true.size / max(1, len(ranks)))
+    depth = ranks[max(0, math.ceil(share * len(ranks)) - 1)] if ranks else most
+    return replace(index, depth=max(int(depth), NEIGHBOURS) + 1)
+
+
+def _recall(index: Index, queries: np.ndarray, own: np.ndarray, true: np.ndarray) -> float:
+    """recall@k: the share of the true neighbours (q, k) that are handed on.
+
+    What is handed on is ordered by true distances, so that none of these gets lost.
+    """
+    import numpy as np
+
+    found = 0
+    for query, itself, neighbours in zip(queries, own, true, strict=True):
+        ids = index.nearest(query.tobytes(), NEIGHBOURS)
+        found += np.isin(neighbours, ids[ids != itself]).sum()
+    return float(found / true.size)
