@@ -110,7 +110,8 @@ class _Root:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._real = os.path.realpath(root)
-        self._folders: dict[str, str | None] = {}  # real places; None: outside the root
+        # Real places, with a separator behind; None for what is outside the root.
+        self._folders: dict[str, str | None] = {}
 
     def picture(self, path: str, pk: Key | None = None) -> Picture:
         """The picture at a path, or a picture with a problem."""
@@ -130,7 +131,7 @@ class _Root:
         real = self._real_folder(folder if folder or path == name else "/")
         if real is None:
             return None
-        file = os.path.join(real, name)
+        file = real + name
         try:
             found = os.lstat(file)
         except OSError:
@@ -144,7 +145,8 @@ class _Root:
             if len(self._folders) >= FOLDERS_KNOWN:
                 self._folders.clear()
             real = os.path.realpath(os.path.join(self._real, folder))
-            self._folders[folder] = real if _inside(real, self._real) else None
+            within = _inside(real, self._real)
+            self._folders[folder] = os.path.join(real, "") if within else None
         return self._folders[folder]
 
     def _followed(self, path: str, pk: Key | None) -> Picture:
