@@ -37,7 +37,7 @@ setup(
         'pysqlite3>=0.6; sys_platform == "win32"',
         "torch>=2.10",
         "torchvision>=0.25",
-        "numpy",
+        "numpy>=2",
         "click",
         "pillow>=12.3",
         "python-multipart>=0.0.20",

@@ -22,21 +22,26 @@ import common
 import numpy as np
 
 
+def environment(plugins: bool = True) -> dict[str, str]:
+    """For a `datasette` that keeps compiled modules, as an installed one has them."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return kept if plugins else {**kept, "DATASETTE_LOAD_PLUGINS": ""}
+
+
 def seconds(*arguments: str, plugins: bool = True) -> float:
     """Wall-clock time of a `datasette` command in a new process."""
-    environment = dict(os.environ)
-    if not plugins:
-        environment["DATASETTE_LOAD_PLUGINS"] = ""
     command = [sys.executable, "-m", "datasette", *arguments]
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(plugins))
     return time.perf_counter() - started
 
 
 def imports(*arguments: str) -> set[str]:
     """Names of the top-level packages that a `datasette` command imports."""
     command = [sys.executable, "-X", "importtime", "-m", "datasette", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment()
+    )
     names = (line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines())
     return {name.split(".")[0] for name in names}
 

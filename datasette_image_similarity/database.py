@@ -947,6 +947,14 @@ def index_list(
     return (b"", b"", b"") if row is None else tuple(row)
 
 
+def index_lengths(conn: sqlite3.Connection, collection: Collection) -> dict[int, int]:
+    """How many rows each inverted list holds, by number."""
+    sql = (
+        "select list, length(ids) / 8 from _image_similarity_lists where collection_id = ?"
+    )
+    return dict(conn.execute(sql, (collection.id,)).fetchall())
+
+
 def index_lists(
     conn: sqlite3.Connection, collection: Collection
 ) -> Iterator[tuple[int, bytes, bytes, bytes]]:

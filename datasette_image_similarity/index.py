@@ -23,7 +23,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from datasette.utils.sqlite import sqlite3
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 WORTHWHILE = 10_000  # vectors; below, exact search is quick enough
 RECALL = 0.99  # wanted where nothing is said
-AXES = 192  # principal axes kept, a byte each
+AXES = 160  # principal axes kept, a byte each
 SAMPLE = 50_000  # vectors that the axes and the centres are learned from
 ROUNDS = 10  # of k-means
 BLOCK = 4096  # vectors in memory at once
@@ -45,7 +47,7 @@ MEASURED = 400  # queries: half choose probes and depth, half measure the recall
 NEIGHBOURS = 10  # recall@10 is what is asked for and measured
 WAITING = 1_000  # rows that may wait to be listed, or 1 in 200: see `crowded()`
 DRIFTED = 1.25  # this much farther from their centres than when trained
-RESIDENT = 400_000_000  # bytes of lists that a server keeps in memory at most
+RESIDENT = 256_000_000  # bytes of lists that a server keeps in memory at most
 
 Say = Callable[[str, int, int], None]  # what is being done, so many of so many
 
@@ -101,6 +103,23 @@ class Model(NamedTuple):
         """Vectors (n, d) as projections (n, a)."""
         return (vectors - self.mean) @ self.axes.T
 
+    def project_one(self, vector: np.ndarray) -> np.ndarray:
+        """A vector (d,) as projection (a,).
+
+        For one vector NumPy's vecdot is used rather than matrix products, whose threads
+        cost more than they bring when other requests are being answered.
+        """
+        import numpy as np
+
+        return np.vecdot(self.axes, vector - self.mean)
+
+    def nearest_lists(self, projected: np.ndarray, count: int) -> np.ndarray:
+        """The lists (count,) whose centres are nearest to a projection (a,)."""
+        import numpy as np
+
+        norms = np.vecdot(self.centres, self.centres)
+        return (norms - 2 * np.vecdot(self.centres, projected)).argsort()[:count]
+
     def nearest_centres(self, projected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For projections (n, a): the nearest list (n,), squared distance to it (n,)."""
         distances = self._centre_distances(projected)
@@ -129,7 +148,7 @@ class Model(NamedTuple):
         import numpy as np
 
         weights = (-2 * self.scales * projected).astype(np.float32)
-        return listed.codes.astype(np.float32) @ weights + listed.norms
+        return np.vecdot(listed.codes.astype(np.float32), weights) + listed.norms
 
     def to_bytes(self) -> bytes:
         return b"".join(part.astype("<f4").tobytes() for part in self)
@@ -189,20 +208,43 @@ class StoredLists:
         return _listed(*db.index_list(self.conn, self.collection, number), self.axes)
 
 
+class _Changed(DatabaseError):
+    """Lists are not as they were a moment ago: another process writes, most likely."""
+
+
 class ResidentLists:
-    """All lists in memory, one behind the other: for servers and notebooks."""
+    """All lists in memory, one behind the other: for servers and notebooks.
+
+    Raises DatabaseError when they are damaged, or change while they are read.
+    """
 
     def __init__(self, stored: StoredLists, lists: int) -> None:
         import numpy as np
 
-        parts = [_listed(b"", b"", b"", stored.axes)] * lists
+        lengths = db.index_lengths(stored.conn, stored.collection)
+        self.ends = np.cumsum([0, *(lengths.get(one, 0) for one in range(lists))])
+        total = int(self.ends[-1])
+        self.all = Listed(  # filled list by list: there is no room for two copies
+            np.zeros(total, "<i8"),
+            np.zeros(total, "<f4"),
+            np.zeros((total, stored.axes), "i1"),
+        )
         for number, *blobs in db.index_lists(stored.conn, stored.collection):
+            listed = _listed(*blobs, stored.axes)
+            if len(listed.ids) != lengths.get(number):
+                raise _Changed(DAMAGED)
             if 0 <= number < lists:
-                parts[number] = _listed(*blobs, stored.axes)
-        self.ends = np.cumsum([0, *(len(part.ids) for part in parts)])
-        self.all = _joined(parts, stored.axes)
-        self.order = self.all.ids.argsort()
-        self.sorted = self.all.ids[self.order]
+                for whole, part in zip(self.all, listed, strict=True):
+                    whole[self.ends[number] : self.ends[number + 1]] = part
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Places by id (n,): what `find()` needs, made when it is first asked."""
+        return self.all.ids.argsort()
+
+    @cached_property
+    def sorted(self) -> np.ndarray:
+        return self.all.ids[self.order]
 
     def probe(self, lists: Sequence[int]) -> Listed:
         places = [slice(self.ends[one], self.ends[one + 1]) for one in lists]
@@ -281,14 +323,13 @@ class Index:
         query = np.frombuffer(vector, "<f4")
         if self.cosine:
             query = query / np.linalg.norm(query)
-        projected = self.model.project(query[None])
+        projected = self.model.project_one(query)
         if among is not None:
             listed = self.lists.find(among)
         else:
-            order = self.model.lists_by_distance(projected)[0]
             probes = math.ceil(self.probes * math.sqrt(wide))
-            listed = self.lists.probe(order[:probes])
-        estimates = self.model.estimates(listed, projected[0])
+            listed = self.lists.probe(self.model.nearest_lists(projected, probes))
+        estimates = self.model.estimates(listed, projected)
         if count < len(estimates):
             best = np.argpartition(estimates, count)[:count]
         else:
@@ -344,7 +385,8 @@ class IndexCache:
             return
         while size + sum(one.size for one in self._kept.values()) > self.limit:
             self._kept.pop(next(iter(self._kept)))
-        kept.lists, kept.size = ResidentLists(stored, row["lists"]), size
+        with suppress(_Changed):  # then the next question reads them
+            kept.lists, kept.size = ResidentLists(stored, row["lists"]), size
 
 
 @dataclass
@@ -660,7 +702,7 @@ def _measure(
     half = len(queries) // 2
     index = _to_choose(conn, collection, queries[:half], own[:half], true[:half], recall)
     reached = _recall(index, queries[half:], own[half:], true[half:])
-    while reached < recall and index.probes < len(index.model.centres):
+    while reached < (1 + recall) / 2 and index.probes < len(index.model.centres):
         index = replace(
             index, probes=math.ceil(1.3 * index.probes), depth=math.ceil(1.3 * index.depth)
         )
@@ -705,8 +747,9 @@ def _to_choose(
 ) -> Index:
     """An index with the fewest probes and the least depth that give the recall asked for.
 
-    Of what the recall leaves to lose, half goes to lists that are not looked into, a
-    quarter to estimates that are off.
+    Of what the recall leaves to lose, a quarter may go to lists that are not looked into,
+    a quarter to estimates that are off; half is kept back, since pictures that are not in
+    the collection are a little harder to find neighbours for.
     """
     import numpy as np
 
@@ -718,7 +761,8 @@ def _to_choose(
     place = lists.order[lists.sorted.searchsorted(true).clip(0, len(lists.order) - 1)]
     number = lists.ends.searchsorted(place, "right") - 1
     needed = np.sort(np.take_along_axis(position, number, axis=1), axis=None) + 1
-    probes = int(needed[math.ceil((recall + (1 - recall) / 2) * len(needed)) - 1])
+    looked_into = 1 - (1 - recall) / 4
+    probes = int(needed[math.ceil(looked_into * len(needed)) - 1])
     most = min(1000, row["listed"])
     index = Index(
         1.0, probes, most, row["listed"], collection.metric == "cosine", model, lists
@@ -729,7 +773,7 @@ def _to_choose(
         found = found[found != itself]
         ranks += [*np.flatnonzero(np.isin(found, neighbours)) + 1]
     ranks.sort()
-    share = min(1.0, (recall + (1 - recall) / 4) * true.size / max(1, len(ranks)))
+    share = min(1.0, (1 + recall) / 2 * true.size / max(1, len(ranks)))
     depth = ranks[max(0, math.ceil(share * len(ranks)) - 1)] if ranks else most
     return replace(index, depth=max(int(depth), NEIGHBOURS) + 1)
 

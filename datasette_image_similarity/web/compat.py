@@ -92,7 +92,8 @@ def table_tools_url(
     """
     path = f"/{tilde_encode(database)}/{tilde_encode(table)}/-/{page}"
     query = f"?{urlencode({'_collection': collection})}" if collection else ""
-    return datasette.urls.path(path) + query
+    # A plain string: Jinja is much slower with Datasette's own kind.
+    return str(datasette.urls.path(path)) + query
 
 
 def similar_url(

@@ -56,7 +56,7 @@ def tiles_of(
     place: Place, question: Question, answer: Answer, caption: str | None
 ) -> list[Tile]:
     """The tiles of an answer, in its order."""
-    base = place.datasette.urls.table(place.database, place.table)
+    base = str(place.datasette.urls.table(place.database, place.table))
     similar = table_tools_url(place.datasette, place.database, place.table, "similar")
     tiles = []
     for hit in answer.hits:
