@@ -44,6 +44,7 @@ setup(
     ],
     extras_require={
         "heic": ["pillow-heif>=1.1"],
+        "int8": ["openvino>=2026.1", "nncf>=3.0"],
         "safetensors": ["safetensors"],
         "test": [
             "pytest",

@@ -99,6 +99,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON")
     "--metric", type=click.Choice(["cosine", "l2"]), help="Distance; cosine by default"
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="What the network computes in; int8 is fastest and needs OpenVINO",
+)
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 256), help="Decoders; default: cores")
 @click.option("--limit", type=click.IntRange(1), help="Embed so many at most")
@@ -138,6 +145,7 @@ def embed(
     fit: str | None,
     metric: str | None,
     device: str,
+    precision: str,
     batch_size: int,
     workers: int | None,
     limit: int | None,
@@ -184,7 +192,7 @@ def embed(
         root = root or csv_file.absolute().parent
     if output and root is None:
         root = database.absolute().parent
-    encoder = EncoderOptions(model, weights, pooling, fit, device)
+    encoder = EncoderOptions(model, weights, pooling, fit, device, precision)
     skip: list = []
     with (
         ImageCollection(output or database, table, name=name) as collection,
@@ -218,7 +226,7 @@ def embed(
                 break
             skip += [picture for picture, _ in summary.failures]
             force = False
-            encoder = EncoderOptions(device=device)
+            encoder = EncoderOptions(device=device, precision=precision)
             say.watching()
             _sleep(2, stop)
             if stop():

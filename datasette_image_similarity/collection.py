@@ -49,6 +49,7 @@ class EncoderOptions:
     pooling: str | None = None
     fit: str | None = None
     device: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class ImageCollection:
                 workers=workers or os.cpu_count() or 1,
                 stop=stop,
                 report=_reporter(
-                    progress, self._describe_encoder() if readable else str(spec), started
+                    progress, self._describe_encoder if readable else spec.__str__, started
                 ),
             )
             run.finish(prune, whole=not (where or limit or run.summary.stopped))
@@ -282,7 +283,7 @@ class ImageCollection:
             raise ImageError("The encoder gave a vector of zeros, NaN or infinity for it")
         return vector
 
-    def load_encoder(self, device: str = "auto") -> Encoder:
+    def load_encoder(self, device: str = "auto", precision: str = "auto") -> Encoder:
         """The encoder that made this collection, ready to use.
 
         A weights file is looked for where `embed()` last saw one with its SHA-256.
@@ -291,7 +292,9 @@ class ImageCollection:
             collection, _ = self._open()
             spec = EncoderSpec.from_json(collection.encoder)
             file = trust.weights_file(spec.weights_sha256)
-            self._encoder = restore_encoder(spec, weights_file=file, device=device)
+            self._encoder = restore_encoder(
+                spec, weights_file=file, device=device, precision=precision
+            )
         return self._encoder
 
     def vector(self, pk: Any) -> np.ndarray:
@@ -445,13 +448,18 @@ class ImageCollection:
         A new collection loads it now, so that nothing is touched when it can't be; one
         that exists only when there is something to embed.
         """
-        asked = replace(options, device="auto") != EncoderOptions()
+        asked = replace(options, device="auto", precision="auto") != EncoderOptions()
         if before is not None and not asked and metric in (None, before.metric):
             spec = EncoderSpec.from_json(before.encoder)
             loaded = self._encoder
-            if loaded is not None and loaded.spec.fingerprint == spec.fingerprint:
+            if (
+                loaded is not None
+                and loaded.spec.fingerprint == spec.fingerprint
+                and options.precision in ("auto", loaded.precision.split()[0])
+            ):
                 return spec, None
-            return spec, lambda: self.load_encoder(options.device)
+            self._encoder = None
+            return spec, lambda: self.load_encoder(options.device, options.precision)
         self._encoder = loaded = _load(before, options)
         if loaded.spec.weights_sha256 and options.weights:
             file = Path(options.weights)
@@ -490,7 +498,12 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
             noted = trust.weights_file(spec.weights_sha256)
             weights = str(noted) if noted else spec.weights
     return load_encoder(
-        model, weights=weights, pooling=pooling, fit=fit, device=options.device
+        model,
+        weights=weights,
+        pooling=pooling,
+        fit=fit,
+        device=options.device,
+        precision=options.precision,
     )
 
 
@@ -521,14 +534,16 @@ def _some(
 
 
 def _reporter(
-    progress: Callable[[Progress], None] | None, encoder: str, started: float
+    progress: Callable[[Progress], None] | None,
+    describe: Callable[[], str],
+    started: float,
 ) -> Callable[[int, int, int], None]:
     """What a run calls with the numbers of pictures done, there and failed."""
 
     def report(done: int, total: int, failed: int) -> None:
         if progress is not None:
             seconds = time.perf_counter() - started
-            progress(Progress(encoder, done, total, failed, seconds))
+            progress(Progress(describe(), done, total, failed, seconds))
 
     return report
 

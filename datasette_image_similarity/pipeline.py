@@ -2,15 +2,14 @@
 
 Three stages run side by side, with a bounded queue between each two. Threads read and
 hash files and hand the bytes to child processes, which decode them (`images.py`);
-*lanes*, threads of the encoder, take the pixels in small pieces; the caller's thread
-writes what is done (`embed.py`) and keeps the queues filled. A few batches are in
+*lanes*, two threads that take turns, put the pixels through the encoder; the caller's
+thread writes what is done (`embed.py`) and keeps the queues filled. A few batches are in
 memory at most.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Vectors = dict[str, "bytes | None"]  # by SHA-256; None for one that cannot be stored
-CPU_PIECE = 8  # pictures a lane takes at once: enough for BLAS, little for the caches
+LANES = 2  # calls of the encoder at once: the next is ready when one ends
 BYTES_AHEAD = 256 << 20  # of BLOBs, which are read before their decoder is free
 
 
@@ -80,13 +79,13 @@ def embed_pictures(
     `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
     with these bytes take them over. `stored_vector` gives the vector of bytes
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
-    When `stop()` turns true, what is in the encoder by then is the last batch.
+    When `stop()` turns true, the batch given last was the last one.
     """
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
     with (
         DecoderPool(limits, workers) as decoders,
         _threads(workers) as readers,
-        _lanes(encoder, workers) as (lanes, count),
+        _threads(LANES) as lanes,
     ):
 
         def prepare(job: Job, data: bytes | None) -> Outcome:
@@ -116,24 +115,13 @@ def embed_pictures(
                 return _done(Outcome(picture, failure=str(error)))
             return readers.submit(prepare, job, data)
 
-        size = getattr(encoder, "batch_size", CPU_PIECE)
-        if encoder is None or encoder.device == "cpu":
-            size = min(size, batch_size)
-        prepared = _ahead(jobs, start, 2 * size * (count + 1))
+        size = encoder.batch_size if encoder else batch_size
+        prepared = _ahead(jobs, start, 2 * size * LANES)
         encoding = _Encoding(encoder, lanes, metric, stored_vector)
-        batch: list[Outcome] = []
-        while not stop() and (piece := list(islice(prepared, size))):
-            encoding.put(piece)
-            if len(encoding) > 2 * count:
-                batch += encoding.get()
-            if len(batch) >= batch_size:
-                yield batch
-                encoding.forget(batch)
-                batch = []
-        while encoding:
-            batch += encoding.get()
-        if batch:
+        outcomes = encoding.outcomes(prepared, size)
+        while not stop() and (batch := list(islice(outcomes, batch_size))):
             yield batch
+            encoding.forget(batch)
 
 
 @contextmanager
@@ -144,32 +132,6 @@ def _threads(count: int, **options: object) -> Iterator[ThreadPoolExecutor]:
         yield threads
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _lanes(encoder: Encoder | None, cores: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that may encode at once, and their number: one a core, one for a GPU.
-
-    On a CPU each lane computes alone. A network that spreads every layer over all cores
-    waits at each for the slowest, and decoders that share the cores make one slow:
-    threads that spin at a barrier then take the time that the decoder needs.
-    """
-    torch = sys.modules.get("torch")  # hog goes without
-    if encoder is None or encoder.device != "cpu":
-        with _threads(1) as threads:
-            yield threads, 1
-        return
-    if torch is None:
-        with _threads(cores) as threads:
-            yield threads, cores
-        return
-    before = torch.get_num_threads()
-    try:
-        # What OpenMP is told counts for the thread that says it.
-        with _threads(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            yield threads, cores
-    finally:
-        torch.set_num_threads(before)
 
 
 def _done(result: T) -> Future[T]:
@@ -217,10 +179,16 @@ class _Encoding:
         self._pieces: deque[_Piece] = deque()
         self._unwritten: dict[str, Future[_Vectors]] = {}  # by SHA-256
 
-    def __len__(self) -> int:
-        return len(self._pieces)
+    def outcomes(self, prepared: Iterator[Outcome], size: int) -> Iterator[Outcome]:
+        """The prepared outcomes with their vectors; the encoder takes `size` at once."""
+        while piece := list(islice(prepared, size)):
+            self._put(piece)
+            if len(self._pieces) > LANES:
+                yield from self._get()
+        while self._pieces:
+            yield from self._get()
 
-    def put(self, outcomes: list[Outcome]) -> None:
+    def _put(self, outcomes: list[Outcome]) -> None:
         """Start encoding what has been decoded and has no vector yet."""
         vectors: dict[str, Future[_Vectors]] = {}
         new: dict[str, np.ndarray] = {}
@@ -240,7 +208,7 @@ class _Encoding:
             self._unwritten |= ours
         self._pieces.append(_Piece(outcomes, vectors, set(new)))
 
-    def get(self) -> list[Outcome]:
+    def _get(self) -> list[Outcome]:
         """The outcomes of the oldest piece, with their vectors."""
         piece = self._pieces.popleft()
         finished = []

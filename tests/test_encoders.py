@@ -386,7 +386,7 @@ def test_vectors_are_what_the_classifier_gets(model, classifier, options, tmp_pa
         network(normalised(pixels))
     expected = seen[0].flatten(1).numpy()
 
-    encoder = load_encoder(model, weights=path, device="cpu")
+    encoder = load_encoder(model, weights=path, device="cpu", precision="float32")
     vectors = encoder.encode(pixels)
     assert vectors.dtype == np.float32
     assert vectors.shape == (2, encoder.dimensions)
@@ -417,7 +417,9 @@ def test_both_poolings_work_on_the_last_feature_map(model, end, size, tmp_path):
     expected = {"avg": seen[0].mean((2, 3)), "max": seen[0].amax((2, 3))}
 
     for pooling, wanted in expected.items():
-        encoder = load_encoder(model, weights=path, pooling=pooling, device="cpu")
+        encoder = load_encoder(
+            model, weights=path, pooling=pooling, device="cpu", precision="float32"
+        )
         assert encoder.input.size == size
         vectors = torch.from_numpy(encoder.encode(pixels))
         torch.testing.assert_close(vectors, wanted, rtol=1e-3, atol=1e-4 * wanted.max())

@@ -49,6 +49,7 @@ class HogEncoder:
     dimensions = DIMENSIONS
     device = "cpu"
     precision = "float32"
+    batch_size = 32
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class HogEncoder:
         pooling: str | None = None,
         fit: str = "squash",
         device: str = "auto",
+        precision: str = "auto",
     ) -> None:
         """Raises EncoderError for options that only networks have."""
         if weights is not None:
@@ -67,6 +69,8 @@ class HogEncoder:
             raise EncoderError(f"There is no fit {fit!r}: choose from {', '.join(FITS)}.")
         if device not in ("auto", "cpu"):
             raise EncoderError("hog runs on the CPU only: leave out --device")
+        if precision not in ("auto", "float32"):
+            raise EncoderError("hog computes in float32 only: leave out --precision")
         # The same margin as torchvision's 256 around 224.
         self.input = Input(size=SIZE, resize=SIZE * 8 // 7, fit=fit)
         self.spec = EncoderSpec(

@@ -9,6 +9,7 @@ specially, but for what its constructor needs.
 from __future__ import annotations
 
 import difflib
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,19 @@ from ..errors import EncoderError
 from ..images import FITS, Input
 from . import ModelInfo
 from . import weights as weights_files
+from .precision import choose
 from .spec import POOLINGS, EncoderSpec
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch.fx import GraphModule, Node
     from torch.overrides import TorchFunctionMode
 
+    from .running import Runner
+
 VERSION = 1  # of this module: raise it when a change changes what comes out
 PREFERRED_WEIGHTS = "IMAGENET1K_V1"  # V2's recipe lowers cosines of near-identical pairs
-CPU_BATCH = 8  # larger ones are slower: their feature maps outgrow what malloc keeps
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -108,29 +110,19 @@ class Plan:
 class TorchvisionEncoder:
     """A network of torchvision that gives one vector for each picture."""
 
-    precision = "float32"
-
     def __init__(
-        self,
-        spec: EncoderSpec,
-        network: torch.nn.Module,
-        dimensions: int,
-        device: torch.device,
+        self, spec: EncoderSpec, dimensions: int, device: str, runner: Runner
     ) -> None:
-        """`network` has its weights, is on `device` and gives maps if spec.pooling."""
-        import torch
-
         self.spec = spec
         self.dimensions = dimensions
         self.input = spec.input
-        self.device = str(device)
-        self._network = network
-        mean, std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (spec.mean, spec.std)
-        )
-        self._scale = 1 / (255 * std)
-        self._shift = -mean / std
+        self.device = device
+        self.batch_size = runner.batch_size
+        self._runner = runner
+
+    @property
+    def precision(self) -> str:
+        return self._runner.precision
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, size, size, 3), n may be 0 → float32 (n, dimensions).
@@ -139,7 +131,6 @@ class TorchvisionEncoder:
         if the weights are bad.
         """
         import numpy as np
-        import torch
 
         size = self.input.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
@@ -148,25 +139,8 @@ class TorchvisionEncoder:
             )
         if not len(pixels):
             return np.empty((0, self.dimensions), np.float32)
-        pixels = np.require(pixels, requirements=["C", "W"])  # torch takes no other
-        step = CPU_BATCH if self.device == "cpu" else len(pixels)
-        with torch.inference_mode():
-            parts = [
-                self._forward(torch.from_numpy(pixels[start : start + step]))
-                for start in range(0, len(pixels), step)
-            ]
-            return torch.cat(parts).numpy()
-
-    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, size, size, 3) → float32 (n, dimensions), on the CPU."""
-        # Channels stay last in memory, where convolutions are fastest.
-        batch = pixels.to(self.device).permute(0, 3, 1, 2)
-        output = self._network(batch.float().mul_(self._scale).add_(self._shift))
-        if self.spec.pooling == "avg":
-            output = output.mean((2, 3))
-        elif self.spec.pooling == "max":
-            output = output.amax((2, 3))
-        return output.float().cpu()
+        # torch takes no other
+        return self._runner(np.require(pixels, requirements=["C", "W"]))
 
 
 def plan(model: str, *, weights: str | Path | None, pooling: str | None, fit: str) -> Plan:
@@ -245,15 +219,16 @@ def spec_with(plan: Plan, sha256: str | None) -> EncoderSpec:
     )
 
 
-def load(plan: Plan, *, device: str = "auto", download: bool = True) -> TorchvisionEncoder:
+def load(
+    plan: Plan, *, device: str = "auto", precision: str = "auto", download: bool = True
+) -> TorchvisionEncoder:
     """The encoder of a plan, with its weights, on its device.
 
-    Raises EncoderError when the device is not there, or the weights are not, are not
-    what they should be or do not fit.
+    Raises EncoderError when the device or the precision is not there, or the weights
+    are not, are not what they should be or do not fit.
     """
-    import torch
-
     target = _device(device)
+    precision = choose(precision, target)
     weights_files.ensure(plan.file, download=download)
     state, sha256 = weights_files.read(plan.file)
     network = plan.features.network
@@ -261,12 +236,30 @@ def load(plan: Plan, *, device: str = "auto", download: bool = True) -> Torchvis
         state, network.state_dict(), path=plan.file.path, model=plan.model
     )
     network.load_state_dict(state, assign=True)
-    network.requires_grad_(False).eval().to(target)
-    if target.type != "mps":  # there it is slower
+    network.requires_grad_(False).eval()
+    spec = spec_with(plan, sha256)
+    runner = _runner(network, spec, target, precision)
+    return TorchvisionEncoder(spec, plan.features.dimensions, target, runner)
+
+
+def _runner(network: GraphModule, spec: EncoderSpec, device: str, precision: str) -> Runner:
+    """The network with its weights, put where and how it will run."""
+    import torch
+
+    from .running import CpuRunner, CudaRunner, MpsRunner, Pixels2Vectors
+
+    size = spec.input.size
+    if precision == "int8":
+        from .int8 import Int8Runner
+
+        first = _runner(deepcopy(network), spec, device, choose("auto", device))
+        whole = Pixels2Vectors(network, spec, torch.float32).eval()
+        return Int8Runner(whole, first, model=spec.model, size=size)
+    if device != "mps":  # there it is slower
         network.to(memory_format=torch.channels_last)
-    return TorchvisionEncoder(
-        spec_with(plan, sha256), network, plan.features.dimensions, target
-    )
+    module = Pixels2Vectors(network, spec, getattr(torch, precision)).to(device)
+    runners = {"cpu": CpuRunner, "cuda": CudaRunner, "mps": MpsRunner}
+    return runners[device](module.eval(), size=size, precision=precision)
 
 
 def models() -> list[ModelInfo]:
@@ -372,7 +365,7 @@ def _no_map(dimensions: int | None) -> str:
     return f"no feature map to pool; it gives one vector of {dimensions} numbers per image"
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str) -> str:
     """The device to run on. Raises EncoderError when it is not there."""
     import torch
 
@@ -389,7 +382,7 @@ def _device(name: str) -> torch.device:
             f"The device {name!r} cannot be used with the torch installed here. It has "
             f"{usable}; leave out --device to take the best of them."
         )
-    return torch.device(name)
+    return name
 
 
 # Taking a network apart
