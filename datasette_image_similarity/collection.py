@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
-from .pipeline import Job, embed_pictures, finished_vector
+from .pipeline import finished_vector
 from .query import Filter, Hit, Query
 
 if TYPE_CHECKING:
@@ -200,11 +201,7 @@ class ImageCollection:
                 label_from_folder=label_from_folder,
             )
             pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
-            if files and not pictures:
-                raise CollectionError(
-                    f"No pictures in {', '.join(map(str, files))}: looked for files that "
-                    f"end in {' '.join(sources.PICTURE_SUFFIXES)}"
-                )
+            pictures = _some(pictures, files)
             run.open(
                 name=self.name,
                 spec=spec,
@@ -213,37 +210,24 @@ class ImageCollection:
                 thumbnails=thumbnails,
             )
             jobs = run.plan(pictures, set(skip), force, limit)
-            readable = any(job.picture.problem is None for job in jobs)
+            readable = jobs.readable()
             if readable and load is not None:
                 self._encoder = load()
             if readable:
-                jobs = typical_first(jobs, self._encoder.sample)
-
-            def report() -> None:
-                if progress is not None:
-                    seconds = time.perf_counter() - started
-                    failed = run.summary.failed
-                    described = self._describe_encoder() if readable else str(spec)
-                    progress(Progress(described, run.done, len(jobs), failed, seconds))
-
-            report()
-            if jobs:
-                for batch in embed_pictures(
-                    jobs,
-                    encoder=self._encoder if readable else None,
-                    metric=run.collection.metric,
-                    movable=run.movable,
-                    stored_vector=(lambda _: None) if force else run.stored_vector,
-                    read_row=run.read_row,
-                    limits=limits,
-                    thumbnail=THUMBNAIL if run.collection.thumbnails else None,
-                    batch_size=batch_size,
-                    workers=workers or os.cpu_count() or 1,
-                    stop=stop,
-                ):
-                    run.write(batch)
-                    report()
-            run.summary.stopped = stop() and run.done < len(jobs)
+                jobs.put_first(self._encoder.sample)
+            run.work(
+                jobs,
+                self._encoder if readable else None,
+                force=force,
+                limits=limits,
+                thumbnail=THUMBNAIL if run.collection.thumbnails else None,
+                batch_size=batch_size,
+                workers=workers or os.cpu_count() or 1,
+                stop=stop,
+                report=_reporter(
+                    progress, self._describe_encoder if readable else spec.__str__, started
+                ),
+            )
             run.finish(prune, whole=not (where or limit or run.summary.stopped))
         run.summary.seconds = time.perf_counter() - started
         return run.summary
@@ -525,15 +509,6 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
     )
 
 
-def typical_first(jobs: list[Job], sample: int) -> list[Job]:
-    """So many jobs from all over the list, then the others, all in their order."""
-    if not 0 < sample < len(jobs):
-        return jobs
-    chosen = {number * len(jobs) // sample for number in range(sample)}
-    first = [job for number, job in enumerate(jobs) if number in chosen]
-    return first + [job for number, job in enumerate(jobs) if number not in chosen]
-
-
 def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
     if source is None:
         return [], []
@@ -545,6 +520,34 @@ def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
     if all(isinstance(one, Mapping) for one in given):
         return [], [dict(one) for one in given]
     raise CollectionError("The source must be paths or rows, not a mixture")
+
+
+def _some(
+    pictures: Iterator[sources.Picture], files: list[Path]
+) -> Iterator[sources.Picture]:
+    """The pictures. Raises CollectionError when files were named and there are none."""
+    first = next(pictures, None)
+    if files and first is None:
+        raise CollectionError(
+            f"No pictures in {', '.join(map(str, files))}: looked for files that "
+            f"end in {' '.join(sources.PICTURE_SUFFIXES)}"
+        )
+    return chain([] if first is None else [first], pictures)
+
+
+def _reporter(
+    progress: Callable[[Progress], None] | None,
+    describe: Callable[[], str],
+    started: float,
+) -> Callable[[int, int, int], None]:
+    """What a run calls with the numbers of pictures done, there and failed."""
+
+    def report(done: int, total: int, failed: int) -> None:
+        if progress is not None:
+            seconds = time.perf_counter() - started
+            progress(Progress(describe(), done, total, failed, seconds))
+
+    return report
 
 
 def _mode(

@@ -107,6 +107,8 @@ MIGRATIONS = (
     );
     """,
     """
+    create index _image_similarity_items_path
+        on _image_similarity_items (collection_id, root_id, path);
     create table _image_similarity_indexes (
         collection_id integer primary key references _image_similarity_collections(id),
         asked real not null,

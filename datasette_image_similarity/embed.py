@@ -9,18 +9,20 @@ next: it finds what was stored.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import index, sources, trust
-from .encoders import EncoderSpec
+from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError
-from .pipeline import Job, Outcome
+from .images import Limits
+from .pipeline import Job, Outcome, embed_pictures
+from .plan import Item, Queue, Stored, chunks, folder, place, untouched
 
 DEFAULT_NAME = "default"
 
@@ -47,28 +49,6 @@ class Summary:
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
-
-
-class _Item(NamedTuple):
-    """What is stored of a picture."""
-
-    id: int
-    pk: db.Key
-    root: str | None
-    path: str | None
-    size: int
-    mtime_ns: int | None
-    sha256: str
-
-
-def _untouched(picture: sources.Picture, item: _Item) -> bool:
-    """Whether a file is as it was, going by place, size and time. BLOBs have no time."""
-    return (
-        picture.problem is None
-        and picture.mtime_ns is not None
-        and (str(picture.root), picture.path, picture.size, picture.mtime_ns)
-        == (item.root, item.path, item.size, item.mtime_ns)
-    )
 
 
 class Run:
@@ -103,8 +83,8 @@ class Run:
 
     def list(
         self, files: list[Path], root: Path | None, where: str | None
-    ) -> list[sources.Picture]:
-        """What the source holds. Raises CollectionError."""
+    ) -> Iterator[sources.Picture]:
+        """What the source holds, one by one. Raises CollectionError."""
         if self.source == "folder":
             if where:
                 raise CollectionError("--where chooses rows of a table, not files")
@@ -112,7 +92,7 @@ class Run:
             if not files:
                 raise CollectionError("The folders embedded before are gone: name one")
             self._listed = {os.path.abspath(file) for file in files if file.is_dir()}
-            return list(sources.folder_pictures(files))
+            return sources.folder_pictures(files)
         table = db.source_table(self.conn, self.table_name)
         columns = {name.lower(): name for name in table.columns}
         if self.column.lower() not in columns:
@@ -122,7 +102,7 @@ class Run:
             )
         self.column = columns[self.column.lower()]
         if self.source == "blob":
-            return list(sources.blob_pictures(self.conn, table, self.column, where))
+            return sources.blob_pictures(self.conn, table, self.column, where)
         if root is None:
             beside = Path(os.path.abspath(self.database)).parent
             root = next(iter(self._vouched_roots()), beside)
@@ -130,7 +110,7 @@ class Run:
             raise CollectionError(
                 f"The root folder {root} does not exist: name one by --root"
             )
-        return list(sources.column_pictures(self.conn, table, self.column, root, where))
+        return sources.column_pictures(self.conn, table, self.column, root, where)
 
     def _vouched_roots(self) -> list[Path]:
         """Folders that runs before this one were told of, oldest first.
@@ -217,73 +197,102 @@ class Run:
 
     def plan(
         self,
-        pictures: list[sources.Picture],
+        pictures: Iterable[sources.Picture],
         skip: set[sources.Picture],
         force: bool,
         limit: int | None,
-    ) -> list[Job]:
+    ) -> Queue:
         """The pictures that have to be looked at."""
-        conn, collection = self.conn, self.collection
         self._drop_rowless()
-        known = self._known()
-        jobs, seen = [], set()
-        for picture in pictures:
-            if picture.file is not None:
-                self._roots.add(picture.root)
-            key = self._identity(picture.root, picture.path, picture.pk)
-            seen.add(key)
-            item = known.get(key)
-            if item and self.source == "folder":
-                # It may be known from a folder around this one, or from inside it.
-                picture = replace(picture, root=Path(item.root), path=item.path)
-            if picture in skip:
-                self._note_failure(picture)
-            elif item is None:
-                jobs.append(Job(picture))
-            elif not force and _untouched(picture, item):
-                self.summary.unchanged += 1
-            else:
-                jobs.append(Job(picture, item.id, None if force else item.sha256))
+        stored = Stored(self.conn, self.collection)
+        queue = Queue(self.conn)
+        # Known failures last, or they would use up the limit run after run.
+        failed = set() if limit is None else self._known_failures()
+        closed: set[str] = set()
+        for chunk in chunks(pictures):
+            jobs = []
+            for picture, item in zip(chunk, stored.items(chunk), strict=True):
+                job = self._job(picture, item, stored.roots, skip, force)
+                if job is not None:
+                    jobs.append((job, (picture.pk, picture.path) in failed))
+            queue.add(jobs)
+            if any(picture.file is not None for picture in chunk):
+                self._roots.add(chunk[0].root)
+            failing = (place(p.root, p.path) for p in chunk if p.problem and p.path)
+            closed.update(one.removesuffix("/.") for one in failing)
         if self.source == "folder":
-            # Nothing is gone from a folder that could not be listed.
-            closed = tuple(
-                f"{self._identity(p.root, p.path, None)}{os.sep}"
-                for p in pictures
-                if p.problem
-            )
-            gone = [
-                item
-                for place, item in known.items()
-                if item.root in self._listed
-                and place not in seen
-                and not place.startswith(closed)
-            ]
-            self._gone = {item.id for item in gone}
-            for item in gone:
-                self.movable.setdefault(item.sha256, []).append(item.id)
+            gone = stored.gone(self._listed, closed)
+            self._gone = set(gone)
+            for item, sha256 in gone.items():
+                self.movable.setdefault(sha256, []).append(item)
         if limit is not None:
-            # Known failures last, or they would use up the limit run after run.
-            sql = "select pk, path from _image_similarity_failures where collection_id = ?"
-            failed = {tuple(row) for row in conn.execute(sql, (collection.id,))}
-            jobs.sort(key=lambda job: (job.picture.pk, job.picture.path) in failed)
-            jobs = jobs[:limit]
-        return jobs
+            queue.cut(limit)
+        return queue
 
-    def _identity(self, root: object, path: str | None, pk: db.Key | None) -> object:
-        """What makes a picture the same one as before: its file, or its row."""
-        return os.path.normpath(f"{root}/{path}") if self.source == "folder" else pk
+    def _job(
+        self,
+        picture: sources.Picture,
+        item: Item | None,
+        roots: Mapping[int, str],
+        skip: set[sources.Picture],
+        force: bool,
+    ) -> Job | None:
+        """What there is to do for one picture, if anything."""
+        root = None if item is None else roots.get(item.root)
+        if root != str(picture.root) and item is not None and self.source == "folder":
+            # It is known from a folder around this one, or from inside it.
+            picture = picture._replace(root=folder(root), path=item.path)
+        if picture in skip:
+            self._note_failure(picture)
+        elif item is None:
+            return Job(picture)
+        elif not force and str(picture.root) == root and untouched(picture, item):
+            self.summary.unchanged += 1
+        else:
+            return Job(picture, item.id, None if force else item.sha256)
+        return None
 
-    def _known(self) -> dict[object, _Item]:
-        """The items there are, by identity."""
-        rows = self.conn.execute(
-            "select i.id, i.pk, r.path as root, i.path, i.size, i.mtime_ns, i.sha256 "
-            "from _image_similarity_items i "
-            "left join _image_similarity_roots r on r.id = i.root_id "
-            "where i.collection_id = ?",
-            (self.collection.id,),
-        )
-        items = [_Item(*row) for row in rows]
-        return {self._identity(item.root, item.path, item.pk): item for item in items}
+    def _known_failures(self) -> set[tuple]:
+        sql = "select pk, path from _image_similarity_failures where collection_id = ?"
+        return {tuple(row) for row in self.conn.execute(sql, (self.collection.id,))}
+
+    def work(
+        self,
+        jobs: Queue,
+        encoder: Encoder | None,
+        *,
+        force: bool,
+        limits: Limits,
+        thumbnail: int | None,
+        batch_size: int,
+        workers: int,
+        stop: Callable[[], bool],
+        report: Callable[[int, int, int], None],
+    ) -> None:
+        """Embed the pictures and store them batch by batch, or note why not.
+
+        `report(done, total, failed)` is called at the start and after each batch.
+        """
+        total = len(jobs)
+        report(0, total, 0)
+        if not total:
+            return
+        for batch in embed_pictures(
+            jobs,
+            encoder=encoder,
+            metric=self.collection.metric,
+            movable=self.movable,
+            stored_vector=(lambda _: None) if force else self.stored_vector,
+            read_row=self.read_row,
+            limits=limits,
+            thumbnail=thumbnail,
+            batch_size=batch_size,
+            workers=workers,
+            stop=stop,
+        ):
+            self.write(batch)
+            report(self.done, total, self.summary.failed)
+        self.summary.stopped = stop() and self.done < total
 
     def stored_vector(self, sha256: str) -> bytes | None:
         """The vector of bytes that this collection has seen."""

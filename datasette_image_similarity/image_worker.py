@@ -49,8 +49,9 @@ if AvifImagePlugin.SUPPORTED:
 FORMATS_IN_WORDS = "JPEG, PNG, GIF, WebP, AVIF, HEIC, TIFF, BMP, PPM or JPEG 2000"
 WHITE = "white"
 IMAGENET_MEAN = (124, 116, 104)  # close to zero once an encoder has normalised it
-# Half the time of method 4 for 4 % more bytes: about 12 KB for 320 × 240 pixels.
-THUMBNAIL = {"format": "WEBP", "quality": 80, "method": 2}
+# Looks the same as method 2 (SSIM .966 beside .967) in 55 % of its time, and a fifth of
+# method 4's, for 22 % more bytes: about 14 KB for 320 × 240 pixels.
+THUMBNAIL = {"format": "WEBP", "quality": 80, "method": 0}
 # As a WebP a large view would have 30 % fewer bytes, but take twelve times as long.
 PICTURE = {"format": "JPEG", "quality": 80}
 STRIP_PIXELS = 4_000_000

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ FITS = ("squash", "crop", "pad")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 THUMBNAIL_TYPE = "image/webp"
 PICTURE_TYPE = "image/jpeg"
+PIPE_BYTES = 256 << 10  # a square and its thumbnail
 START_SECONDS = 60  # a cold disk may be slow; the picture's own clock starts later
 
 
@@ -116,6 +118,7 @@ class Decoder:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._closed = False
 
     def decode(self, data: bytes, request: Request) -> Decoded:
@@ -124,7 +127,7 @@ class Decoder:
         if self._closed:
             raise ImageSimilarityError("the image decoder is closed")
         if self._process is None:
-            self._process = self._started()
+            self._start()
         header, blobs = self._answer(self._process, data, request)
         if "refused" in header:
             raise ImageError(header["refused"])
@@ -141,34 +144,36 @@ class Decoder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
+    def _start(self) -> None:
+        self._process = process = subprocess.Popen(
             worker_command(self.limits),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
+        for pipe in (process.stdin, process.stdout):
+            widen(pipe)
+        self._guard = Guard(process)
         try:
-            with killed_after(START_SECONDS, process):
+            with self._guard.limit(START_SECONDS):
                 receive(process.stdout)  # its greeting
         except (OSError, EOFError) as error:
-            code = stop(process)
+            code = self._stop()
             raise ImageSimilarityError(
                 f"the process that decodes images does not start (exit code {code}): "
                 "the reason was printed on standard error"
             ) from error
         except BaseException:
-            stop(process)
+            self._stop()
             raise
-        return process
 
     def _answer(
         self, process: subprocess.Popen[bytes], data: bytes, request: Request
     ) -> tuple[dict, list[bytes]]:
         """The child's answer; a child that did not give a whole one is gone after."""
-        answer = None
-        with killed_after(self.limits.seconds, process) as expired:
+        answer, guard = None, self._guard
+        with guard.limit(self.limits.seconds):
             try:
                 send(process.stdin, asdict(request), [data])
                 answer = receive(process.stdout)
@@ -177,13 +182,13 @@ class Decoder:
             except BaseException:  # as Ctrl-C: half an answer may be in the pipe
                 self._stop()
                 raise
-        if expired.is_set() or answer is None:
+        if guard.expired or answer is None:
             self._stop()
         if answer is not None:
             return answer
         if self._closed:
             raise ImageSimilarityError("the image decoder was closed")
-        if expired.is_set():
+        if guard.expired:
             raise ImageError(
                 f"decoding the picture took longer than {self.limits.seconds:g} s"
             )
@@ -192,10 +197,13 @@ class Decoder:
             f"more than {in_millions(self.limits.max_memory)} MB of memory"
         )
 
-    def _stop(self) -> None:
+    def _stop(self) -> int | None:
+        """End the child; its exit code, or None if there was none."""
         process, self._process = self._process, None
-        if process is not None:
-            stop(process)
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.end()
+        return None if process is None else stop(process)
 
 
 class DecoderPool:
@@ -303,25 +311,54 @@ serve(start["limits"])
 """
 
 
-@contextmanager
-def killed_after(
-    seconds: float, process: subprocess.Popen[bytes]
-) -> Iterator[threading.Event]:
-    """Kill the process if the block takes longer; the event says that it did."""
-    expired = threading.Event()
+class Guard:
+    """Kills a process that takes too long for one thing.
 
-    def kill() -> None:
-        expired.set()
-        process.kill()
+    One thread serves it all its life: to start a timer for each picture would cost as
+    much as to decode a small one. It wakes when the earliest time limit may have
+    passed, and mostly finds that another is running by then.
+    """
 
-    timer = threading.Timer(seconds, kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()
-        timer.join()  # from here on the event does not change any more
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.expired = False  # it was killed
+        self._process = process
+        self._deadline = math.inf  # of what is under way
+        self._wakes = math.inf  # when the thread looks again
+        self._ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """The process is killed if the block takes longer."""
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            if self._deadline < self._wakes:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:  # from here on `expired` does not change any more
+                self._deadline = math.inf
+
+    def end(self) -> None:
+        """End the thread, and wait for it."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._ended:
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    self.expired = True
+                    self._process.kill()
+                    self._deadline = left = math.inf
+                self._wakes = self._deadline
+                self._changed.wait(None if left == math.inf else left)
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
@@ -350,6 +387,18 @@ def receive(stream: IO[bytes]) -> tuple[dict, list[bytes]]:
     (length,) = struct.unpack(">I", read_exactly(stream, 4))
     header = json.loads(read_exactly(stream, length))
     return header, [read_exactly(stream, size) for size in header.pop("sizes")]
+
+
+def widen(pipe: IO[bytes]) -> None:
+    """Have a pipe take a square at once, where the system can: else it is read in
+    pieces, and both sides woken for each.
+    """
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):  # not Linux, or too many pipes
+        pass
 
 
 def read_exactly(stream: IO[bytes], size: int) -> bytes:

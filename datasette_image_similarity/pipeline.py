@@ -1,8 +1,10 @@
-"""The pipeline: read, hash, decode, batch, encode.
+"""The pipeline: read, hash, decode, encode.
 
-Threads read and hash files and hand the bytes to child processes, which decode them
-(`images.py`); the caller's thread encodes batch after batch meanwhile, and writes each
-one (`collection.py`) before it asks for the next. A few batches are in memory at most.
+Three stages run side by side, with a bounded queue between each two. Threads read and
+hash files and hand the bytes to child processes, which decode them (`images.py`);
+*lanes*, two threads that take turns, put the pixels through the encoder; the caller's
+thread writes what is done (`embed.py`) and keeps the queues filled. A few batches are in
+memory at most.
 """
 
 from __future__ import annotations
@@ -11,13 +13,23 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from .encoders import Encoder
 from .errors import ImageError
 from .images import Decoded, DecoderPool, Limits, Request
 from .sources import Picture, read_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+_Vectors = dict[str, "bytes | None"]  # by SHA-256; None for one that cannot be stored
+LANES = 2  # calls of the encoder at once: the next is ready when one ends
+BYTES_AHEAD = 256 << 20  # of BLOBs, which are read before their decoder is free
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,14 @@ def embed_pictures(
     `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
     with these bytes take them over. `stored_vector` gives the vector of bytes
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
-    When `stop()` turns true, what has been decoded by then is the last batch.
+    When `stop()` turns true, the batch given last was the last one.
     """
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
-    with DecoderPool(limits, workers) as decoders:
+    with (
+        DecoderPool(limits, workers) as decoders,
+        _threads(workers) as readers,
+        _threads(LANES) as lanes,
+    ):
 
         def prepare(job: Job, data: bytes | None) -> Outcome:
             picture = job.picture
@@ -78,7 +94,7 @@ def embed_pictures(
                 if data is None:
                     data = read_file(picture.file, limits.max_bytes)
                 # The file may have changed since it was listed: note what was read.
-                picture = replace(picture, size=len(data))
+                picture = picture._replace(size=len(data))
                 sha256 = hashlib.sha256(data).hexdigest()
                 if sha256 == job.sha256:
                     return Outcome(picture, sha256, keep=job.item)
@@ -89,84 +105,146 @@ def embed_pictures(
             except ImageError as error:
                 return Outcome(picture, failure=str(error))
 
-        def start(job: Job) -> Future[Outcome] | Outcome:
+        def start(job: Job) -> Future[Outcome]:
             picture = job.picture
-            if picture.problem is not None:
-                return Outcome(picture, failure=picture.problem)
             try:
+                if picture.problem is not None:
+                    raise ImageError(picture.problem)
                 data = read_row(picture) if picture.file is None else None
             except ImageError as error:
-                return Outcome(picture, failure=str(error))
-            return threads.submit(prepare, job, data)
+                return _done(Outcome(picture, failure=str(error)))
+            return readers.submit(prepare, job, data)
 
-        threads = ThreadPoolExecutor(workers, thread_name_prefix="image-similarity")
-        try:
-            for batch in _batches(map(start, jobs), batch_size, 2 * workers, stop):
-                yield _encoded(batch, encoder, metric, stored_vector)
-        finally:
-            threads.shutdown(wait=True, cancel_futures=True)
-
-
-def _batches(
-    started: Iterator[Future[Outcome] | Outcome],
-    size: int,
-    ahead: int,
-    stop: Callable[[], bool],
-) -> Iterator[list[Outcome]]:
-    """Outcomes in batches of `size`, with one batch and `ahead` more under way."""
-    waiting: deque[Future[Outcome] | Outcome] = deque()
-    batch: list[Outcome] = []
-
-    def refill() -> None:
-        while len(waiting) < size + ahead:
-            following = next(started, None)
-            if following is None:
-                return
-            waiting.append(following)
-
-    refill()
-    while waiting and not stop():
-        first = waiting.popleft()
-        batch.append(first if isinstance(first, Outcome) else first.result())
-        refill()
-        if len(batch) == size:
+        size = encoder.batch_size if encoder else batch_size
+        prepared = _ahead(jobs, start, 2 * size * LANES)
+        encoding = _Encoding(encoder, lanes, metric, stored_vector)
+        outcomes = encoding.outcomes(prepared, size)
+        while not stop() and (batch := list(islice(outcomes, batch_size))):
             yield batch
-            batch = []
-    if batch:
-        yield batch
+            encoding.forget(batch)
 
 
-def _encoded(
-    batch: list[Outcome],
-    encoder: Encoder,
-    metric: str,
-    stored_vector: Callable[[str], bytes | None],
-) -> list[Outcome]:
-    """The batch with vectors: each set of bytes goes through the encoder once."""
-    import numpy as np
+@contextmanager
+def _threads(count: int, **options: object) -> Iterator[ThreadPoolExecutor]:
+    """Threads that leave what nobody waits for undone when the block ends."""
+    threads = ThreadPoolExecutor(count, "image-similarity", **options)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
 
-    decoded = {o.sha256: o.decoded for o in batch if o.decoded is not None}
-    stored = {sha256: stored_vector(sha256) for sha256 in decoded}
-    new = [sha256 for sha256 in decoded if stored[sha256] is None]
-    vectors: dict[str, bytes | None] = {s: v for s, v in stored.items() if v is not None}
-    if new:
-        pixels = np.stack([decoded[sha256].pixels for sha256 in new])
-        for sha256, vector in zip(new, encoder.encode(pixels), strict=True):
-            vectors[sha256] = finished_vector(vector, metric)
-    outcomes = []
-    first = set(new)
-    for outcome in batch:
-        if outcome.decoded is None:
-            outcomes.append(outcome)
-        elif vectors[outcome.sha256] is None:
-            reason = "the encoder gave a vector of zeros, NaN or infinity for it"
-            outcomes.append(Outcome(outcome.picture, failure=reason))
-        else:
-            reused = outcome.sha256 not in first
-            first.discard(outcome.sha256)
-            vector = vectors[outcome.sha256]
-            outcomes.append(replace(outcome, vector=vector, reused=reused))
-    return outcomes
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+def _ahead(
+    jobs: Iterable[Job], start: Callable[[Job], Future[Outcome]], count: int
+) -> Iterator[Outcome]:
+    """The outcomes of jobs, in order, with `count` of them under way at most."""
+    jobs = iter(jobs)
+    waiting: deque[tuple[int, Future[Outcome]]] = deque()
+    held = 0  # bytes of BLOBs
+    while True:
+        while len(waiting) < count and held < BYTES_AHEAD:
+            job = next(jobs, None)
+            if job is None:
+                break
+            size = job.picture.size if job.picture.file is None else 0
+            held += size
+            waiting.append((size, start(job)))
+        if not waiting:
+            return
+        size, first = waiting.popleft()
+        yield first.result()
+        held -= size
+
+
+class _Encoding:
+    """Pieces on their way through the lanes. Each set of bytes goes there once."""
+
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        lanes: ThreadPoolExecutor,
+        metric: str,
+        stored_vector: Callable[[str], bytes | None],
+    ) -> None:
+        self._encoder = encoder
+        self._lanes = lanes
+        self._metric = metric
+        self._stored_vector = stored_vector
+        self._pieces: deque[_Piece] = deque()
+        self._unwritten: dict[str, Future[_Vectors]] = {}  # by SHA-256
+
+    def outcomes(self, prepared: Iterator[Outcome], size: int) -> Iterator[Outcome]:
+        """The prepared outcomes with their vectors; the encoder takes `size` at once."""
+        while piece := list(islice(prepared, size)):
+            self._put(piece)
+            if len(self._pieces) > LANES:
+                yield from self._get()
+        while self._pieces:
+            yield from self._get()
+
+    def _put(self, outcomes: list[Outcome]) -> None:
+        """Start encoding what has been decoded and has no vector yet."""
+        vectors: dict[str, Future[_Vectors]] = {}
+        new: dict[str, np.ndarray] = {}
+        for outcome in outcomes:
+            sha256 = outcome.sha256
+            if outcome.decoded is None or sha256 in vectors or sha256 in new:
+                continue
+            if sha256 in self._unwritten:
+                vectors[sha256] = self._unwritten[sha256]
+            elif (stored := self._stored_vector(sha256)) is not None:
+                vectors[sha256] = _done({sha256: stored})
+            else:
+                new[sha256] = outcome.decoded.pixels
+        if new:
+            ours = dict.fromkeys(new, self._lanes.submit(self._encoded, new))
+            vectors |= ours
+            self._unwritten |= ours
+        self._pieces.append(_Piece(outcomes, vectors, set(new)))
+
+    def _get(self) -> list[Outcome]:
+        """The outcomes of the oldest piece, with their vectors."""
+        piece = self._pieces.popleft()
+        finished = []
+        for outcome in piece.outcomes:
+            if outcome.decoded is not None:
+                vector = piece.vectors[outcome.sha256].result()[outcome.sha256]
+                if vector is None:
+                    reason = "the encoder gave a vector of zeros, NaN or infinity for it"
+                    outcome = Outcome(outcome.picture, failure=reason)
+                else:
+                    reused = outcome.sha256 not in piece.new
+                    piece.new.discard(outcome.sha256)
+                    outcome = replace(outcome, vector=vector, reused=reused)
+            finished.append(outcome)
+        return finished
+
+    def forget(self, written: list[Outcome]) -> None:
+        """From now on `stored_vector` knows these."""
+        for outcome in written:
+            self._unwritten.pop(outcome.sha256, None)
+
+    def _encoded(self, pixels: Mapping[str, np.ndarray]) -> _Vectors:
+        import numpy as np
+
+        vectors = self._encoder.encode(np.stack(list(pixels.values())))
+        finished = (finished_vector(vector, self._metric) for vector in vectors)
+        return dict(zip(pixels, finished, strict=True))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Outcomes that were put together, and where the vectors of their bytes come from."""
+
+    outcomes: list[Outcome]
+    vectors: Mapping[str, Future[_Vectors]]
+    new: set[str]  # hashes that this piece encodes
 
 
 def finished_vector(vector: object, metric: str) -> bytes | None:

@@ -1,8 +1,9 @@
 """Where pictures come from: folders, a column of paths, a column of BLOBs, a CSV.
 
-Each source lists `Picture`s: where a picture is and what can be known of it without
-reading it. Paths come from strangers' tables as often as from the user, so each is
-followed to its real place and must end inside the root folder.
+Each source lists `Picture`s one by one, in whatever number: where a picture is and what
+can be known of it without reading it, which costs one `stat`. Paths come from strangers'
+tables as often as from the user, so each is followed to its real place and must end
+inside the root folder.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
-from .database import Key, SourceTable, quote
+from .database import PREFIX, Key, SourceTable, quote
 from .errors import CollectionError, ImageError
 
 PICTURE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".png", ".pbm", ".pgm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+ODD = re.compile(r"[:\\\0]")  # may be a URL, or made on Windows
+ROWS_AT_ONCE = 5000
+FOLDERS_KNOWN = 10_000  # real places of folders that are remembered
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture to embed.
 
     `pk` is None for a file that has no row yet; `path` is relative to `root`, with
@@ -39,7 +42,7 @@ class Picture:
     pk: Key | None = None
     path: str | None = None
     root: Path | None = None
-    file: Path | None = None
+    file: str | None = None
     size: int = 0
     mtime_ns: int | None = None
     problem: str | None = None
@@ -88,7 +91,7 @@ def locate(root: Path, path: str) -> Path:
     return real
 
 
-def read_file(file: Path, max_bytes: int) -> bytes:
+def read_file(file: str | Path, max_bytes: int) -> bytes:
     """The bytes of a file that `locate()` found. Raises ImageError."""
     try:
         with open(file, "rb") as handle:
@@ -101,29 +104,70 @@ def read_file(file: Path, max_bytes: int) -> bytes:
     return data
 
 
-def _file_picture(root: Path, path: str, pk: Key | None = None) -> Picture:
-    """The picture at a path, or a picture with a problem."""
-    if not _is_unicode(path):
-        problem = "the name is not valid UTF-8: rename the file"
-        return Picture(pk=pk, path=_shown(path), root=root, problem=problem)
-    try:
-        file = locate(root, path)
-        found = file.stat()
-    except (ImageError, OSError) as error:
-        missing = isinstance(error, (MissingFile, FileNotFoundError))
-        return Picture(pk=pk, path=path, root=root, problem=str(error), missing=missing)
-    return Picture(
-        pk=pk,
-        path=path,
-        root=root,
-        file=file,
-        size=found.st_size,
-        mtime_ns=found.st_mtime_ns,
-    )
+class _Root:
+    """The pictures under one root folder, by their paths."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real = os.path.realpath(root)
+        # Real places, with a separator behind; None for what is outside the root.
+        self._folders: dict[str, str | None] = {}
+
+    def picture(self, path: str, pk: Key | None = None) -> Picture:
+        """The picture at a path, or a picture with a problem."""
+        if not _is_unicode(path):
+            problem = "the name is not valid UTF-8: rename the file"
+            return Picture(pk=pk, path=_shown(path), root=self.root, problem=problem)
+        return self._plain(path, pk) or self._followed(path, pk)
+
+    def _plain(self, path: str, pk: Key | None) -> Picture | None:
+        """The picture, with one `lstat`, if the path names an ordinary file plainly.
+
+        None leaves all others, and what is wrong with them, to `locate()`.
+        """
+        folder, _, name = path.rpartition("/")
+        if name in ("", ".", "..") or path.isspace() or ODD.search(path):
+            return None
+        real = self._real_folder(folder if folder or path == name else "/")
+        if real is None:
+            return None
+        file = real + name
+        try:
+            found = os.lstat(file)
+        except OSError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return Picture(pk, path, self.root, file, found.st_size, found.st_mtime_ns)
+
+    def _real_folder(self, folder: str) -> str | None:
+        if folder not in self._folders:
+            if len(self._folders) >= FOLDERS_KNOWN:
+                self._folders.clear()
+            real = os.path.realpath(os.path.join(self._real, folder))
+            within = _inside(real, self._real)
+            self._folders[folder] = os.path.join(real, "") if within else None
+        return self._folders[folder]
+
+    def _followed(self, path: str, pk: Key | None) -> Picture:
+        try:
+            file = locate(self.root, path)
+            found = file.stat()
+        except (ImageError, OSError) as error:
+            missing = isinstance(error, (MissingFile, FileNotFoundError))
+            return Picture(pk, path, self.root, problem=str(error), missing=missing)
+        return Picture(pk, path, self.root, str(file), found.st_size, found.st_mtime_ns)
+
+
+def _inside(real: str, folder: str) -> bool:
+    """Whether a real place is a folder, or in it."""
+    return real == folder or real.startswith(os.path.join(folder, ""))
 
 
 def _is_unicode(name: str) -> bool:
     """Whether a name is more than the bytes that Python escapes as surrogates."""
+    if name.isascii():
+        return True
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -141,50 +185,103 @@ def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
 
     The root is the folder given, or the folder of a file given. In folders only files
     that end like pictures count, hidden ones do not, and links to folders are not
-    followed. A file met twice is listed once. A folder that cannot be listed is a
-    picture with a problem.
+    followed. A file met twice is listed once: under its own name rather than a link's,
+    in the outer one of two folders. A folder that cannot be listed is a picture with a
+    problem.
 
     Raises CollectionError when a path does not exist, or no database can hold its name.
     """
-    seen: set[Path] = set()
-
-    def new(picture: Picture) -> bool:
-        if picture.file is None:
-            return True
-        if picture.file in seen:
-            return False
-        seen.add(picture.file)
-        return True
-
-    for given in map(Path, paths):
-        if not os.path.exists(given):
-            raise CollectionError(f"{given} does not exist")
-        absolute = Path(os.path.abspath(given))
-        root = absolute if given.is_dir() else absolute.parent
-        if not _is_unicode(str(root)):
-            raise CollectionError(
-                f"{_shown(str(root))}: the name is not valid UTF-8. Rename the folder"
-            )
-        if not given.is_dir():
-            picture = _file_picture(absolute.parent, absolute.name)
-            if new(picture):
-                yield picture
-            continue
-        unlisted: list[OSError] = []
-        for folder, subfolders, names in os.walk(absolute, onerror=unlisted.append):
-            subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
-            for name in sorted(names):
-                suffix = os.path.splitext(name)[1].lower()
-                if name.startswith(".") or suffix not in PICTURE_SUFFIXES:
+    given = {one.real: one for one in reversed([_given(Path(path)) for path in paths])}
+    outermost = [
+        one
+        for one in reversed(given.values())
+        if not any(other.meets_given(one) for other in given.values() if other is not one)
+    ]
+    linked: set[str] = set()
+    for one in outermost:
+        for picture, is_link in one.pictures():
+            if is_link and picture.file is not None:
+                if any(other.meets(picture.file, PICTURE_SUFFIXES) for other in outermost):
                     continue
-                relative = os.path.relpath(os.path.join(folder, name), absolute)
-                picture = _file_picture(absolute, relative.replace(os.sep, "/"))
-                if new(picture):
-                    yield picture
-        for error in unlisted:
-            relative = _shown(os.path.relpath(error.filename, absolute))
-            problem = f"a folder that cannot be listed: {error.strerror}"
-            yield Picture(path=relative, root=absolute, problem=problem)
+                if picture.file in linked:
+                    continue
+                linked.add(picture.file)
+            yield picture
+
+
+def _given(path: Path) -> _Given:
+    if not os.path.exists(path):
+        raise CollectionError(f"{path} does not exist")
+    absolute = Path(os.path.abspath(path))
+    given = _Given(absolute, os.path.realpath(path), path.is_dir())
+    if not _is_unicode(str(given.root)):
+        raise CollectionError(
+            f"{_shown(str(given.root))}: the name is not valid UTF-8. Rename the folder"
+        )
+    return given
+
+
+class _Given(NamedTuple):
+    """A folder or a file that was named."""
+
+    absolute: Path
+    real: str
+    is_folder: bool
+
+    @property
+    def root(self) -> Path:
+        return self.absolute if self.is_folder else self.absolute.parent
+
+    def meets_given(self, other: _Given) -> bool:
+        """Whether `pictures()` comes past another of the given ones."""
+        return self.meets(other.real, ("",) if other.is_folder else PICTURE_SUFFIXES)
+
+    def meets(self, real: str, suffixes: tuple[str, ...]) -> bool:
+        """Whether `pictures()` comes past a real place without following a link."""
+        if not self.is_folder:
+            return real == self.real
+        inside = real[len(self.real.rstrip(os.sep)) :]
+        hidden = f"{os.sep}." in inside
+        return _inside(real, self.real) and not hidden and real.lower().endswith(suffixes)
+
+    def pictures(self) -> Iterator[tuple[Picture, bool]]:
+        """Pictures, and whether each is a link."""
+        root = _Root(self.root)
+        if not self.is_folder:
+            yield root.picture(self.absolute.name), self.absolute.is_symlink()
+            return
+        waiting = [""]  # folders whose turn comes, the next one last
+        while waiting:
+            inside = waiting.pop()
+            folder = os.path.join(self.real, inside) if inside else self.real
+            try:
+                names, links, subfolders = _listed(folder)
+            except OSError as error:
+                problem = f"a folder that cannot be listed: {error.strerror}"
+                path = _shown(inside) or "."
+                yield Picture(path=path, root=self.root, problem=problem), False
+                continue
+            prefix = f"{inside}/" if inside else ""
+            for name in names:
+                yield root.picture(prefix + name), name in links
+            waiting += [prefix + name for name in reversed(subfolders)]
+
+
+def _listed(folder: str) -> tuple[list[str], set[str], list[str]]:
+    """Names in a folder, sorted: of pictures, those of them that are links, of folders."""
+    names, links, subfolders = [], set(), []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                subfolders.append(name)
+            elif name.lower().endswith(PICTURE_SUFFIXES) and not entry.is_dir():
+                names.append(name)
+                if entry.is_symlink():
+                    links.add(name)
+    return sorted(names), links, sorted(subfolders)
 
 
 def column_pictures(
@@ -199,6 +296,7 @@ def column_pictures(
     `where` is a SQL condition of the user's own. Raises CollectionError when it is
     not valid SQL.
     """
+    files = _Root(root)
     for pk, value in _rows(conn, source, quote(column), where):
         key_problem = _key_problem(pk)
         if key_problem:
@@ -209,7 +307,7 @@ def column_pictures(
             problem = f"a path should be text, not {type(value).__name__}"
             yield Picture(pk=pk, path=_text(value), root=root, problem=problem)
         else:
-            yield _file_picture(root, value, pk)
+            yield files.picture(value, pk)
 
 
 def blob_pictures(
@@ -248,8 +346,12 @@ def read_blob(conn: sqlite3.Connection, source: SourceTable, column: str, pk: Ke
 
 def _rows(
     conn: sqlite3.Connection, source: SourceTable, value_sql: str, where: str | None
-) -> list[tuple[Key | None, object]]:
-    """Key and value of each row, in order of key."""
+) -> Iterator[tuple[Key | None, object]]:
+    """Key and value of each row, in order of key.
+
+    They are copied to a temporary table first: a statement that goes on for as long as
+    they are looked at would keep others from writing.
+    """
     keys = ", ".join(quote(name) for name in source.key_columns)
     key_sql = source.key_sql()
     if len(source.key_columns) > 1:
@@ -258,19 +360,36 @@ def _rows(
             f"typeof({quote(name)}) in ('null', 'blob')" for name in source.pks
         )
         key_sql = f"case when {unusable} then null else {key_sql} end"
-    sql = (
-        f"select {key_sql}, {value_sql} from {quote(source.name)} "
-        f"{f'where ({where})' if where else ''} order by {keys}"
-    )
-    text_factory = conn.text_factory
-    # Text that is not UTF-8 comes as surrogates, to be told apart.
-    conn.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    copy = f"temp.{PREFIX}rows"
+    conn.execute(f"drop table if exists {copy}")
     try:
-        return [tuple(row) for row in conn.execute(sql)]
+        conn.execute(
+            f"create table {copy} as select {key_sql}, {value_sql} "
+            f"from {quote(source.name)} {f'where ({where})' if where else ''} "
+            f"order by {keys}"
+        )
     except (sqlite3.Error, sqlite3.Warning) as error:
         if not where:
             raise
         raise CollectionError(f"--where {where!r}: {error}") from None
+    last = 0
+    while rows := _with_broken_text(
+        conn,
+        f"select rowid, * from {copy} where rowid > ? order by rowid limit ?",
+        (last, ROWS_AT_ONCE),
+    ):
+        for _, key, value in rows:
+            yield key, value
+        last = rows[-1][0]
+    conn.execute(f"drop table {copy}")
+
+
+def _with_broken_text(conn: sqlite3.Connection, sql: str, parameters: tuple) -> list[tuple]:
+    """All rows; text that is not UTF-8 comes as surrogates, to be told apart."""
+    text_factory = conn.text_factory
+    conn.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    try:
+        return [tuple(row) for row in conn.execute(sql, parameters)]
     finally:
         conn.text_factory = text_factory
 

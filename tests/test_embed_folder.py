@@ -120,6 +120,53 @@ def test_single_files_and_folders_named_twice_make_one_row_each(
     assert value(path, "select count(*) from images") == 4
 
 
+def test_a_file_and_links_to_it_make_one_row_under_its_own_name(
+    tmp_path: Path, few: Path
+) -> None:
+    path = tmp_path / "x.db"
+    (few / "0.png").symlink_to(few / "inner" / "c.png")
+    (few / "z.png").symlink_to(few / "inner" / "c.png")
+    assert counts(embed(path, few)) == (4, 0, 0, 0, 0)
+    assert sql(path, "select path from images where name in ('0.png', 'z.png')") == []
+
+
+def test_links_to_what_is_not_listed_itself_make_one_row(tmp_path: Path, few: Path) -> None:
+    path = tmp_path / "x.db"
+    (few / ".kept").mkdir()
+    (few / ".kept" / "e.png").write_bytes(picture("green", 1))
+    (few / "e.png").symlink_to(few / ".kept" / "e.png")
+    (few / "f.png").symlink_to(few / ".kept" / "e.png")
+    assert counts(embed(path, few)) == (5, 0, 0, 0, 0)
+    assert sql(path, "select path from images where path > 'c' and path < 'g'") == [
+        ("e.png",)
+    ]
+
+
+def test_a_hidden_folder_that_is_named_counts_beside_the_one_around_it(
+    tmp_path: Path, few: Path
+) -> None:
+    path = tmp_path / "x.db"
+    (few / ".hidden").mkdir()
+    (few / ".hidden" / "e.png").write_bytes(picture("green", 1))
+    both = [few, few / ".hidden"]
+    assert counts(embed(path, both)) == (5, 0, 0, 0, 0)
+    assert counts(embed(path, both, prune=True)) == (0, 0, 5, 0, 0)
+    assert faults(path) == []
+
+
+def test_more_pictures_than_are_looked_up_together(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasette_image_similarity.plan.AT_ONCE", 5)
+    path = tmp_path / "x.db"
+    assert counts(embed(path, photos)) == (24, 0, 0, 0, 0)
+    (photos / "green" / "green-3.png").unlink()
+    (photos / "blue" / "blue-7.png").rename(photos / "new.png")
+    (photos / "red" / "red-0.png").write_bytes(picture("green", 99))
+    assert counts(embed(path, photos, prune=True)) == (1, 1, 21, 0, 1)
+    assert faults(path) == []
+
+
 def test_a_folder_inside_one_embedded_before_makes_no_second_rows(
     tmp_path: Path, few: Path
 ) -> None:

@@ -10,6 +10,7 @@ from core import counts, embed, failures, faults, opened, sql, value
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.errors import CollectionError, ImageSimilarityError
+from datasette_image_similarity.plan import Stored
 
 PLACES = ("red/red-0.png", "green/green-1.png", "blue/blue-2.png")
 
@@ -161,6 +162,46 @@ def test_the_default_root_is_the_folder_of_the_database(photos: Path) -> None:
     assert embed(path, table="works", path_column="file").embedded == 3
     # … and afterwards the one used before
     assert counts(embed(path, table="works")) == (0, 0, 3, 0, 0)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_more_rows_than_are_read_together(
+    tmp_path: Path, photos: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasette_image_similarity.sources.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("datasette_image_similarity.plan.AT_ONCE", 2)
+    path = tmp_path / "x.db"
+    table(path, kind)
+    options = {"path_column": "file", "root": photos}
+    assert counts(embed(path, None, "works", **options)) == (3, 0, 0, 0, 0)
+    assert counts(embed(path, None, "works", **options)) == (0, 0, 3, 0, 0)
+
+
+def test_others_may_write_while_pictures_are_looked_up(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source of a million rows takes a while: longer than others wait for a lock."""
+    monkeypatch.setattr("datasette_image_similarity.sources.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("datasette_image_similarity.plan.AT_ONCE", 1)
+    path = tmp_path / "x.db"
+    table(path, "integer")
+    options = {"path_column": "file", "root": photos}
+    embed(path, None, "works", **options)
+    look_up = Stored.items
+    written: list[int] = []
+
+    def items(self: Stored, pictures: list) -> list:
+        found = look_up(self, pictures)
+        with opened(path) as other:
+            other.execute("pragma busy_timeout = 0")
+            other.execute("create table if not exists others (number)")
+            other.execute("insert into others values (1)")
+        written.append(1)
+        return found
+
+    monkeypatch.setattr(Stored, "items", items)
+    assert counts(embed(path, None, "works", **options)) == (0, 0, 3, 0, 0)
+    assert len(written) == 3
 
 
 def test_columns_are_named_whatever_their_case(tmp_path: Path, photos: Path) -> None:

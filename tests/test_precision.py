@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,13 @@ from conftest import PHOTOS, WEIGHTS, picture
 from core import refused
 
 from datasette_image_similarity import ImageCollection
-from datasette_image_similarity.collection import EncoderOptions, typical_first
+from datasette_image_similarity.collection import EncoderOptions
+from datasette_image_similarity.database import connect
 from datasette_image_similarity.encoders import load_encoder, precision, restore_encoder
 from datasette_image_similarity.errors import EncoderError
+from datasette_image_similarity.pipeline import Job
+from datasette_image_similarity.plan import Queue
+from datasette_image_similarity.sources import Picture
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -327,12 +332,19 @@ def test_int8_begins_when_it_has_seen_enough(
     assert capfd.readouterr().out == ""
 
 
-def test_the_first_pictures_for_int8_come_from_all_over() -> None:
-    jobs = list(range(1000))
-    ordered = typical_first(jobs, 4)
-    assert ordered[:6] == [0, 250, 500, 750, 1, 2]
-    assert sorted(ordered) == jobs
-    assert typical_first(jobs, 0) == typical_first(jobs, 1000) == jobs
+def test_the_first_pictures_for_int8_come_from_all_over(tmp_path: Path) -> None:
+    with closing(connect(tmp_path / "x.db", create=True)) as conn:
+
+        def order(count: int) -> list[int]:
+            jobs = Queue(conn)
+            jobs.add((Job(Picture(pk=pk)), False) for pk in range(1000))
+            jobs.put_first(count)
+            return [job.picture.pk for job in jobs]
+
+        ordered = order(4)
+        assert ordered[:6] == [0, 250, 500, 750, 1, 2]
+        assert sorted(ordered) == [*range(1000)]
+        assert order(0) == order(1000) == [*range(1000)]
 
 
 def test_openvino_does_not_report_to_its_maker() -> None:

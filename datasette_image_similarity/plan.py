@@ -1,0 +1,245 @@
+"""What there is to do: the pictures of a source against the items that are stored.
+
+A million pictures cost a lookup for every few hundred of them, and no memory: what has
+to be looked at waits in a temporary table, in SQLite's own temporary file, and what was
+met is noted in another. Nothing here writes to the database itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from datasette.utils.sqlite import sqlite3
+
+from . import database as db
+from .pipeline import Job
+from .sources import Picture
+
+AT_ONCE = 500  # pictures a query: SQLite may be built for 999 parameters
+JOBS = f"temp.{db.PREFIX}jobs"
+SEEN = f"temp.{db.PREFIX}seen"
+
+
+class Item(NamedTuple):
+    """What is stored of a picture."""
+
+    id: int
+    pk: db.Key
+    root: int | None  # id of the root folder
+    path: str | None
+    size: int
+    mtime_ns: int | None
+    sha256: str
+
+
+def untouched(picture: Picture, item: Item) -> bool:
+    """Whether a file is as it was, going by size and time. BLOBs have no time."""
+    return (
+        picture.problem is None
+        and picture.mtime_ns is not None
+        and (picture.path, picture.size, picture.mtime_ns)
+        == (item.path, item.size, item.mtime_ns)
+    )
+
+
+def chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    """Pictures that are looked up together: those of a chunk have one root."""
+    pictures = iter(pictures)
+    while chunk := list(islice(pictures, AT_ONCE)):
+        start = 0
+        for end, picture in enumerate(chunk):
+            if picture.root is not chunk[start].root:
+                yield chunk[start:end]
+                start = end
+        yield chunk[start:]
+
+
+class Stored:
+    """The items of a collection, found by their files or by their rows."""
+
+    def __init__(self, conn: sqlite3.Connection, collection: db.Collection) -> None:
+        self._conn = conn
+        self._collection = collection
+        self.roots = db.roots(conn, collection)
+        conn.execute(f"drop table if exists {SEEN}")
+        conn.execute(f"create table {SEEN} (id integer primary key)")
+
+    def items(self, pictures: list[Picture]) -> list[Item | None]:
+        """The item of each picture of a chunk.
+
+        A file goes by its place: it may be known from a folder around the one that was
+        listed, or from inside it. A row goes by its key.
+        """
+        if self._collection.source == "folder":
+            places = [place(picture.root, picture.path) for picture in pictures]
+            found = self._at(pictures[0].root, places)
+            items = [found.get(one) for one in places]
+        else:
+            keys = [picture.pk for picture in pictures]
+            found = {item.pk: item for item in self._select("pk", keys)}
+            items = [found.get(key) for key in keys]
+        met = [(item.id,) for item in items if item is not None]
+        _insert(self._conn, f"insert or ignore into {SEEN} values (?)", met)
+        return items
+
+    def _at(self, listed: Path, places: list[str]) -> dict[str, Item]:
+        """Items by the places of their files, which all lie in the folder `listed`."""
+        found: dict[str, Item] = {}
+        inner = place(listed, "")
+        for id, root in self.roots.items():
+            outer = place(root, "")
+            if not (outer.startswith(inner) or inner.startswith(outer)):
+                continue
+            paths = [p.removeprefix(outer) for p in places if p.startswith(outer)]
+            if paths:
+                items = self._select("path", paths, id)
+                found |= {f"{outer}{item.path}": item for item in items}
+        return found
+
+    def _select(self, column: str, values: list, root: int | None = None) -> list[Item]:
+        where = f"collection_id = ? and {column} in ({', '.join('?' * len(values))})"
+        if root is not None:
+            where = f"root_id = {int(root)} and {where}"
+        rows = self._conn.execute(
+            "select id, pk, root_id, path, size, mtime_ns, sha256 "
+            f"from _image_similarity_items where {where}",
+            (self._collection.id, *values),
+        )
+        return [Item(*row) for row in rows.fetchall()]
+
+    def gone(self, listed: set[str], closed: set[str]) -> dict[int, str]:
+        """Items, with their hashes, whose file was not met.
+
+        Only those of roots that were `listed` as a whole; nothing is gone from the
+        folders (places) that were `closed`.
+        """
+        roots = {id: path for id, path in self.roots.items() if path in listed}
+        rows = self._conn.execute(
+            "select id, root_id, path, sha256 from _image_similarity_items i "
+            "where collection_id = ? and root_id is not null "
+            f"and not exists (select 1 from {SEEN} s where s.id = i.id)",
+            (self._collection.id,),
+        ).fetchall()
+        return {
+            row["id"]: row["sha256"]
+            for row in rows
+            if row["root_id"] in roots
+            and closed.isdisjoint(folders_of(place(roots[row["root_id"]], row["path"])))
+        }
+
+
+class Queue:
+    """Jobs that wait, in a temporary table. Iterating gives them in order."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+        conn.execute(f"drop table if exists {JOBS}")
+        conn.execute(
+            f"create table {JOBS} (n integer primary key, item, sha256, pk, path, root, "
+            "file, size, mtime_ns, problem, missing, last)"
+        )
+
+    def add(self, jobs: Iterable[tuple[Job, bool]]) -> None:
+        """Put jobs at the end; a true value says to leave it out first (see `cut`)."""
+        rows = (
+            (
+                *(job.item, job.sha256, picture.pk, picture.path),
+                None if picture.root is None else str(picture.root),
+                None if picture.file is None else os.fsencode(picture.file),
+                *(picture.size, picture.mtime_ns, picture.problem, picture.missing, last),
+            )
+            for job, last in jobs
+            for picture in (job.picture,)
+        )
+        _insert(
+            self._conn,
+            f"insert into {JOBS} (item, sha256, pk, path, root, file, size, mtime_ns, "
+            f"problem, missing, last) values ({', '.join('?' * 11)})",
+            rows,
+        )
+
+    def cut(self, count: int) -> None:
+        """Keep so many at most."""
+        self._conn.execute(
+            f"delete from {JOBS} where n not in "
+            f"(select n from {JOBS} order by last, n limit ?)",
+            (count,),
+        )
+
+    def put_first(self, count: int) -> None:
+        """Have so many jobs from all over the queue come first, in their order.
+
+        For an encoder that learns from the first pictures what the others are like.
+        """
+        total = len(self)
+        if not 0 < count < total:
+            return
+        self._conn.execute(
+            f"update {JOBS} set n = n - (select max(n) from {JOBS}) where n in (select n "
+            f"from (select n, row_number() over (order by n) - 1 as i from {JOBS}) "
+            "where i = 0 or i * :count / :total > (i - 1) * :count / :total)",
+            {"count": count, "total": total},
+        )
+
+    def __len__(self) -> int:
+        return self._conn.execute(f"select count(*) from {JOBS}").fetchone()[0]
+
+    def readable(self) -> bool:
+        """Whether any of them is not known to fail."""
+        sql = f"select exists (select 1 from {JOBS} where problem is null)"
+        return bool(self._conn.execute(sql).fetchone()[0])
+
+    def __iter__(self) -> Iterator[Job]:
+        sql = f"select * from {JOBS} where n > ? order by n limit {AT_ONCE}"
+        last = -(2**62)
+        while rows := self._conn.execute(sql, (last,)).fetchall():
+            yield from map(_job, rows)
+            last = rows[-1]["n"]
+
+
+def _insert(conn: sqlite3.Connection, sql: str, rows: Iterable[tuple]) -> None:
+    """Insert rows into a temporary table, which takes no lock on the database."""
+    conn.execute("begin")
+    try:
+        conn.executemany(sql, rows)
+    finally:
+        conn.execute("commit")
+
+
+@lru_cache(maxsize=16)
+def folder(root: str) -> Path:
+    return Path(root)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    picture = Picture(
+        pk=row["pk"],
+        path=row["path"],
+        root=None if row["root"] is None else folder(row["root"]),
+        file=None if row["file"] is None else os.fsdecode(row["file"]),
+        size=row["size"],
+        mtime_ns=row["mtime_ns"],
+        problem=row["problem"],
+        missing=bool(row["missing"]),
+    )
+    return Job(picture, row["item"], row["sha256"])
+
+
+def place(root: str | Path, path: str) -> str:
+    """Where a file is, whichever of the folders around it is its root."""
+    root = str(root)
+    if os.sep != "/":
+        root = root.replace(os.sep, "/")
+    return f"{root.rstrip('/')}/{path}"
+
+
+def folders_of(place: str) -> Iterator[str]:
+    """The folders that a place lies in, from the inside out."""
+    while "/" in place:
+        place = place.rpartition("/")[0]
+        yield place
