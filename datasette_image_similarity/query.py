@@ -309,7 +309,8 @@ class _ByIndex:
 
         among = None
         if self.passing is not None and not self.loose:
-            among = np.array(sorted(self.passing), dtype=np.int64)
+            among = np.fromiter(self.passing, np.int64, len(self.passing))
+            among.sort()
         found = self.index.nearest(self.query.vector, self.wanted, among)
         all_seen = len(found) >= (self.index.listed if among is None else len(among))
         ids = set(found.tolist()) | self.waiting
@@ -328,7 +329,7 @@ class _ByIndex:
         """
         source = self.source
         sql = (
-            f"with passing(pk) as materialized (select {source.key_sql()} "
+            f"with passing(pk) as (select {source.key_sql()} "
             f"from {quote(source.name)} where {self.query.filter.where}) "
             "select i.id from passing p cross join _image_similarity_items i "
             f"on i.collection_id = {self.collection.id} and i.pk = +p.pk limit {most}"
@@ -396,7 +397,8 @@ def _distances(
         f"from json_each(:ids) j cross join {quote(collection.vectors)} v "
         "where v.id = j.value"
     )
-    params = {"vector": vector, "ids": json.dumps(list(ids))}
+    # In their order, since neighbours share pages of the file.
+    params = {"vector": vector, "ids": json.dumps(sorted(ids))}
     return conn.execute(sql, params).fetchall()
 
 

@@ -377,6 +377,7 @@ def test_it_can_be_dropped(own: Path) -> None:
 def test_an_older_database_gets_its_tables(own: Path) -> None:
     for table in ("lists", "unlisted", "indexes"):
         sql(own, f"drop table _image_similarity_{table}")
+    sql(own, "drop index _image_similarity_items_path")
     sql(own, "update _image_similarity_schema set version = 1")
     with ImageCollection(own) as collection:
         assert collection.status().index is None
