@@ -106,7 +106,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON")
     show_default=True,
     help="What the network computes in; int8 is fastest and needs OpenVINO",
 )
-@click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    help="Pictures stored at once",
+)
 @click.option("--workers", type=click.IntRange(1, 256), help="Decoders; default: cores")
 @click.option("--limit", type=click.IntRange(1), help="Embed so many at most")
 @click.option(
