@@ -47,6 +47,11 @@ DAMAGED = (
     "datasette image-similarity remove DATABASE, then embed"
 )
 
+DAMAGED_INDEX = (
+    "The compressed index in this database is damaged: make it anew with datasette "
+    "image-similarity index DATABASE --rebuild, or ask for exact search"
+)
+
 DISTANCES = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}  # SQL functions
 
 Key = int | float | str  # a primary key as we store it; compound keys as JSON text
@@ -925,7 +930,7 @@ def index_row(conn: sqlite3.Connection, collection: Collection) -> sqlite3.Row |
         if not all(
             isinstance(row[name], int) and 0 <= row[name] < 2**40 for name in whole
         ) or not all(isinstance(row[name], (int, float, type(None))) for name in real):
-            raise DatabaseError(DAMAGED)
+            raise DatabaseError(DAMAGED_INDEX)
     return row
 
 

@@ -181,18 +181,12 @@ class Model(NamedTuple):
         shapes = ((dimensions,), (axes, dimensions), (axes,), (lists, axes))
         sizes = [math.prod(shape) for shape in shapes]
         if min(axes, lists) < 1 or len(data) != 4 * sum(sizes):
-            raise DatabaseError(DAMAGED)
+            raise DatabaseError(db.DAMAGED_INDEX)
         numbers = np.frombuffer(data, "<f4")
         if not np.isfinite(numbers).all():
-            raise DatabaseError(DAMAGED)
+            raise DatabaseError(db.DAMAGED_INDEX)
         parts = np.split(numbers, np.cumsum(sizes)[:-1])
         return cls(*(part.reshape(s) for part, s in zip(parts, shapes, strict=True)))
-
-
-DAMAGED = (
-    "The compressed index in this database is damaged: make it anew with datasette "
-    "image-similarity index DATABASE --rebuild, or ask for exact search"
-)
 
 
 class Lists(Protocol):
@@ -252,7 +246,7 @@ class ResidentLists:
         for number, *blobs in db.index_lists(stored.conn, stored.collection):
             listed = _listed(*blobs, stored.axes)
             if len(listed.ids) != lengths.get(number):
-                raise _Changed(DAMAGED)
+                raise _Changed(db.DAMAGED_INDEX)
             if 0 <= number < lists:
                 for whole, part in zip(self.all, listed, strict=True):
                     whole[self.ends[number] : self.ends[number + 1]] = part
@@ -290,10 +284,10 @@ def _listed(ids: bytes, norms: bytes, codes: bytes, axes: int) -> Listed:
     import numpy as np
 
     if not all(isinstance(blob, bytes) for blob in (ids, norms, codes)):
-        raise DatabaseError(DAMAGED)
+        raise DatabaseError(db.DAMAGED_INDEX)
     count = len(ids) // 8
     if (len(ids), len(norms), len(codes)) != (8 * count, 4 * count, axes * count):
-        raise DatabaseError(DAMAGED)
+        raise DatabaseError(db.DAMAGED_INDEX)
     return Listed(
         np.frombuffer(ids, "<i8"),
         np.frombuffer(norms, "<f4"),
@@ -478,9 +472,14 @@ def build_index(
     if recall is not None and not 0 < recall <= 1:
         raise CollectionError(f"The recall must be above 0 and at most 1, not {recall}")
     db.migrate(conn)
-    row = db.index_row(conn, collection)
+    try:
+        row = db.index_row(conn, collection)
+    except DatabaseError:
+        if not rebuild:
+            raise
+        row = None
     if row is None or rebuild or recall not in (None, row["asked"]):
-        before = row["asked"] if row is not None else RECALL
+        before = RECALL if row is None else row["asked"]
         _train(conn, collection, recall or before, say)
     finished = list_waiting(conn, collection, say=say, stop=stop)
     row = db.index_row(conn, collection)

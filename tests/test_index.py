@@ -420,6 +420,12 @@ def test_damage_is_told_and_mended(own: Path, damage: str) -> None:
         assert search(conn, collection, query).hits
 
 
+def test_a_damaged_index_can_be_made_anew(own: Path) -> None:
+    sql(own, "update _image_similarity_indexes set axes = 1000000000000")
+    assert "damaged" in command("index", own).output
+    assert "recall@10" in command("index", own, "--rebuild").output
+
+
 def test_rows_that_are_in_no_list_are_found_out(own: Path) -> None:
     sql(own, "delete from _image_similarity_lists where list = 3")
     with opened(own) as conn:
