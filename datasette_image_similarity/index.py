@@ -1,11 +1,14 @@
 """The compressed index: nearest neighbours of big collections, without reading them whole.
 
 An inverted file in ordinary tables. Vectors are centred and projected on the collection's
-own principal axes (PCA), kept as one byte an axis, and sorted into lists around k-means
-centres. A query looks into the few lists whose centres are nearest (`probes`), estimates
-distances from the bytes, and hands the best (`depth`) to `query.py`, which computes their
-true distances. Both numbers are chosen when the index is built, from the true neighbours of
-a sample of the collection itself; what was reached is kept with it.
+own principal axes (PCA), kept as a byte for each of the first and half a byte for each of
+the others, and sorted into lists around k-means centres. A query looks into the few lists
+whose centres are nearest (`probes`), estimates distances from the bytes, those of the best
+also from the half bytes, and hands the best of all (`depth`) to `query.py`, which computes
+their true distances. Reading whole vectors from the file is what takes longest: the half
+bytes are there to need few of them. Probes and depth are chosen when the index is built,
+from the true neighbours of a sample of the collection itself; what was reached is kept with
+it.
 
 Distances are estimated as those of the projections, and a part of the length of what these
 leave out: see LEFT_OUT.
@@ -38,10 +41,15 @@ if TYPE_CHECKING:
 
 WORTHWHILE = 10_000  # vectors; below, exact search is quick enough
 RECALL = 0.99  # wanted where nothing is said
-AXES = 160  # principal axes kept, a byte each
-# How much of a vector's squared length outside the axes counts as distance. Near neighbours
-# are alike there too: of 100,000 vectors, 78 had to be compared exactly with 0, 74 with .2,
-# 77 with .4, 192 with 1, for 99.5 % of the true neighbours.
+AXES = 288  # principal axes kept
+COARSE = 96  # of these, the first, as a byte each; the others as half a byte
+# Half a byte for numbers of standard deviation 1: the step of the best uniform quantiser
+# with 16 levels (Max, "Quantizing for minimum distortion", 1960).
+HALF_BYTE_STEP = 0.3352
+REFINED = 1000  # rows whose half bytes are looked at, or four for each handed on
+# How much of a vector's squared length outside the axes counts as distance. Neighbours are
+# alike there too: with 160 axes, 99.5 % of the true neighbours among 100,000 vectors were
+# within the best 78 with 0, 74 with .2, 77 with .4, 192 with 1.
 LEFT_OUT = 0.25
 SAMPLE = 50_000  # vectors that the axes and the centres are learned from
 ROUNDS = 10  # of k-means
@@ -90,8 +98,13 @@ class IndexStatus:
 
 
 class Listed(NamedTuple):
-    """Rows of lists: ids int64 (n,), codes int8 (n, axes), and their squared lengths once
-    they are scaled, with a part of what is left out, norms float32 (n,)."""
+    """Rows of lists, n of them.
+
+    `ids` int64 (n,). `codes` int8 (n, code_bytes): a byte for each of the first axes, then
+    the others in two halves, one in the lower and one in the upper half bytes. `norms`
+    float32 (n, 2): squared lengths of the first axes and of all, as coded, each with a
+    part of what it leaves out.
+    """
 
     ids: np.ndarray
     norms: np.ndarray
@@ -146,29 +159,50 @@ class Model(NamedTuple):
         """Items with their vectors (n, d) and projections (n, a) as they are listed."""
         import numpy as np
 
-        codes = np.clip(np.rint(projected / self.scales), -127, 127)
-        inside = np.square(codes * self.scales).sum(axis=1)
-        whole = np.square(vectors - self.mean).sum(axis=1)
-        norms = inside + LEFT_OUT * (whole - inside)
-        return Listed(ids, norms.astype("<f4"), codes.astype(np.int8))
+        scaled = projected / self.scales
+        whole = np.clip(np.rint(scaled[:, :COARSE]), -127, 127)
+        half = np.clip(np.floor(scaled[:, COARSE:]), -8, 7) + 8
+        inside = np.square(whole * self.scales[:COARSE]).sum(axis=1)
+        both = inside + np.square((half - 7.5) * self.scales[COARSE:]).sum(axis=1)
+        length = np.square(vectors - self.mean).sum(axis=1)
+        norms = np.stack([inside, both], axis=1)
+        norms += LEFT_OUT * (length[:, None] - norms)
+        lower, upper = np.split(half.astype(np.uint8), 2, axis=1)
+        codes = np.hstack([whole.astype(np.int8), (lower | upper << 4).view(np.int8)])
+        return Listed(ids, norms.astype("<f4"), codes)
 
     def estimates(self, parts: list[Listed], projected: np.ndarray) -> np.ndarray:
-        """Squared distances (n,) of listed rows to one projection (a,), less a constant."""
+        """Squared distances (n,) of listed rows to one projection (a,), less a constant.
+
+        By the first axes alone.
+        """
         import numpy as np
 
-        weights = (-2 * self.scales * projected).astype(np.float32)
-        estimates = np.concatenate([part.norms for part in parts])
+        weights = -2 * (self.scales * projected)[:COARSE].astype(np.float32)
+        estimates = np.concatenate([part.norms[:, 0] for part in parts])
         # Block by block, so that the numbers stay in the processor's cache.
         block = np.empty((ROWS_AT_ONCE, len(weights)), np.float32)
         end = 0
         for part in parts:
             for start in range(0, len(part.ids), ROWS_AT_ONCE):
-                codes = part.codes[start : start + ROWS_AT_ONCE]
+                codes = part.codes[start : start + ROWS_AT_ONCE, : len(weights)]
                 numbers = block[: len(codes)]
                 numbers[:] = codes
                 estimates[end : end + len(codes)] += np.vecdot(numbers, weights)
                 end += len(codes)
         return estimates
+
+    def refined(
+        self, best: Listed, estimates: np.ndarray, projected: np.ndarray
+    ) -> np.ndarray:
+        """These estimates (n,) of these rows, by all axes."""
+        import numpy as np
+
+        weights = -2 * (self.scales * projected)[COARSE:].astype(np.float32)
+        half = best.codes[:, min(COARSE, len(self.axes)) :].view(np.uint8)
+        codes = np.hstack([half & 15, half >> 4]).astype(np.float32) - 7.5
+        change = best.norms[:, 1] - best.norms[:, 0]
+        return estimates + change + np.vecdot(codes, weights)
 
     def to_bytes(self) -> bytes:
         return b"".join(part.astype("<f4").tobytes() for part in self)
@@ -189,6 +223,11 @@ class Model(NamedTuple):
         return cls(*(part.reshape(s) for part, s in zip(parts, shapes, strict=True)))
 
 
+def code_bytes(axes: int) -> int:
+    """How long the code of a row is."""
+    return axes if axes <= COARSE else COARSE + (axes - COARSE) // 2
+
+
 class Lists(Protocol):
     """Where the inverted lists are read from."""
 
@@ -203,7 +242,7 @@ class StoredLists:
     """Lists read from the database one by one: nothing is kept."""
 
     def __init__(self, conn: sqlite3.Connection, collection: db.Collection, axes: int):
-        self.conn, self.collection, self.axes = conn, collection, axes
+        self.conn, self.collection, self.width = conn, collection, code_bytes(axes)
 
     def probe(self, lists: Sequence[int]) -> list[Listed]:
         return [self._read(int(one)) for one in lists]
@@ -211,15 +250,15 @@ class StoredLists:
     def find(self, ids: np.ndarray) -> list[Listed]:
         import numpy as np
 
-        found = [_listed(b"", b"", b"", self.axes)]
+        found = [_listed(b"", b"", b"", self.width)]
         for _, *blobs in db.index_lists(self.conn, self.collection):
-            listed = _listed(*blobs, self.axes)
+            listed = _listed(*blobs, self.width)
             there = np.isin(listed.ids, ids)
             found.append(Listed(*(part[there] for part in listed)))
         return found
 
     def _read(self, number: int) -> Listed:
-        return _listed(*db.index_list(self.conn, self.collection, number), self.axes)
+        return _listed(*db.index_list(self.conn, self.collection, number), self.width)
 
 
 class _Changed(DatabaseError):
@@ -240,11 +279,11 @@ class ResidentLists:
         total = int(self.ends[-1])
         self.all = Listed(  # filled list by list: there is no room for two copies
             np.zeros(total, "<i8"),
-            np.zeros(total, "<f4"),
-            np.zeros((total, stored.axes), "i1"),
+            np.zeros((total, 2), "<f4"),
+            np.zeros((total, stored.width), "i1"),
         )
         for number, *blobs in db.index_lists(stored.conn, stored.collection):
-            listed = _listed(*blobs, stored.axes)
+            listed = _listed(*blobs, stored.width)
             if len(listed.ids) != lengths.get(number):
                 raise _Changed(db.DAMAGED_INDEX)
             if 0 <= number < lists:
@@ -279,27 +318,27 @@ class ResidentLists:
         return [Listed(*(part[rows] for part in self.all))]
 
 
-def _listed(ids: bytes, norms: bytes, codes: bytes, axes: int) -> Listed:
+def _listed(ids: bytes, norms: bytes, codes: bytes, width: int) -> Listed:
     """A list's blobs as arrays. Raises DatabaseError unless their lengths fit."""
     import numpy as np
 
     if not all(isinstance(blob, bytes) for blob in (ids, norms, codes)):
         raise DatabaseError(db.DAMAGED_INDEX)
     count = len(ids) // 8
-    if (len(ids), len(norms), len(codes)) != (8 * count, 4 * count, axes * count):
+    if (len(ids), len(norms), len(codes)) != (8 * count, 8 * count, width * count):
         raise DatabaseError(db.DAMAGED_INDEX)
     return Listed(
         np.frombuffer(ids, "<i8"),
-        np.frombuffer(norms, "<f4"),
-        np.frombuffer(codes, "i1").reshape(count, axes),
+        np.frombuffer(norms, "<f4").reshape(count, 2),
+        np.frombuffer(codes, "i1").reshape(count, width),
     )
 
 
-def _joined(parts: list[Listed], axes: int) -> Listed:
+def _joined(parts: list[Listed], width: int) -> Listed:
     import numpy as np
 
     if not parts:
-        return _listed(b"", b"", b"", axes)
+        return _listed(b"", b"", b"", width)
     return Listed(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
@@ -342,12 +381,34 @@ class Index:
             probes = math.ceil(self.probes * math.sqrt(wide))
             parts = self.lists.probe(self.model.nearest_lists(projected, probes))
         estimates = self.model.estimates(parts, projected)
-        ids = np.concatenate([part.ids for part in parts])
-        if count < len(estimates):
-            best = np.argpartition(estimates, count)[:count]
-        else:
-            best = np.arange(len(estimates))
+        best = _smallest(estimates, max(REFINED, 4 * count))
+        listed = _rows(parts, best)
+        estimates = self.model.refined(listed, estimates[best], projected)
+        ids, best = listed.ids, _smallest(estimates, count)
         return ids[best[np.lexsort((ids[best], estimates[best]))]]
+
+
+def _smallest(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Where the `count` smallest numbers are, in order of place."""
+    import numpy as np
+
+    if count >= len(numbers):
+        return np.arange(len(numbers))
+    return np.sort(np.argpartition(numbers, count)[:count])
+
+
+def _rows(parts: list[Listed], places: np.ndarray) -> Listed:
+    """Rows by their places, in order, in the parts one behind the other."""
+    import numpy as np
+
+    ends = np.cumsum([0, *(len(part.ids) for part in parts)])
+    cuts = places.searchsorted(ends)
+    chosen = [
+        Listed(*(array[places[a:b] - end] for array in part))
+        for part, end, a, b in zip(parts, ends, cuts, cuts[1:], strict=False)
+        if b > a
+    ]
+    return _joined(chosen, parts[0].codes.shape[1])
 
 
 class IndexCache:
@@ -392,7 +453,7 @@ class IndexCache:
 
     def _keep_lists(self, kept: _Kept, stored: StoredLists, row: sqlite3.Row) -> None:
         """Read all lists into memory, where they have room."""
-        size = row["listed"] * (row["axes"] + 28)
+        size = row["listed"] * (code_bytes(row["axes"]) + 32)
         if size > self.limit:
             return
         while size + sum(one.size for one in self._kept.values()) > self.limit:
@@ -443,7 +504,7 @@ def index_status(conn: sqlite3.Connection, collection: db.Collection) -> IndexSt
         waiting=db.waiting(conn, collection),
         trained=row["trained"],
         drift=spread / row["spread"] if row["spread"] else 1.0,
-        bytes=row["listed"] * (row["axes"] + 12)
+        bytes=row["listed"] * (code_bytes(row["axes"]) + 16)
         + 4 * (collection.dimensions * (1 + row["axes"]) + row["axes"] * row["lists"]),
         built_at=row["built_at"],
     )
@@ -506,6 +567,8 @@ def _train(
     sample = np.sort(rng.choice(ids, min(SAMPLE, len(ids)), replace=False))
     mean, covariance = _moments(conn, collection, sample, say)
     axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :AXES].T
+    if len(axes) > COARSE:
+        axes = axes[: len(axes) - (len(axes) - COARSE) % 2]  # two half bytes a byte
     blank = np.ones(len(axes))
     model = Model(mean, axes.astype(np.float32), blank, np.zeros((1, len(axes))))
     projected = np.concatenate(
@@ -516,6 +579,7 @@ def _train(
     )
     # The few values beyond are clipped; there is one scale an axis.
     scales = np.quantile(np.abs(projected), 0.9999, axis=0) / 127
+    scales[COARSE:] = projected[:, COARSE:].std(axis=0) * HALF_BYTE_STEP
     scales[scales == 0] = 1
     count = int(np.clip(round(2 * math.sqrt(len(ids))), 1, len(sample) // 8 or 1))
     centres = _k_means(projected, count, rng, say)
@@ -633,7 +697,7 @@ def list_waiting(
             now = db.index_row(conn, collection)
             if now is None or now["built"] != row["built"]:
                 return False  # another process has made it anew
-            _append(conn, collection, len(model.axes), new, numbers)
+            _append(conn, collection, code_bytes(len(model.axes)), new, numbers)
             db.note_listed(conn, collection, waiting, len(new.ids), spread)
     return True
 
@@ -677,13 +741,14 @@ def _coded(
         parts.append(model.listed(found, vectors, projected))
         numbers.append(nearest)
         spread += float(distances.sum())
-    return _joined(parts, len(model.axes)), np.concatenate(numbers), spread
+    width = code_bytes(len(model.axes))
+    return _joined(parts, width), np.concatenate(numbers), spread
 
 
 def _append(
     conn: sqlite3.Connection,
     collection: db.Collection,
-    axes: int,
+    width: int,
     new: Listed,
     numbers: np.ndarray,
 ) -> None:
@@ -693,10 +758,10 @@ def _append(
     order = numbers.argsort(kind="stable")
     touched, starts = np.unique(numbers[order], return_index=True)
     for number, places in zip(touched, np.split(order, starts[1:]), strict=True):
-        old = _listed(*db.index_list(conn, collection, int(number)), axes)
+        old = _listed(*db.index_list(conn, collection, int(number)), width)
         stays = ~np.isin(old.ids, new.ids)
         kept = Listed(*(part[stays] for part in old))
-        both = _joined([kept, Listed(*(part[places] for part in new))], axes)
+        both = _joined([kept, Listed(*(part[places] for part in new))], width)
         db.put_list(conn, collection, int(number), *(part.tobytes() for part in both))
 
 
