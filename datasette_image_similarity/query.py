@@ -286,10 +286,12 @@ class _ByIndex:
         limited = self.query.max_distance is not None
         while True:
             ids, all_seen = self._handed_on()
-            ranked = _within(
-                self.query,
-                _distances(self.conn, self.collection, self.query.vector, ids),
-            )
+            rows = _distances(self.conn, self.collection, self.query.vector, ids)
+            dropped = ids - {item for item, _ in rows}
+            if dropped:  # their entries are still listed: look beyond them
+                self.leave_out(dropped)
+                continue
+            ranked = _within(self.query, rows)
             cut = limited and len(ranked) < len(ids)
             if all_seen or cut or (len(ranked) >= self.query.end and not limited):
                 break
@@ -334,7 +336,9 @@ class _ByIndex:
             "select i.id from passing p cross join _image_similarity_items i "
             f"on i.collection_id = {self.collection.id} and i.pk = +p.pk limit {most}"
         )
-        return {row[0] for row in self.conn.execute(sql, self.query.filter.params)}
+        cursor = self.conn.cursor()
+        cursor.row_factory = None  # ten thousand tuples are made in half the time
+        return {item for (item,) in cursor.execute(sql, self.query.filter.params)}
 
     def _that_pass(self, ids: set[int]) -> set[int]:
         """Those of these items whose row passes the filter."""
