@@ -115,6 +115,13 @@ def make_collection(
     conn.close()
 
 
+def remember(file: Path) -> None:
+    """Read a file through, so that it is in the system's cache as far as that has room."""
+    with file.open("rb", buffering=0) as opened:
+        while opened.read(1 << 24):
+            pass
+
+
 def forget(*files: Path) -> None:
     """Ask the system to drop files from its cache, so that the next read is from disk.
 

@@ -8,8 +8,9 @@ Prints Markdown. Each engine builds, searches and starts cold in processes of it
 that memory and time are its own. Queries come one at a time and are not among the vectors;
 engines use as many threads as they like. Where an engine can trade speed for recall it
 gets the cheapest of its `settings` that reaches a recall@10 of .99, else the last. An
-engine that takes seconds is asked for two minutes, not all queries. Files are dropped from
-the system's cache before a cold start.
+engine that takes seconds is asked for two minutes, not all queries. Warm searches begin
+with the file in the system's cache, as far as that has room; files are dropped from it
+before a cold start.
 """
 
 from __future__ import annotations
@@ -421,6 +422,7 @@ def build(engine: Engine, files: Files) -> Built:
 
 def warm(engine: Engine, files: Files) -> Warm:
     queries, truth = np.load(files.queries), np.load(files.truth)
+    common.remember(engine.file)
     started = time.perf_counter()
     engine.load()
     load = time.perf_counter() - started
@@ -459,6 +461,8 @@ def filtered(engine: Ours, files: Files) -> Filtered:
         truth[own] = rows[_nearest(queries[own], vectors[rows])]
     names = [f"c{category:02}" for category in categories]
     sql = f"select id from {common.TABLE} where category = ?"
+
+    common.remember(engine.file)
 
     def resolve(name: str) -> None:
         engine.conn.execute(sql, (name,)).fetchall()
