@@ -786,7 +786,7 @@ def _measure(
     own = np.concatenate([found for found, _ in blocks])
     true = _exact(conn, collection, queries, own, ids, say)
     half = len(queries) // 2
-    better = (1 + recall) / 2
+    better = recall + (1 - recall) / 4
     index = _chosen(conn, collection, queries[:half], own[:half], true[:half], better)
     reached = _recall(index, queries[half:], own[half:], true[half:])
     while reached < (recall + better) / 2 and index.probes < len(index.model.centres):
