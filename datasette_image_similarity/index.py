@@ -142,18 +142,11 @@ class Model(NamedTuple):
 
     def nearest_centres(self, projected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For projections (n, a): the nearest list (n,), squared distance to it (n,)."""
-        distances = self._centre_distances(projected)
-        nearest = distances.argmin(axis=1)
-        return nearest, distances[range(len(nearest)), nearest]
-
-    def lists_by_distance(self, projected: np.ndarray) -> np.ndarray:
-        """For projections (n, a): all lists, nearest first (n, l)."""
-        return self._centre_distances(projected).argsort(axis=1, kind="stable")
-
-    def _centre_distances(self, projected: np.ndarray) -> np.ndarray:
         own = (projected * projected).sum(axis=1, keepdims=True)
         others = (self.centres * self.centres).sum(axis=1)
-        return own - 2 * projected @ self.centres.T + others
+        distances = own - 2 * projected @ self.centres.T + others
+        nearest = distances.argmin(axis=1)
+        return nearest, distances[range(len(nearest)), nearest]
 
     def listed(self, ids: np.ndarray, vectors: np.ndarray, projected: np.ndarray) -> Listed:
         """Items with their vectors (n, d) and projections (n, a) as they are listed."""
