@@ -22,7 +22,9 @@ setup(
     ],
     packages=[
         "datasette_image_similarity",
+        "datasette_image_similarity.cli",
         "datasette_image_similarity.encoders",
+        "datasette_image_similarity.explore",
         "datasette_image_similarity.web",
     ],
     package_data={"datasette_image_similarity": ["templates/*", "static/*", "py.typed"]},
@@ -43,6 +45,8 @@ setup(
         "python-multipart>=0.0.20",
     ],
     extras_require={
+        "explore": ["scikit-learn>=1.6", "openTSNE>=1.0.4"],
+        "umap": ["umap-learn>=0.5.9"],
         "heic": ["pillow-heif>=1.1"],
         "int8": ["openvino>=2026.1", "nncf>=3.0"],
         "safetensors": ["safetensors"],
@@ -57,6 +61,8 @@ setup(
             "sqlite-utils",
             "safetensors",
             "pillow-heif>=1.1",
+            "scikit-learn>=1.6",
+            "openTSNE>=1.0.4",
         ],
     },
 )

@@ -13,6 +13,21 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_indexes       compressed indexes: what was learned and measured
     _image_similarity_lists         their inverted lists
     _image_similarity_unlisted      items that wait to be put into one
+    _image_similarity_maps          how a collection was laid out in two dimensions
+    _image_similarity_points        its items' places
+    _image_similarity_hashes        perceptual hashes, by item id
+    _image_similarity_scans         when duplicates were looked for, with what thresholds
+    _image_similarity_groups        groups of duplicates
+    _image_similarity_grouped       the items in them
+    _image_similarity_decisions     what people decided about duplicates
+    _image_similarity_clusterings   how a collection was clustered
+    _image_similarity_clusters      the clusters, with their names
+    _image_similarity_members       the items in them
+    _image_similarity_evaluations   how good results were, by a label column
+    _image_similarity_evaluated     the same by query picture
+    _image_similarity_questions     questions saved under a name
+    _image_similarity_searches      the log of searches, where it is switched on
+    _image_similarity_clicks        which of their results were opened
     _image_similarity_schema        the version of all this
 
 Functions take a connection that `connect()` made or Datasette prepared: sqlite-vec
@@ -33,13 +48,19 @@ from datasette.utils.sqlite import sqlite3
 from .errors import CollectionError, DatabaseError
 
 PREFIX = "_image_similarity_"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 # Tables that refer to those behind them.
 REFERRING = (
+    *("clicks", "searches", "questions", "evaluated", "evaluations"),
+    *("members", "clusters", "clusterings"),
+    *("decisions", "grouped", "groups", "scans", "hashes"),
+    *("points", "maps"),
     *("thumbnails", "failures", "lists", "unlisted", "indexes"),
     *("items", "roots", "collections"),
 )
+# Tables whose rows go with their item: SQLite gives the highest id out again.
+BY_ITEM = ("points", "hashes", "grouped", "members", "evaluated")
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
 DAMAGED = (
@@ -146,6 +167,155 @@ MIGRATIONS = (
         mark integer not null default (random()),
         primary key (collection_id, id)
     ) without rowid;
+    """,
+    """
+    -- The map
+    create table _image_similarity_maps (
+        collection_id integer primary key references _image_similarity_collections(id),
+        method text not null,
+        parameters text not null,
+        columns integer,
+        version integer not null default (random()),
+        made_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    );
+    create table _image_similarity_points (
+        item_id integer primary key references _image_similarity_items(id),
+        collection_id integer not null references _image_similarity_collections(id),
+        x real not null,
+        y real not null,
+        cell integer
+    );
+    create index _image_similarity_points_collection
+        on _image_similarity_points (collection_id);
+
+    -- Duplicates
+    create table _image_similarity_hashes (
+        item_id integer primary key references _image_similarity_items(id),
+        collection_id integer not null references _image_similarity_collections(id),
+        sha256 text not null,
+        hash blob not null
+    );
+    create table _image_similarity_scans (
+        collection_id integer primary key references _image_similarity_collections(id),
+        thresholds text not null,
+        scanned integer not null,
+        made_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    );
+    create table _image_similarity_groups (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        tier text not null check (tier in ('identical', 'same', 'alike')),
+        size integer not null,
+        medoid_id integer not null,
+        keeper_id integer not null,
+        reason text not null
+    );
+    create index _image_similarity_groups_collection
+        on _image_similarity_groups (collection_id, tier);
+    create table _image_similarity_grouped (
+        group_id integer not null references _image_similarity_groups(id),
+        item_id integer not null references _image_similarity_items(id),
+        collection_id integer not null references _image_similarity_collections(id),
+        score real not null,
+        primary key (group_id, item_id)
+    ) without rowid;
+    create index _image_similarity_grouped_item on _image_similarity_grouped (item_id);
+    create table _image_similarity_decisions (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        step integer not null,
+        pk not null,
+        sha256 text not null,
+        decision text not null check (decision in ('keep', 'mark', 'skip', 'apart')),
+        other text,
+        actor text,
+        decided_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    );
+    create index _image_similarity_decisions_collection
+        on _image_similarity_decisions (collection_id, pk);
+
+    -- Clusters
+    create table _image_similarity_clusterings (
+        collection_id integer primary key references _image_similarity_collections(id),
+        method text not null,
+        parameters text not null,
+        label text,
+        made_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    );
+    create table _image_similarity_clusters (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        name text not null,
+        suggested text not null,
+        size integer not null,
+        medoid_id integer not null
+    );
+    create index _image_similarity_clusters_collection
+        on _image_similarity_clusters (collection_id);
+    create table _image_similarity_members (
+        item_id integer primary key references _image_similarity_items(id),
+        collection_id integer not null references _image_similarity_collections(id),
+        cluster_id integer references _image_similarity_clusters(id),
+        distance real
+    );
+    create index _image_similarity_members_cluster
+        on _image_similarity_members (collection_id, cluster_id);
+
+    -- Evaluation
+    create table _image_similarity_evaluations (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        label text not null,
+        parameters text not null,
+        metrics text not null,
+        classes text not null,
+        confusions text not null,
+        made_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    );
+    create table _image_similarity_evaluated (
+        evaluation_id integer not null references _image_similarity_evaluations(id),
+        item_id integer not null references _image_similarity_items(id),
+        collection_id integer not null references _image_similarity_collections(id),
+        label text not null,
+        average_precision real not null,
+        precision_at_5 real not null,
+        nearest text not null,
+        primary key (evaluation_id, item_id)
+    ) without rowid;
+    create index _image_similarity_evaluated_item
+        on _image_similarity_evaluated (item_id);
+
+    -- Questions
+    create table _image_similarity_questions (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        name text not null,
+        question text not null,
+        actor text,
+        saved_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+        unique (collection_id, name)
+    );
+    create table _image_similarity_searches (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        searched_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+        actor text,
+        page text not null,
+        question text not null,
+        filter text,
+        results integer not null,
+        milliseconds real not null
+    );
+    create index _image_similarity_searches_time
+        on _image_similarity_searches (collection_id, searched_at);
+    create table _image_similarity_clicks (
+        id integer primary key,
+        collection_id integer not null references _image_similarity_collections(id),
+        search_id integer not null references _image_similarity_searches(id),
+        pk not null,
+        rank integer not null,
+        clicked_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+    );
     """,
 )
 
@@ -377,6 +547,11 @@ def check_version(conn: sqlite3.Connection) -> None:
             f"datasette-image-similarity knows versions up to {SCHEMA_VERSION}. "
             "Upgrade it: pip install --upgrade datasette-image-similarity"
         )
+
+
+def is_current(conn: sqlite3.Connection) -> bool:
+    """Whether our tables are there in their newest form: reading never migrates."""
+    return schema_version(conn) == SCHEMA_VERSION
 
 
 def migrate(conn: sqlite3.Connection) -> None:
@@ -700,8 +875,9 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
             f"(select id from _image_similarity_items {of_it})",
             (collection.id,),
         )
-        for table in ("failures", "lists", "unlisted", "indexes", "items", "roots"):
-            conn.execute(f"delete from {PREFIX}{table} {of_it}", (collection.id,))
+        for table in REFERRING:
+            if table not in ("thumbnails", "collections"):
+                conn.execute(f"delete from {PREFIX}{table} {of_it}", (collection.id,))
         conn.execute(
             "delete from _image_similarity_collections where id = ?", (collection.id,)
         )
@@ -812,6 +988,8 @@ def drop_items(
             "delete from _image_similarity_unlisted where collection_id = ? and id = ?",
             (collection.id, item),
         )
+        for table in BY_ITEM:
+            conn.execute(f"delete from {PREFIX}{table} where item_id = ?", (item,))
         conn.execute("delete from _image_similarity_items where id = ?", (item,))
 
 

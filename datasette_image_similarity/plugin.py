@@ -66,6 +66,13 @@ def register_routes() -> list[tuple[str, Any]]:
 
 
 @hookimpl
+def filters_from_request(request: Any, database: str, table: str, datasette: Any) -> Any:
+    from .web.narrow import filters
+
+    return lambda: filters(datasette, request, database, table)
+
+
+@hookimpl
 def render_cell(
     row: Any, value: object, column: str, table: str | None, database: str, datasette: Any
 ) -> Any:

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,3 +105,12 @@ def copied(tmp_path: Path, made_once: Path) -> Path:
     path.write_bytes(made_once.read_bytes())
     trust.note_root(path, made_once.parent / "photos")
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for a module at a time: its loop would be in the way of asyncio tests."""
+    from browsing import launched
+
+    with launched() as chromium:
+        yield chromium

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import base64
-import json
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
+from browsing import needs_chromium, serve, sync_api, tab
 from conftest import COLOURS, picture
-from serving import IS_ONE, PLUGIN
+from serving import PLUGIN
 
 from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
+pytestmark = needs_chromium
 TILES = ".ims-tile .ims-picture img"
 RED = picture("red", 3)
 
@@ -54,48 +35,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         patch.setattr("datasette_image_similarity.trust._write", lambda _: None)
         collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
-    config = folder / "config.json"
-    config.write_text(
-        json.dumps({"plugins": {PLUGIN: {"page_size": 6, "roots": [str(photos)]}}})
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    options = ["--port", port, "--host", "127.0.0.1", "-c" if IS_ONE else "-m", str(config)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "datasette", str(folder / "gallery.db"), *options],
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/-/versions.json", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for(url: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None, "Datasette has ended"
-            assert time.monotonic() < deadline, "Datasette does not answer"
-            time.sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+    config = {"plugins": {PLUGIN: {"page_size": 6, "roots": [str(photos)]}}}
+    with serve(folder / "gallery.db", config) as address:
+        yield address
 
 
 @pytest.fixture(params=[True, False], ids=["scripts", "no-scripts"])
@@ -113,26 +55,6 @@ def page(browser: Any, server: str) -> Iterator[Any]:
 def either(browser: Any, server: str, scripts: bool) -> Iterator[Any]:
     """A tab with and one without scripts."""
     yield from tab(browser, server, scripts)
-
-
-def tab(browser: Any, server: str, scripts: bool) -> Iterator[Any]:
-    context = browser.new_context(
-        base_url=server,
-        java_script_enabled=scripts,
-        viewport={"width": 1280, "height": 900},
-    )
-    context.set_default_timeout(20_000)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "console",
-        lambda said: complaints.append(said.text) if said.type == "error" else None,
-    )
-    yield page
-    context.close()
-    # A refused upload is an answer of 400, which the browser notes by itself.
-    assert [text for text in complaints if "the server responded" not in text] == []
 
 
 def captions(page: Any) -> list[str]:

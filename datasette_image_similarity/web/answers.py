@@ -28,6 +28,15 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     EncoderError: 503,
 }
 
+# Pages about a table as a whole, by the end of their address.
+PAGES = {
+    "map": "Map",
+    "duplicates": "Duplicates",
+    "clusters": "Clusters",
+    "evaluations": "Evaluations",
+    "questions": "Saved questions",
+}
+
 View = Callable[..., Awaitable[Response]]
 
 
@@ -136,6 +145,7 @@ async def page(
             "search_url": place.url("search-by-image")
             if place.config.search_by_image
             else None,
+            "pages": pages_of(place),
             "static_url": static_url(datasette),
             **context,
         },
@@ -143,6 +153,13 @@ async def page(
         view_name="image-similarity",
     )
     return Response.html(html, status=status, headers=_retry_header(status))
+
+
+def pages_of(place: Place) -> list[tuple[str, str, bool]]:
+    """(title, address, whether this is it) of the pages about a table."""
+    here = place.request.path
+    names = [(name, place.url(name), title) for name, title in PAGES.items()]
+    return [(title, url, here == url.split("?")[0]) for name, url, title in names]
 
 
 def static_url(datasette: Datasette) -> Callable[[str], str]:

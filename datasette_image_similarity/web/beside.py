@@ -11,7 +11,7 @@ from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
 from ..query import Query, deadline, mean_vector, pk_path, search
-from .answers import about_url, static_url
+from .answers import PAGES, about_url, static_url
 from .compat import may_insert, similar_url, table_tools_url
 from .question import Place, is_filter
 from .service import service
@@ -197,12 +197,15 @@ async def table_links(
     collection = await it.collection(database, table)
     if collection is None:
         return []
-    links = []
+    pages = dict(PAGES)
     if it.config(database, table).search_by_image:
-        url = table_tools_url(datasette, database, table, "search-by-image")
-        filters = _filters_of_page()
-        url += "?" + urlencode(filters) if filters else ""
-        links.append({"href": url, "label": "Search by image"})
+        pages = {"search-by-image": "Search by image", **pages}
+    filters = _filters_of_page()
+    more = "?" + urlencode(filters) if filters else ""
+    links = [
+        {"href": table_tools_url(datasette, database, table, name) + more, "label": title}
+        for name, title in pages.items()
+    ]
     db = datasette.get_database(database)
     if db.is_mutable and await may_insert(datasette, actor, database, table):
         url = table_tools_url(datasette, database, table, "add-picture")

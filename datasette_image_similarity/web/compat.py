@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
 Actor = Mapping[str, Any] | None
+
+# Pages of ours that take a POST, below a table's address. Each asks `same_origin()`.
+OWN_CSRF_CHECK = (
+    r"^.*/[^/]+/[^/]+/-/(search-by-image|add-picture|similar|map|duplicates|clusters"
+    r"|evaluations|questions|searches)(/[^/]+)?(\.json)?$"
+)
 
 
 def is_one(datasette: Datasette) -> bool:
@@ -132,9 +139,7 @@ def same_origin(request: Any) -> bool:
 
 def has_own_csrf_check(scope: Mapping[str, Any]) -> bool:
     """Whether an address is one of ours that checks `same_origin()` itself."""
-    return scope["path"].endswith(
-        ("/-/search-by-image", "/-/add-picture", "/-/search-by-image.json")
-    )
+    return re.search(OWN_CSRF_CHECK, scope["path"]) is not None
 
 
 def row_of(request: Any) -> tuple[str, str, str]:

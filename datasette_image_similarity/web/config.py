@@ -34,6 +34,8 @@ class Config:
     upload_max_pixels: int = UPLOADS.max_pixels
     upload_seconds: int = int(UPLOADS.seconds)
     upload_queue: int = 8
+    curators: dict[str, Any] | bool | None = None
+    history: bool = False
 
     @property
     def upload_limits(self) -> Limits:
@@ -48,7 +50,7 @@ class Config:
         return [Path(root).expanduser() for root in self.roots]
 
 
-KINDS: dict[str, type] = {
+KINDS: dict[str, Any] = {
     "caption": str,
     "image_column": str,
     "collection": str,
@@ -60,6 +62,8 @@ KINDS: dict[str, type] = {
     "upload_max_pixels": int,
     "upload_seconds": int,
     "upload_queue": int,
+    "curators": (dict, bool),
+    "history": bool,
 }
 
 
@@ -88,13 +92,19 @@ def _checked(settings: Any) -> dict[str, Any]:
                 f"{PLUGIN} has no setting {name!r}; it has {', '.join(sorted(known))}"
             )
         kind = KINDS[name]
-        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        flag = kind in (bool, KINDS["curators"])
+        right = isinstance(value, kind) and (flag or not isinstance(value, bool))
         if kind is int:
             right = right and value > 0
         if kind is list:
             right = right and all(isinstance(one, str) for one in value)
         if not right:
-            wanted = {str: "text", int: "a number above 0", list: "a list of folders"}
+            wanted = {
+                str: "text",
+                int: "a number above 0",
+                list: "a list of folders",
+                KINDS["curators"]: "an allow block as Datasette's, or true or false",
+            }
             raise ConfigError(
                 f"The setting {name!r} of {PLUGIN} must be "
                 f"{wanted.get(kind, 'true or false')}, not {value!r}"

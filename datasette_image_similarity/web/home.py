@@ -12,6 +12,7 @@ from ..collection import Status, collection_status
 from ..database import Collection, Key, live_sql, source_of
 from ..errors import CollectionError, ImageSimilarityError
 from ..query import pk_path
+from .answers import PAGES
 from .compat import may_view, similar_url, table_tools_url
 from .service import service
 
@@ -31,6 +32,7 @@ class Card:
     status: Status
     table_url: str
     search_url: str | None
+    pages: list[tuple[str, str]]  # (title, address) of the pages about the table
     failures_url: str
     mosaic: list[tuple[str, str]]  # (thumbnail, row's similar page)
 
@@ -89,6 +91,7 @@ def _card(
         status=status,
         table_url=table_url,
         search_url=url("search-by-image") if searchable else None,
+        pages=[(title, url(name)) for name, title in PAGES.items()],
         failures_url=datasette.urls.table(database, "_image_similarity_failures"),
         mosaic=[
             (

@@ -25,6 +25,7 @@ from ..errors import CollectionError, ImageSimilarityError
 from ..query import Filter, pk_path
 from .compat import may_view, table_tools_url
 from .config import Config
+from .narrow import IN_WORDS, narrows
 from .service import Service, service
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def is_filter(name: str) -> bool:
     Datasette's that do."""
     if not name.startswith("_"):
         return True
-    return name in KEPT or is_search(name) or "__" in name
+    return name in KEPT or is_search(name) or narrows(name) or "__" in name
 
 
 def is_search(name: str) -> bool:
@@ -160,19 +161,20 @@ async def read_question(place: Place, path: str) -> Question:
         if is_filter(key)
         or key in ("_like", "_size", "_max_distance", "_collection", "_exact")
     )
+    filter, words = await _read_filter(place)
     question = Question(
         likes=likes,
         size=min(size, most),
         offset=_whole(args.get("_next") or 0, "_next", 0),
         max_distance=_distance(args.get("_max_distance")),
         exact=_whole(args.get("_exact") or 0, "_exact", 0) > 0,
-        filter=await _read_filter(place),
+        filter=filter,
         pairs=pairs,
     )
     chips = [
         Chip(text, _url_without(question, path, pair))
         for pair in question.filters
-        for text in _in_words(pair)
+        for text in words.get(pair) or _in_words(pair)
     ]
     return Question(**{**vars(question), "chips": chips})
 
@@ -198,8 +200,13 @@ def lookups() -> list[tuple[str, str, bool]]:
     return list(Filters(()).lookups())
 
 
-async def _read_filter(place: Place) -> Filter | None:
-    """Datasette's own filters as one SQL condition. Raises PageError."""
+async def _read_filter(
+    place: Place,
+) -> tuple[Filter | None, dict[tuple[str, str], list[str]]]:
+    """Datasette's filters and ours as one SQL condition, and ours in words, by parameter.
+
+    Raises PageError.
+    """
     from datasette.utils.asgi import BadRequest, Forbidden
     from datasette.views.base import DatasetteError
 
@@ -221,6 +228,7 @@ async def _read_filter(place: Place) -> Filter | None:
         clauses, params = filters.build_where_clauses(place.table)
     except (TypeError, ValueError) as error:
         raise PageError(400, f"A filter's value cannot be read: {error}") from None
+    words: dict[tuple[str, str], list[str]] = {}
     try:
         for found in pm.hook.filters_from_request(
             request=place.request,
@@ -236,6 +244,8 @@ async def _read_filter(place: Place) -> Filter | None:
                     raise PageError(400, f"The table {place.table} has no full-text search")
                 clauses.extend(more.where_clauses)
                 params.update(more.params)
+                said = more.extra_context.get(IN_WORDS, {})
+                words |= {pair: [text] for pair, text in said.items()}
     except Forbidden as error:
         raise PageError(403, str(error)) from None
     except (BadRequest, DatasetteError) as error:
@@ -244,8 +254,8 @@ async def _read_filter(place: Place) -> Filter | None:
     except (KeyError, TypeError, ValueError):
         raise PageError(400, "_through must be JSON: table, column and value") from None
     if not clauses:
-        return None
-    return Filter(" and ".join(f"({clause})" for clause in clauses), params)
+        return None, words
+    return Filter(" and ".join(f"({clause})" for clause in clauses), params), words
 
 
 def _in_words(pair: tuple[str, str]) -> list[str]:

@@ -1,0 +1,181 @@
+"""What the commands share: their group, arguments and options, how they report and stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unicodedata import category
+
+import click
+
+from ..errors import ImageSimilarityError
+
+
+class _Group(click.Group):
+    """Shows what went wrong in one line, and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from datasette.utils.sqlite import sqlite3
+
+        try:
+            return super().invoke(ctx)
+        except ImageSimilarityError as error:
+            raise click.ClickException(one_line(str(error))) from None
+        except sqlite3.Error as error:
+            raise click.ClickException(one_line(f"SQLite says: {error}")) from None
+
+
+def one_line(text: str) -> str:
+    """Names of files may hold anything, also what a terminal obeys: that is escaped."""
+    unsafe = ("Cc", "Cs", "Zl", "Zp")  # controls, broken Unicode, ends of lines
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in unsafe else c for c in text
+    )
+
+
+@click.group(name="image-similarity", cls=_Group)
+def image_similarity() -> None:
+    """Find similar pictures: embed them, then ask for nearest neighbours.
+
+    \b
+    Example:
+        datasette image-similarity embed photos.db ~/Pictures
+        datasette photos.db
+    """
+
+
+database_file = click.argument("database", type=click.Path(dir_okay=False, path_type=Path))
+existing = click.argument(
+    "database", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+collection_name = click.option(
+    "--name", help="Collection over the table; the oldest by default"
+)
+json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON")
+
+
+def only_table(database: Path) -> str:
+    from .. import database as db
+
+    conn = db.connect(database)
+    tables = sorted({collection.table for collection in db.collections(conn)})
+    conn.close()
+    if len(tables) != 1:
+        there = f": {', '.join(tables)}" if tables else ", none has embeddings"
+        raise click.UsageError(f"Name one of the tables with --table{there}")
+    return tables[0]
+
+
+class Reporter:
+    """Prints a run as it goes: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, database: Path, quiet: bool) -> None:
+        self.database = database
+        # With --json, standard output holds the JSON alone.
+        self.out = sys.stderr if quiet else sys.stdout
+        self.terminal = self.out.isatty()
+        self.last = 0.0
+        self.described: str | None = None
+        self.idle = False
+
+    def line(self, text: str) -> None:
+        if self.terminal:
+            text = f"\r\033[K{text}"
+        click.echo(text, file=self.out)
+
+    def progress(self, now: Any) -> None:
+        if now.encoder != self.described and not (self.idle and not now.total):
+            self.line(now.encoder)
+            self.described = now.encoder
+        if not now.total or (not now.done and not self.terminal):
+            return
+        self.idle = False
+        if not self.terminal and time.monotonic() - self.last < 10 and now.done < now.total:
+            return
+        self.last = time.monotonic()
+        rate = now.done / now.seconds if now.seconds else 0
+        left = (now.total - now.done) / rate if rate else 0
+        text = f"{now.done:,} of {now.total:,}"
+        if now.done:
+            text += f"   {rate:.1f} images/s   {left // 60:.0f}:{left % 60:02.0f} left"
+        if now.failed:
+            text += f"   {now.failed:,} failed"
+        if self.terminal:
+            width = 24
+            filled = width * now.done // now.total
+            bar = "█" * filled + "░" * (width - filled)
+            click.echo(f"\r\033[K{bar} {text}", nl=False, file=self.out)
+        else:
+            click.echo(text, file=self.out)
+
+    def summary(self, summary: Any) -> None:
+        if self.idle and not (summary.embedded or summary.reused or summary.removed):
+            return
+        for picture, reason in summary.failures[:50]:
+            self.line(f"Failed: {one_line(f'{picture.label}: {reason}')}")
+        if len(summary.failures) > 50:
+            more = len(summary.failures) - 50
+            self.line(f"… and {more:,} more: see _image_similarity_failures")
+        if summary.new_roots:
+            roots = json.dumps({"datasette-image-similarity": {"roots": summary.new_roots}})
+            self.line(
+                "Pages will read large pictures from there. On another computer, or for "
+                f'another user, that has to be configured: {{"plugins": {roots}}}'
+            )
+        parts = [f"{summary.embedded:,} embedded"]
+        if summary.reused:
+            parts.append(f"{summary.reused:,} reused")
+        parts += [f"{summary.unchanged:,} unchanged", f"{summary.failed:,} failed"]
+        if summary.removed:
+            parts.append(f"{summary.removed:,} removed")
+        if summary.missing:
+            parts.append(f"{summary.missing:,} gone from the disk (--prune drops them)")
+        self.line(f"{', '.join(parts)} in {summary.seconds:.1f} seconds")
+        if summary.wants_index and (summary.embedded or summary.reused):
+            self.line(
+                "Searches would be faster with a compressed index: "
+                f"datasette image-similarity index {self.database}"
+            )
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """A step of building an index."""
+        now = time.monotonic()
+        if self.terminal:
+            click.echo(f"\r\033[K{what}: {done:,} of {total:,}", nl=False, file=self.out)
+        elif what != self.described or now - self.last >= 10:
+            self.line(f"{what}: {done:,} of {total:,}")
+            self.described, self.last = what, now
+
+    def watching(self) -> None:
+        if not self.idle:
+            self.line("Watching for changes. Ctrl-C ends.")
+        self.idle = True
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop after the current batch, the second stops at once."""
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        click.echo("\nStopping after the current batch …", err=True)
+
+    try:
+        previous = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: nobody can press Ctrl-C here
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)

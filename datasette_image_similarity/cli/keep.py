@@ -1,0 +1,232 @@
+"""The commands that look after what is stored."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import DatabaseError
+from .base import (
+    Reporter,
+    collection_name,
+    existing,
+    image_similarity,
+    json_output,
+    only_table,
+    stopping,
+)
+
+
+@image_similarity.command()
+@existing
+@json_output
+def status(database: Path, as_json: bool) -> None:
+    """What is embedded in a database.
+
+    \b
+    Example:
+        datasette image-similarity status photos.db
+    """
+    from dataclasses import asdict
+
+    from .. import database as db
+    from ..collection import collection_status
+
+    conn = db.connect(database)
+    found = [collection_status(conn, collection) for collection in db.collections(conn)]
+    conn.close()
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    if not found:
+        click.echo("No embeddings yet. Make some: datasette image-similarity embed")
+    for one in found:
+        click.echo(f"{one.table} ({one.name})")
+        click.echo(f"  encoder      {one.encoder}")
+        click.echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
+        click.echo(f"  thumbnails   {one.thumbnails:,}")
+        click.echo(f"  size         {one.bytes / 1e6:,.1f} MB")
+        click.echo(f"  failures     {one.failures:,}")
+        click.echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
+        click.echo(f"  changed      {one.updated_at or 'not finished'}")
+        click.echo(f"  index        {_index_in_words(one)}")
+
+
+def _index_in_words(status: Any) -> str:
+    """The line about the index, of a collection's status."""
+    index = status.index
+    if index is None:
+        return (
+            "none; searches would be faster with one: datasette image-similarity index"
+            if status.wants_index
+            else "none needed"
+        )
+    if index.recall is None:
+        return index.advice
+    text = (
+        f"recall@10 {index.recall:.3f}, {index.bytes / 1e6:,.1f} MB, {index.probes} of "
+        f"{index.lists} lists, best {index.depth} compared exactly"
+    )
+    if index.waiting:
+        text += f", {index.waiting:,} not listed yet"
+    return f"{text}; {index.advice}" if index.advice else text
+
+
+@image_similarity.command()
+@existing
+@click.argument("table", required=False)
+@collection_name
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="recall@10 wanted; 0.99 by default, or as before",
+)
+@click.option("--rebuild", is_flag=True, help="Make it anew")
+@click.option("--drop", is_flag=True, help="Take it out: searches are exact again")
+@json_output
+def index(
+    database: Path,
+    table: str | None,
+    name: str | None,
+    recall: float | None,
+    rebuild: bool,
+    drop: bool,
+    as_json: bool,
+) -> None:
+    """Make searches in a big collection fast: a compressed index in the database.
+
+    Its recall, the share of the true nearest neighbours that are found, is measured on the
+    collection itself. `embed` keeps it up to date. Cut off, it goes on the next time.
+
+    \b
+    Example:
+        datasette image-similarity index photos.db
+    """
+    from dataclasses import asdict
+
+    from ..collection import ImageCollection
+
+    say = Reporter(database, quiet=as_json)
+    table = table or only_table(database)
+    with ImageCollection(database, table, name=name) as collection, stopping() as stop:
+        if drop:
+            collection.drop_index()
+            say.line("Searches are exact again.")
+            return
+        started = time.perf_counter()
+        made = collection.build_index(
+            recall=recall, rebuild=rebuild, progress=say.step, stop=stop
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(made), indent=2))
+    if made.recall is None:
+        say.line("Stopped. Run the same command again to go on.")
+        sys.exit(130)
+    say.line(
+        f"{made.listed:,} vectors, recall@10 {made.recall:.3f}, "
+        f"{made.bytes / 1e6:,.1f} MB, in {time.perf_counter() - started:.1f} seconds"
+    )
+    if made.recall < made.asked:
+        say.line(f"That is less than the {made.asked:g} asked for: --exact finds them all.")
+
+
+@image_similarity.command()
+@existing
+@click.option("--repair", is_flag=True, help="Mend what can be mended")
+@json_output
+def verify(database: Path, repair: bool, as_json: bool) -> None:
+    """Cross-check counts, ids, keys, vectors and source rows. Exits with 1 on a fault.
+
+    \b
+    Example:
+        datasette image-similarity verify photos.db --repair
+    """
+    from .. import database as db
+    from ..verify import verify_database
+
+    with db.explained(database):
+        conn = db.connect(database)
+        faults = verify_database(conn, repair=repair)
+        conn.close()
+    if as_json:
+        click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
+    else:
+        for fault in faults:
+            click.echo(f"{fault.table}: {fault}")
+        if not faults:
+            click.echo("All is well.")
+        elif repair:
+            click.echo("Mended. Run embed again to fill in what was dropped.")
+        else:
+            click.echo("Mend it with --repair.")
+    if faults and not repair:
+        sys.exit(1)
+
+
+@image_similarity.command()
+@existing
+@click.argument("table", required=False)
+@collection_name
+def remove(database: Path, table: str | None, name: str | None) -> None:
+    """Drop embeddings, thumbnails and everything else of ours. Your tables stay.
+
+    \b
+    Example:
+        datasette image-similarity remove photos.db
+    """
+    from .. import database as db
+
+    some = table is not None or name is not None
+    with db.explained(database), closing(db.connect(database, check=some)) as conn:
+        try:
+            there = db.collections(conn, table)
+        except DatabaseError as error:  # damaged: all of it can still be dropped
+            if some or str(error) != db.DAMAGED:
+                raise
+            there = []
+        gone = [collection for collection in there if name in (None, collection.name)]
+        if some and not gone:
+            db.find_collection(conn, table or "", name)
+        with db.transaction(conn):
+            for collection in gone:
+                db.drop_collection(conn, collection)
+            if not some:
+                db.drop_everything(conn)
+    for collection in gone:
+        click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
+    if gone:
+        click.echo(f"To make the file smaller as well: sqlite3 {database} vacuum")
+    else:
+        click.echo("There are no embeddings here.")
+
+
+@image_similarity.command()
+@json_output
+def models(as_json: bool) -> None:
+    """What can embed: names, dimensions, weights, and whether these are here already.
+
+    \b
+    Example:
+        datasette image-similarity models
+    """
+    from dataclasses import asdict
+
+    from ..encoders import available_models
+
+    found = available_models()
+    if as_json:
+        click.echo(json.dumps([asdict(model) for model in found], indent=2))
+        return
+    click.echo(f"{'model':24} {'dimensions':>10}  weights")
+    for model in found:
+        here = " (here)" if model.downloaded else ""
+        size = f", {model.download_bytes / 1e6:.0f} MB" if model.download_bytes else ""
+        weights = ", ".join(model.weights) or "none needed"
+        note = f"  {model.note}" if model.note else ""
+        click.echo(f"{model.name:24} {model.dimensions:>10,}  {weights}{size}{here}{note}")

@@ -1,0 +1,1 @@
+"""What is made of a whole collection: map, duplicates, clusters, evaluation."""

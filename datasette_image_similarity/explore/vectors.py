@@ -1,0 +1,132 @@
+"""A collection's vectors as one matrix, which everything in this package reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from datasette.utils.sqlite import sqlite3
+
+from .. import database as db
+from ..errors import CollectionError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK = 4096  # vectors read at once
+
+Say = Callable[[str, int, int], None]  # what is being done, so many of so many
+
+
+class Stopped(Exception):
+    """The user asked to stop: nothing was stored."""
+
+
+class Vectors(NamedTuple):
+    """The items whose row is there and passes the filter, in the order of their ids.
+
+    `ids` int64 (n,). `vectors` float32 (n, d), L2-normalised. `pks` are the source rows'
+    keys as `database.Key`.
+    """
+
+    ids: np.ndarray
+    pks: list[db.Key]
+    vectors: np.ndarray
+
+
+def read_vectors(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    *,
+    where: str | None = None,
+    say: Say = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Vectors:
+    """Every live item's vector, L2-normalised whatever the collection's metric is.
+
+    `where` is a SQL condition on the source table's columns. Items whose vector is
+    missing, damaged or of length zero are left out. Raises CollectionError for a
+    condition that SQLite refuses, Stopped when `stop()` turns true.
+    """
+    import numpy as np
+
+    live = live_items(conn, collection, where)
+    ids = np.fromiter(live, np.int64, len(live))
+    vectors = np.empty((len(ids), collection.dimensions), np.float32)
+    filled = 0
+    usable = np.zeros(len(ids), bool)
+    for block, found in vector_blocks(conn, collection, ids):
+        if stop():
+            raise Stopped
+        places = np.searchsorted(ids, block)
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        right = np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
+        vectors[places[right]] = found[right] / lengths[right]
+        usable[places[right]] = True
+        filled += len(block)
+        say("Reading vectors", filled, len(ids))
+    if not usable.all():
+        ids, vectors = ids[usable], vectors[usable]
+    return Vectors(ids, [live[item] for item in ids.tolist()], vectors)
+
+
+def live_items(
+    conn: sqlite3.Connection, collection: db.Collection, where: str | None = None
+) -> dict[int, db.Key]:
+    """Source rows' keys by item id, in the order of the ids. Raises CollectionError."""
+    source = db.source_of(conn, collection)
+    sql = f"select i.id, i.pk {db.live_sql(collection, source)}"
+    if where:
+        # In a query of its own, where it sees the table's columns and none of ours.
+        passing = f"select {source.key_sql()} from {db.quote(source.name)} where {where}"
+        sql = f"with passing(pk) as ({passing}) {sql} and i.pk in (select +pk from passing)"
+    try:
+        return dict(conn.execute(f"{sql} order by i.id").fetchall())
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        if not where:
+            raise
+        raise CollectionError(f"The condition {where!r}: {error}") from None
+
+
+def vector_blocks(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    ids: np.ndarray,
+    size: int = BLOCK,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The stored vectors of these items, block by block: int64 (m,), float32 (m, d).
+
+    `ids` must be sorted. Items without a vector of the right length are left out.
+    """
+    import numpy as np
+
+    # A scan in vec0's own order where most are wanted: a look-up each takes longer.
+    stored = db.item_count(conn, collection)
+    if len(ids) * 4 >= stored:
+        sql = f"select id, embedding from {db.quote(collection.vectors)}"
+        rows: Iterator = iter(conn.execute(sql))
+    else:
+        sql = (
+            f"select v.id, v.embedding from json_each(?) j "
+            f"cross join {db.quote(collection.vectors)} v where v.id = j.value"
+        )
+        rows = iter(conn.execute(sql, (json.dumps(ids.tolist()),)))
+    length = 4 * collection.dimensions
+    wanted = set(ids.tolist())
+    numbers: list[int] = []
+    parts: list[bytes] = []
+
+    def block() -> tuple[np.ndarray, np.ndarray]:
+        matrix = np.frombuffer(b"".join(parts), "<f4").reshape(-1, collection.dimensions)
+        return np.array(numbers, np.int64), matrix
+
+    for item, data in rows:
+        if item in wanted and isinstance(data, bytes) and len(data) == length:
+            numbers.append(item)
+            parts.append(data)
+            if len(numbers) == size:
+                yield block()
+                numbers, parts = [], []
+    if numbers:
+        yield block()

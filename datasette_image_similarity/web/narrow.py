@@ -1,0 +1,95 @@
+"""Filters of ours on Datasette's table pages, and wherever Datasette's own filters apply.
+
+`?_image_cluster=3` on a table page shows the rows of that cluster, and so it does on our
+pages, whose filters come from the same hook. A `Narrowing` turns a parameter's value into
+SQL over the source table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from datasette.filters import FilterArguments
+from datasette.utils.sqlite import sqlite3
+
+from ..database import Collection, SourceTable, source_of
+from ..errors import CollectionError
+from .service import service
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+
+class Narrowed(NamedTuple):
+    """A SQL condition on `_image_similarity_items i`, its parameters, and it in words.
+
+    The condition names a parameter as `{cluster}`, where `params` has "cluster".
+    """
+
+    where: str
+    params: dict[str, object]
+    words: str
+
+
+# From a connection, the collection and the parameter's value. Raises ValueError for a value
+# that means nothing.
+Narrowing = Callable[[sqlite3.Connection, Collection, str], Narrowed]
+
+NARROWINGS: dict[str, Narrowing] = {}
+
+IN_WORDS = "image_similarity_in_words"  # in the extra context: words by (name, value)
+
+
+def narrows(name: str) -> bool:
+    """Whether a parameter is one of these filters."""
+    return name in NARROWINGS
+
+
+async def filters(
+    datasette: Datasette, request: Any, database: str, table: str
+) -> FilterArguments | None:
+    """The conditions that a request's parameters stand for. Raises BadRequest."""
+    from datasette.utils.asgi import BadRequest
+
+    asked = [(n, v) for n in NARROWINGS for v in request.args.getlist(n)]
+    if not asked:
+        return None
+    named = request.args.get("_collection")
+    collection = await service(datasette).collection(database, table, named)
+    if collection is None:
+        raise BadRequest(f"The table {table} has no embeddings")
+
+    def read(conn: sqlite3.Connection) -> FilterArguments:
+        source = source_of(conn, collection)
+        where, params, words = [], {}, {}
+        for number, (name, value) in enumerate(asked):
+            try:
+                found = NARROWINGS[name](conn, collection, value)
+            except ValueError:
+                raise BadRequest(f"{name} cannot be {value!r}") from None
+            # Names of its own for each parameter: Datasette's filters have theirs.
+            names = {key: f"image_{number}_{key}" for key in found.params}
+            condition = found.where.format(**{k: f":{new}" for k, new in names.items()})
+            where.append(_over_source(source, collection, condition))
+            params |= {names[key]: one for key, one in found.params.items()}
+            words[name, value] = found.words
+        return FilterArguments(
+            where,
+            params=params,
+            human_descriptions=list(words.values()),
+            extra_context={IN_WORDS: words},
+        )
+
+    try:
+        return await datasette.databases[database].execute_fn(read)
+    except CollectionError as error:
+        raise BadRequest(str(error)) from None
+
+
+def _over_source(source: SourceTable, collection: Collection, condition: str) -> str:
+    """A condition on items `i` as one on the rows of the source table."""
+    return (
+        f"{source.key_sql()} in (select +i.pk from _image_similarity_items i "
+        f"where i.collection_id = {int(collection.id)} and ({condition}))"
+    )
