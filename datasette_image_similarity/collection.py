@@ -26,6 +26,7 @@ from . import query, sources, trust
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
+from .explore.map import MapStatus, make_map, map_status
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
@@ -79,6 +80,7 @@ class Status:
     bytes: int  # of vectors and thumbnails
     updated_at: str | None
     index: IndexStatus | None
+    map: MapStatus | None
 
     @property
     def wants_index(self) -> bool:
@@ -345,6 +347,34 @@ class ImageCollection:
         collection, conn = self._open()
         with db.explained(self.database), db.transaction(conn):
             db.drop_index(conn, collection)
+
+    def map(
+        self,
+        *,
+        method: str = "tsne",
+        seed: int = 0,
+        grid: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> MapStatus | None:
+        """Lay the collection out in two dimensions, in place of an older map.
+
+        `method` is "tsne", "umap" or "pca"; the same `seed` gives the same map. With
+        `grid` every picture gets a cell of a grid, too. None when `stop()` turned true
+        before the end. Raises CollectionError for an unknown method, a missing library
+        (extra [explore] or [umap]) or a collection without pictures.
+        """
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return make_map(
+                conn,
+                collection,
+                method=method,
+                seed=seed,
+                grid=grid,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
 
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
@@ -633,4 +663,5 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
+        map=map_status(conn, collection),
     )
