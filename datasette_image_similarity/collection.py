@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from .explore.map import MapStatus
+
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
 DEFAULT_MODEL = "resnet50"
@@ -345,6 +347,36 @@ class ImageCollection:
         collection, conn = self._open()
         with db.explained(self.database), db.transaction(conn):
             db.drop_index(conn, collection)
+
+    def map(
+        self,
+        *,
+        method: str = "tsne",
+        seed: int = 0,
+        grid: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> MapStatus | None:
+        """Lay the collection out in two dimensions, in place of an older map.
+
+        `method` is "tsne", "umap" or "pca"; the same `seed` gives the same map. With
+        `grid` every picture gets a cell of a grid, too. None when `stop()` turned true
+        before the end. Raises CollectionError for an unknown method, a missing library
+        (extra [explore] or [umap]) or a collection without pictures.
+        """
+        from .explore.map import make_map
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return make_map(
+                conn,
+                collection,
+                method=method,
+                seed=seed,
+                grid=grid,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
 
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""

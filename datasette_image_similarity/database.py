@@ -15,6 +15,7 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_unlisted      items that wait to be put into one
     _image_similarity_maps          how a collection was laid out in two dimensions
     _image_similarity_points        its items' places
+    _image_similarity_atlases       its pictures, small and many on a sheet
     _image_similarity_hashes        perceptual hashes, by item id
     _image_similarity_scans         when duplicates were looked for, with what thresholds
     _image_similarity_groups        groups of duplicates
@@ -55,7 +56,7 @@ REFERRING = (
     *("clicks", "searches", "questions", "evaluated", "evaluations"),
     *("members", "clusters", "clusterings"),
     *("decisions", "grouped", "groups", "scans", "hashes"),
-    *("points", "maps"),
+    *("points", "atlases", "maps"),
     *("thumbnails", "failures", "lists", "unlisted", "indexes"),
     *("items", "roots", "collections"),
 )
@@ -175,6 +176,8 @@ MIGRATIONS = (
         method text not null,
         parameters text not null,
         columns integer,
+        sheet integer not null,
+        tile integer not null,
         version integer not null default (random()),
         made_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
     );
@@ -183,10 +186,17 @@ MIGRATIONS = (
         collection_id integer not null references _image_similarity_collections(id),
         x real not null,
         y real not null,
-        cell integer
+        cell integer,
+        slot integer not null
     );
-    create index _image_similarity_points_collection
-        on _image_similarity_points (collection_id);
+    create index _image_similarity_points_slot
+        on _image_similarity_points (collection_id, slot);
+    create table _image_similarity_atlases (
+        collection_id integer not null references _image_similarity_collections(id),
+        number integer not null,
+        webp blob not null,
+        primary key (collection_id, number)
+    );
 
     -- Duplicates
     create table _image_similarity_hashes (

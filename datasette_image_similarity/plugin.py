@@ -51,7 +51,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import pictures, views
+    from .web import map_data, pictures, views
     from .web.add import add_picture
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
@@ -61,6 +61,12 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
+        (table + r"/map\.(?P<format>json)$", map_data.rows),
+        (table + r"/map/points\.bin$", map_data.points),
+        (table + r"/map/columns\.(?P<format>json)$", map_data.columns),
+        (table + r"/map/column\.(?P<format>json)$", map_data.column),
+        (table + r"/map/pictures\.(?P<format>json)$", map_data.pictures),
+        (table + r"/map/atlas/(?P<number>[0-9]{1,9})$", map_data.atlas),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
     ]
 

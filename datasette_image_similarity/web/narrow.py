@@ -7,6 +7,7 @@ SQL over the source table.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,8 @@ from datasette.filters import FilterArguments
 from datasette.utils.sqlite import sqlite3
 
 from ..database import Collection, SourceTable, source_of
-from ..errors import CollectionError
+from ..errors import CollectionError, DatabaseError
+from ..explore.map import region_slots
 from .service import service
 
 if TYPE_CHECKING:
@@ -36,7 +38,26 @@ class Narrowed(NamedTuple):
 # that means nothing.
 Narrowing = Callable[[sqlite3.Connection, Collection, str], Narrowed]
 
-NARROWINGS: dict[str, Narrowing] = {}
+
+def in_region(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
+    """The pictures inside a polygon on the map, or on its grid: see `region_slots()`."""
+    try:
+        runs, count = region_slots(conn, collection, value)
+    except DatabaseError as error:
+        raise CollectionError(str(error)) from None
+    # Runs of slots: all ids of a big region would be too long for Datasette's links to SQL.
+    where = (
+        "i.id in (select p.item_id from json_each({runs}) r "
+        "cross join _image_similarity_points p on p.collection_id = "
+        f"{int(collection.id)} and p.slot between json_extract(r.value, '$[0]') "
+        "and json_extract(r.value, '$[1]'))"
+    )
+    noun = "picture" if count == 1 else "pictures"
+    words = f"in a region of the map ({count:,} {noun})"
+    return Narrowed(where, {"runs": json.dumps(runs)}, words)
+
+
+NARROWINGS: dict[str, Narrowing] = {"_image_region": in_region}
 
 IN_WORDS = "image_similarity_in_words"  # in the extra context: words by (name, value)
 

@@ -66,8 +66,8 @@ async def _may_view(
     name = table.lower()
     if name == f"{PREFIX}roots":
         return False  # where folders lie on the server is no visitor's business
-    if name in (f"{PREFIX}indexes", f"{PREFIX}lists", f"{PREFIX}hashes"):
-        return False  # raw numbers, megabytes a page
+    if name in (f"{PREFIX}{raw}" for raw in ("indexes", "lists", "hashes", "atlases")):
+        return False  # raw numbers or pixels, megabytes a page
     if name.startswith(f"{PREFIX}vectors_"):
         # One collection's; whatever is longer than the table's own name is a shadow of it.
         told = [collection for collection in told if collection.vectors == name]
