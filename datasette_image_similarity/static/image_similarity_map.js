@@ -3,7 +3,7 @@
 // The address keeps it all: the selection as a filter of the server's (`?_image_region=`), what
 // only this script knows behind the "#": color, only, hide, layout, view.
 
-import { Colouring, legendRows } from "./image_similarity_map_colour.js";
+import { Colouring, legendRows, names } from "./image_similarity_map_colour.js";
 import { decodePoints, gridLayout, inside, scatterLayout, simplify } from "./image_similarity_map_points.js";
 import { Scene } from "./image_similarity_map_scene.js";
 import { Camera, listen } from "./image_similarity_map_view.js";
@@ -44,6 +44,12 @@ async function fetchJson(url) {
   const answer = await response.json();
   if (!answer.ok) throw new Error(answer.error);
   return answer;
+}
+
+/** The part of an address that decides which points pass: all but selection and page. */
+function filtersOf(url) {
+  const left = [...url.searchParams].filter(([name]) => ![REGION, "_next", "_size"].includes(name));
+  return JSON.stringify(left.sort());
 }
 
 /** An address with parameters added. */
@@ -126,6 +132,7 @@ class Page {
       this.scene.draw();
       this.drawRegion();
       this.placeRing();
+      this.placeNames();
       const { x, y, zoom, scale } = this.camera;
       root.dataset.zoom = zoom.toFixed(3);
       root.dataset.view = [x, y, scale].map((one) => one.toFixed(6)).join(" ");
@@ -228,14 +235,17 @@ class Page {
     if (name) {
       try {
         const data = await fetchJson(withParameters(root.dataset.column, [["_column", name]]));
-        colouring = new Colouring(data, this.points.n);
+        colouring = new Colouring(data, this.layouts.scatter.xy);
       } catch (error) {
         this.say(`${name}: ${error.message}`);
       }
     }
     if (this.color !== name) return; // another has been chosen since
     this.colouring = colouring;
-    this.part("legend").hidden = !colouring;
+    this.middles = {};
+    this.part("names").replaceChildren(...(colouring ? names(colouring) : []));
+    this.part("fold").hidden = !colouring;
+    this.fold(!colouring || this.camera.width < 600);
     this.refresh();
   }
 
@@ -255,7 +265,7 @@ class Page {
       chosen += selected ? selected[i] & points.passes[i] : 0;
     }
     scene.groups = groups;
-    scene.colours = colouring && colouring.colours(only);
+    scene.colours = colouring?.colours;
     if (colouring) {
       const list = this.part("values");
       const { scrollTop } = list;
@@ -285,6 +295,12 @@ class Page {
     this.refresh();
     this.writeHash();
     this.say(`${Number(root.dataset.shown).toLocaleString("en")} pictures shown`);
+  }
+
+  /** Put the legend away, or bring it back. */
+  fold(away) {
+    this.part("legend").hidden = away;
+    this.part("fold").setAttribute("aria-expanded", !away);
   }
 
   // The selection
@@ -405,6 +421,27 @@ class Page {
     if (!this.part("card").hidden) this.placeCard();
   }
 
+  /** Each group's name where most of it is, unless a larger group's is there. */
+  placeNames() {
+    const { colouring, scene, camera, layout, only, hidden } = this;
+    if (!colouring) return;
+    const resting = scene.progress === 0 || scene.progress === 1;
+    this.middles[layout] ??= colouring.middles(this.layouts[layout].xy);
+    const boxes = [];
+    [...this.part("names").children].forEach((name, at) => {
+      const group = colouring.named[at];
+      const label = colouring.labels[group];
+      const [x, y] = camera.toScreen(...this.middles[layout][group]);
+      const [width, height] = [(name.wide ??= name.offsetWidth) / 2 + 2, 12];
+      const free = boxes.every((box) => Math.abs(box.x - x) > box.width + width || Math.abs(box.y - y) > 2 * height);
+      const shown = resting && free && !hidden.has(label) && (!only.size || only.has(label));
+      name.classList.toggle("ims-away", !shown);
+      if (!shown) return;
+      boxes.push({ x, y, width });
+      name.style.transform = `translate(${Math.round(x - width)}px, ${Math.round(y - height)}px)`;
+    });
+  }
+
   /** Beside the point, and inside the window; a pinned card has its place in the style sheet. */
   placeCard() {
     const card = this.part("card");
@@ -465,6 +502,7 @@ class Page {
     for (const mode of ["pan", "rectangle", "lasso"]) click(mode, () => this.setMode(mode));
     click("view", () => this.selectView());
     click("close", () => this.point(-1));
+    click("fold", () => this.fold(!this.part("legend").hidden));
     click("values", (event) => this.legendClicked(event));
     click("everything", () => {
       this.only.clear();
@@ -481,15 +519,15 @@ class Page {
     document.addEventListener("click", (event) => this.followed(event));
   }
 
-  /** Links and forms of the list: without leaving the page where only the list changes. */
+  /** Links of the list and of chips: without leaving the page where only the list changes. */
   followed(event) {
     const link = event.target.closest("a[href]");
     if (!link || event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const to = new URL(link.href);
     if (to.pathname !== location.pathname || !link.closest("#ims-map-list, .ims-controls")) return;
     to.hash = location.hash;
-    if (!link.matches("[data-in-page]")) {
-      link.href = to; // another filter: other points, but the same view
+    if (filtersOf(to) !== filtersOf(new URL(location.href))) {
+      link.href = to; // other points, but the same view
       return;
     }
     event.preventDefault();

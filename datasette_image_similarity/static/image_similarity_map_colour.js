@@ -1,48 +1,75 @@
 // Colours by a column: groups of points, their colours, and the legend that switches them.
 
-// Paul Tol's "muted" scheme, told apart with every kind of colour blindness; what is left is grey.
+// Paul Tol's "muted" scheme, told apart with every kind of colour blindness. Where it is used
+// again, names on the map tell groups apart.
 const CATEGORIES = ["#332288", "#cc6677", "#44aa99", "#ddcc77", "#88ccee", "#882255", "#117733", "#aa4499", "#999933"];
 // Viridis without its palest end, so that it shows on a light ground: more is darker.
 const SCALE = ["#bade28", "#6ccd5a", "#35b779", "#1f9e89", "#26828e", "#3e4a89", "#440154"];
 const REST = "#8d949d";
-const ROWS = 300; // of the legend, at most
+const MOST_VALUES = 20; // of a column, as the server sends them; all others are one more
+const RASTER = 24;
 
-/** Points in groups: `labels`, `counts`, and `of`, the group of each point. */
+/** Points in groups: `labels`, `counts`, `colours`, and `of`, the group of each point. */
 export class Colouring {
-  /** From the answer of column.json. */
-  constructor(data, n) {
-    this.scaled = data.kind === "number";
-    const grouped = this.scaled ? groupsOfNumbers(data.numbers) : groupsOfValues(data.values, data.codes);
-    Object.assign(this, grouped);
-    const none = this.labels.length;
-    this.counts = new Array(none).fill(0);
-    let missing = 0;
-    for (let i = 0; i < n; i++) {
-      if (this.of[i] < none) this.counts[this.of[i]]++;
-      else missing++;
+  /** From the answer of column.json. `xy` has the points' places, x and y in turn. */
+  constructor(data, xy) {
+    const scaled = data.kind === "number";
+    const { labels, of } = scaled ? groupsOfNumbers(data.numbers) : groupsOfValues(data.values, data.codes);
+    const none = labels.length; // the group of points without a value
+    const counts = new Array(none + 1).fill(0);
+    for (const group of of) counts[group]++;
+    // What the server has put together comes last.
+    const other = scaled || none <= MOST_VALUES ? -1 : none - 1;
+    this.named = scaled ? [] : labels.map((_, group) => group).filter((group) => group !== other);
+    this.named.sort((a, b) => counts[b] - counts[a]);
+    this.order = scaled ? labels.map((_, group) => group) : [...this.named];
+    if (other >= 0) this.order.push(other);
+    if (counts[none]) {
+      labels.push("(none)");
+      this.order.push(none);
     }
-    if (missing) {
-      this.labels.push("(none)");
-      this.counts.push(missing);
-    }
-    this.none = missing ? none : -1;
-    this.order = this.labels.map((_, group) => group);
-    if (!this.scaled) this.order.sort((a, b) => (a === none) - (b === none) || this.counts[b] - this.counts[a]);
+    Object.assign(this, { labels, counts, of });
+    this.colours = labels.map(() => REST);
+    if (scaled) this.#shade(none);
+    else this.#tell(this.middles(xy));
   }
 
-  /** A colour for each group. Categories: the largest have one each, or those that are chosen. */
-  colours(only) {
-    const colours = this.labels.map(() => REST);
-    if (this.scaled) {
-      const groups = this.labels.length - (this.none >= 0);
-      for (let g = 0; g < groups; g++) colours[g] = SCALE[groups > 1 ? Math.round(g * (SCALE.length - 1) / (groups - 1)) : 3];
-      return colours;
-    }
-    const first = this.order.filter((g) => g !== this.none);
-    const chosen = only.size > 0 && [...only].some((label) => !CATEGORIES[first.indexOf(this.labels.indexOf(label))]);
-    const coloured = chosen ? first.filter((g) => only.has(this.labels[g])) : first;
-    coloured.slice(0, CATEGORIES.length).forEach((g, at) => (colours[g] = CATEGORIES[at]));
-    return colours;
+  /** Numbers: from pale to dark. */
+  #shade(groups) {
+    const last = SCALE.length - 1;
+    for (let g = 0; g < groups; g++) this.colours[g] = SCALE[groups > 1 ? Math.round(g * last / (groups - 1)) : 3];
+  }
+
+  /** Categories: the largest have a colour each; the others that of a group far from them. */
+  #tell(middles) {
+    const used = CATEGORIES.map(() => []);
+    this.named.forEach((group, at) => {
+      const middle = middles[group];
+      const apart = (places) => Math.min(...places.map(([x, y]) => Math.hypot(x - middle[0], y - middle[1])));
+      const all = used.map(apart); // farther than anything from a colour that is not used yet
+      const colour = at < CATEGORIES.length ? at : all.indexOf(Math.max(...all));
+      used[colour].push(middle);
+      this.colours[group] = CATEGORIES[colour];
+    });
+  }
+
+  /** For each group the place where most of it is: the fullest of the squares of a raster. */
+  middles(xy) {
+    const groups = this.labels.length + 1;
+    const square = (at) => Math.min(Math.max(Math.floor((at + 1) / 2 * RASTER), 0), RASTER - 1);
+    const sums = new Float64Array(groups * RASTER * RASTER * 3);
+    this.of.forEach((group, i) => {
+      const at = ((group * RASTER + square(xy[2 * i])) * RASTER + square(xy[2 * i + 1])) * 3;
+      sums[at]++;
+      sums[at + 1] += xy[2 * i];
+      sums[at + 2] += xy[2 * i + 1];
+    });
+    return this.labels.map((_, group) => {
+      let best = group * RASTER * RASTER * 3;
+      for (let at = best; at < (group + 1) * RASTER * RASTER * 3; at += 3) if (sums[at] > sums[best]) best = at;
+      const count = sums[best] || 1;
+      return [sums[best + 1] / count, sums[best + 2] / count];
+    });
   }
 }
 
@@ -78,46 +105,50 @@ function groupsOfNumbers(numbers) {
 }
 
 /** The legend's rows, for a list: a button that shows only this value, one that hides it. */
-export function legendRows(colouring, { only, hidden }) {
-  const colours = colouring.colours(only);
-  const rows = colouring.order.slice(0, ROWS).map((group) => {
-    const label = colouring.labels[group];
-    const row = document.createElement("li");
-    row.className = "ims-legend-row";
-    row.classList.toggle("ims-off", hidden.has(label) || (only.size > 0 && !only.has(label)));
-    const swatch = document.createElement("span");
-    swatch.className = "ims-swatch";
+export function legendRows({ labels, counts, colours, order }, { only, hidden }) {
+  return order.map((group) => {
+    const label = labels[group];
+    const name = element("span", "ims-legend-name", shownAs(label));
+    const count = element("span", "ims-legend-count", counts[group].toLocaleString("en"));
+    const swatch = element("span", "ims-swatch");
     swatch.style.background = colours[group];
-    const name = document.createElement("span");
-    name.className = "ims-legend-name";
-    name.textContent = label === "" ? "(empty)" : label;
-    const count = document.createElement("span");
-    count.className = "ims-legend-count";
-    count.textContent = colouring.counts[group].toLocaleString("en");
-    const choose = button("ims-legend-only", only.has(label), `Only ${label}`, "only", label);
+    const choose = button("ims-legend-only", only.has(label), "only", label);
     choose.append(swatch, name, count);
+    choose.title = label;
     choose.setAttribute("aria-label", `Only ${name.textContent}, ${count.textContent} pictures`);
-    const hide = button("ims-legend-hide", hidden.has(label), `Hide ${label}`, "hidden", label);
+    const hide = button("ims-legend-hide", hidden.has(label), "hidden", label);
     hide.textContent = hidden.has(label) ? "show" : "hide";
     hide.setAttribute("aria-label", `Hide ${name.textContent}`);
+    const row = element("li", "ims-legend-row");
+    row.classList.toggle("ims-off", hidden.has(label) || (only.size > 0 && !only.has(label)));
     row.append(choose, hide);
     return row;
   });
-  const more = colouring.order.length - rows.length;
-  if (more > 0) {
-    const row = document.createElement("li");
-    row.className = "ims-fine";
-    row.textContent = `and ${more.toLocaleString("en")} values more`;
-    rows.push(row);
-  }
-  return rows;
 }
 
-function button(name, pressed, title, set, label) {
-  const made = document.createElement("button");
-  made.type = "button";
+/** Names on the map, for the groups that have one, the largest first. */
+export function names({ labels, colours, named }) {
+  return named.map((group) => {
+    const name = element("span", "ims-map-name", shownAs(labels[group]));
+    name.style.borderColor = colours[group];
+    return name;
+  });
+}
+
+function shownAs(label) {
+  return label.trim() ? label : "(empty)";
+}
+
+function element(tag, name, text = "") {
+  const made = document.createElement(tag);
   made.className = name;
-  made.title = title;
+  made.textContent = text;
+  return made;
+}
+
+function button(name, pressed, set, label) {
+  const made = element("button", name);
+  made.type = "button";
   made.dataset.set = set;
   made.dataset.label = label;
   made.setAttribute("aria-pressed", pressed);

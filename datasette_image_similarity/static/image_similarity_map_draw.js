@@ -17,7 +17,7 @@ const DOTS = {
       fill = vec4(colour.rgb * colour.a, colour.a);
     }`,
   fragment: `#version 300 es
-    precision mediump float;
+    precision highp float;
     in vec4 fill;
     uniform float size; uniform bool square;
     out vec4 pixel;
@@ -230,7 +230,7 @@ function program(gl, { vertex, fragment }) {
   }
   gl.linkProgram(made);
   if (!gl.getProgramParameter(made, gl.LINK_STATUS) && !gl.isContextLost()) {
-    const said = gl.getAttachedShaders(made).map((shader) => gl.getShaderInfoLog(shader)).join(" ");
+    const said = gl.getAttachedShaders(made).map((shader) => gl.getShaderInfoLog(shader)).join(" ").trim();
     throw new Error(`WebGL 2 cannot be used here: ${said || gl.getProgramInfoLog(made)}`);
   }
   const places = {};

@@ -5,8 +5,8 @@ import { Levels, NO_LEVEL } from "./image_similarity_map_points.js";
 import { packed } from "./image_similarity_map_colour.js";
 
 const STEP = Math.SQRT2; // zoom from one level of pictures to the next
-const FADE = 0.12; // a picture has appeared after so much more of its zoom
-const ROOM = 6; // pixels between pictures
+const FADE = 0.04; // a picture has appeared after so much more of its zoom
+const ROOM = 4; // pixels between pictures
 const LEAST_CELL = 5; // pixels: smaller cells of the grid are plain squares
 const THUMBNAILS = 240; // that are drawn at once, at most
 const SHEET_BYTES = 600e6; // of textures that sheets may take
@@ -80,7 +80,7 @@ export class Scene {
   side(zoom) {
     const { width, height } = this.camera;
     const smaller = Math.min(width, height);
-    const first = Math.min(Math.max(smaller * 0.07, 30), 52);
+    const first = Math.min(Math.max(smaller * 0.066, 30), 48);
     return Math.min(first * zoom ** 0.3, Math.max(smaller * 0.4, 120), 280);
   }
 
@@ -102,16 +102,15 @@ export class Scene {
     const { camera, layouts, points, progress } = this;
     const [width, height] = layouts.scatter.extent;
     const room = Math.sqrt(4 * width * height / Math.max(points.n, 1)) * camera.base;
-    const scattered = Math.min(Math.max(room * 0.62 * camera.zoom ** 0.4, 2.4), 12);
-    const cell = layouts.grid ? layouts.grid.unit * camera.scale * 0.88 : 0;
-    return scattered * (1 - progress) + Math.max(cell, 1) * progress;
+    const scattered = Math.min(Math.max(room * 0.55 * camera.zoom ** 0.4, 2.4), 12);
+    return scattered * (1 - progress) + Math.max(this.cell() * 0.88, 1) * progress;
   }
 
   drawPictures(ratio) {
     const { camera, renderer, points } = this;
     const batches = this.gather();
     const ordered = [...batches].sort(([, a], [, b]) => b.length - a.length);
-    const border = this.frames ? (this.scatterSide > 60 && this.progress === 0 ? 3 : 2) : this.progress === 0 ? 1 : 0;
+    const border = this.border();
     this.pictures = 0;
     const close = this.closest(ratio);
     // A sheet of thousands is not worth its megabytes for a few pictures that come as thumbnails.
@@ -133,17 +132,34 @@ export class Scene {
     }
   }
 
+  /** The width of frames: of the groups' colours, or white to part pictures from dots. */
+  border() {
+    const side = this.progress < 0.5 ? this.side(this.camera.zoom) : this.cell();
+    if (!this.frames) return this.progress < 1 ? 1 : 0;
+    return side < 20 ? 1 : side < 60 ? 2 : 3;
+  }
+
+  /** The side of a cell of the grid, in CSS pixels. */
+  cell() {
+    return this.layouts.grid ? this.layouts.grid.unit * this.camera.scale : 0;
+  }
+
+  /** The last level of pictures that this zoom shows. */
+  level() {
+    return Math.floor(Math.log(this.camera.zoom) / Math.log(STEP) + 1e-6);
+  }
+
   /** The pictures in the window, by sheet, and one by one in `large` while nothing moves. */
   gather() {
     const { camera, points, progress, layouts } = this;
     const from = layouts.scatter.xy;
     const to = (layouts.grid ?? layouts.scatter).xy;
-    const level = Math.floor(Math.log(camera.zoom) / Math.log(STEP) + 1e-6);
+    const level = this.level();
     if (progress < 1) this.levels.make(level);
     const everything = camera.zoom >= camera.mostZoom;
-    const scattered = (this.scatterSide = this.side(camera.zoom));
-    const cell = layouts.grid ? layouts.grid.unit * camera.scale : 0;
-    const gridded = cell >= LEAST_CELL ? cell * (cell > 30 ? 0.92 : 0.96) : 0;
+    const scattered = this.side(camera.zoom);
+    const cell = this.cell();
+    const gridded = cell >= LEAST_CELL ? cell * (cell > 30 ? 0.95 : 1) - 2 * this.border() : 0;
     const { perRow, perSheet } = this;
     const tile = points.tileSide / points.sheetSide;
     const paper = packed("#ffffff", 255);
@@ -190,9 +206,9 @@ export class Scene {
   at(left, top, reach) {
     const { camera, points, layout, progress } = this;
     if (progress > 0 && progress < 1) return -1;
-    const cell = layout.name === "grid" ? layout.unit * camera.scale : 0;
+    const cell = layout.name === "grid" ? this.cell() : 0;
     const side = cell || this.side(camera.zoom);
-    const level = Math.floor(Math.log(camera.zoom) / Math.log(STEP) + 1e-6);
+    const level = this.level();
     let [best, least] = [-1, reach * reach];
     for (let i = 0; i < points.n; i++) {
       if (!this.open[i]) continue;
@@ -212,10 +228,9 @@ export class Scene {
   boxOf(i) {
     const { camera, layout, points } = this;
     const [left, top] = camera.toScreen(layout.xy[2 * i], layout.xy[2 * i + 1]);
-    const level = Math.floor(Math.log(camera.zoom) / Math.log(STEP) + 1e-6);
     let side = this.dotSize();
-    if (layout.name === "grid") side = layout.unit * camera.scale;
-    else if (this.levels.of[i] <= level) side = this.side(camera.zoom);
+    if (layout.name === "grid") side = this.cell();
+    else if (this.levels.of[i] <= this.level()) side = this.side(camera.zoom);
     const aspect = side > 14 ? points.aspect[i] : 1;
     return [left, top, side * Math.min(1, aspect), side * Math.min(1, 1 / aspect)];
   }
