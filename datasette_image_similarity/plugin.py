@@ -53,6 +53,7 @@ def skip_csrf(scope: dict) -> bool:
 def register_routes() -> list[tuple[str, Any]]:
     from .web import map_data, pictures, views
     from .web.add import add_picture
+    from .web.map import map_view
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
     return [
@@ -61,6 +62,7 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
+        (table + r"/map$", map_view),
         (table + r"/map\.(?P<format>json)$", map_data.rows),
         (table + r"/map/points\.bin$", map_data.points),
         (table + r"/map/columns\.(?P<format>json)$", map_data.columns),

@@ -1,0 +1,138 @@
+"""The page with the map: its frame, and the list of its pictures as ordinary HTML.
+
+What the drawing needs beyond that it fetches from `map_data`. The list is the page where
+there is no script, no WebGL, or a screen reader; with a script it is the tray of what is
+selected.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from datasette.utils.asgi import Response
+from datasette.utils.sqlite import sqlite3
+
+from ..explore.map import MapStatus, live_points, passing_sql
+from ..query import pk_path
+from .answers import ask_database, page, tells_errors, wants_json
+from .compat import table_tools_url
+from .map_data import PATIENCE, map_page, rows
+from .question import (
+    LIKES,
+    Place,
+    Question,
+    filter_redirect,
+    find_place,
+    lookups,
+    read_question,
+)
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+REGION = "_image_region"
+OF_THE_LIST = (REGION, "_size", "_max_distance", "_exact", "_like")
+
+
+@tells_errors
+async def map_view(datasette: Datasette, request: Any) -> Response:
+    """The map of a table's pictures."""
+    if wants_json(request):
+        return await rows(datasette, request)
+    place = await find_place(datasette, request)
+    path = table_tools_url(datasette, place.database, place.table, "map")
+    redirect = filter_redirect(request, path)
+    if redirect:
+        return Response.redirect(redirect)
+    question = await read_question(place, path)
+    found = await map_page(place, question)
+    context: dict[str, Any] = {"map": found.status, "command": _command(place)}
+    if found.status is not None:
+        narrowed = found.total and any(name != "_where" for name, _ in question.filters)
+        similar = await _similar_url(place, question, found.total) if narrowed else None
+        context |= {
+            **_addresses(place, question, path, found.status),
+            "question": question,
+            "path": path,
+            "filter_columns": place.source.columns,
+            "lookups": lookups(),
+            "searchable": await place.db.fts_table(place.table) is not None,
+            "pictures": found.pictures,
+            "total": found.total,
+            "first": question.offset + 1,
+            "selected": any(name == REGION for name, _ in question.filters),
+            "similar_url": similar,
+            "first_url": question.url(path) if question.offset else None,
+            "next_url": found.next and question.url(path, _next=found.next),
+        }
+    return await page(place, "image_similarity_map.html", context)
+
+
+def _command(place: Place) -> str:
+    """What to type to make the map, where the database's file is."""
+    file = Path(place.db.path).name if place.db.path else f"{place.database}.db"
+    words = ["datasette", "image-similarity", "map", file, place.table]
+    if place.request.args.get("_collection"):
+        words += ["--name", place.collection.name]
+    return shlex.join(words)
+
+
+def _addresses(
+    place: Place, question: Question, path: str, status: MapStatus
+) -> dict[str, Any]:
+    """Where this question's rows are, on the table's page and as files, and the map's data."""
+    version = "&v=" if "?" in place.url("") else "?v="
+    streams = place.datasette.setting("allow_csv_stream")
+    return {
+        "table_filtered_url": _table_url(place, question),
+        "csv_url": _table_url(place, question, "csv", _stream="on")
+        if streams
+        else _table_url(place, question, "csv", _size="max"),
+        "json_url": _table_url(place, question, "json", _shape="objects", _size="max"),
+        "clear_url": question.url(path, drop=[REGION]),
+        "data_urls": {
+            "points": question.url(f"{path}/points.bin", drop=OF_THE_LIST),
+            "atlas": f"{place.url('map/atlas/NUMBER')}{version}{status.version}",
+            "columns": place.url("map/columns.json"),
+            "column": place.url("map/column.json"),
+            "pictures": place.url("map/pictures.json"),
+        },
+    }
+
+
+def _table_url(
+    place: Place, question: Question, format: str | None = None, **more: str
+) -> str:
+    """Datasette's own page of the rows that a question's filters let through."""
+    named = place.request.args.get("_collection")
+    pairs = [*question.filters, *([("_collection", named)] if named else []), *more.items()]
+    url = str(place.datasette.urls.table(place.database, place.table, format))
+    return f"{url}?{urlencode(pairs)}" if pairs else url
+
+
+async def _similar_url(place: Place, question: Question, total: int) -> str:
+    """A search with these pictures, or with some of them from everywhere among them."""
+
+    def ask(conn: sqlite3.Connection) -> list[str]:
+        clause, passes = passing_sql(place.source, question.filter)
+        live = f"{live_points(place.collection, place.source)} and {passes}"
+        # Slots follow a curve through the map: every so many-th is a picture further on.
+        numbered = f"select i.pk, row_number() over (order by p.slot) as number {live}"
+        sql = (
+            f"{clause}select pk from ({numbered}) where number * :map_likes / :map_total "
+            "> (number - 1) * :map_likes / :map_total order by number"
+        )
+        params = dict(question.filter.params) if question.filter else {}
+        params |= {"map_likes": min(LIKES, total), "map_total": total}
+        found = conn.execute(sql, params)
+        return [pk_path(place.source.parts(row["pk"])) for row in found]
+
+    likes = await ask_database(place, ask, PATIENCE)
+    named = place.request.args.get("_collection")
+    pairs = [("_like", pk) for pk in likes[:LIKES]]
+    pairs += [("_collection", named)] if named else []
+    path = table_tools_url(place.datasette, place.database, place.table, "similar")
+    return f"{path}?{urlencode(pairs)}"
