@@ -81,7 +81,7 @@ def value(path: Path, statement: str, parameters: Sequence | dict = ()) -> Any:
     return sql(path, statement, parameters)[0][0]
 
 
-def make_older(path: Path, version: int) -> None:
+def make_older(path: Path, version: int = 2) -> None:
     """Take a database back to an older version of our tables."""
     made = "\n".join(db.MIGRATIONS[version:])
     for kind, name in reversed(re.findall(r"create (table|view|index) (\w+)", made)):
@@ -99,11 +99,3 @@ def failures(path: Path) -> list[tuple]:
     return sql(
         path, "select pk, path, reason from _image_similarity_failures order by pk, path"
     )
-
-
-def make_older(path: Path) -> None:
-    """A database as schema version 2 left it."""
-    with opened(path) as conn:
-        for table in reversed(re.findall(r"create table (\w+)", db.MIGRATIONS[2])):
-            conn.execute(f"drop table {table}")
-        conn.execute("update _image_similarity_schema set version = 2")
