@@ -1,0 +1,148 @@
+"""What is known of pictures without opening them, to compare duplicates by.
+
+Two sources: what `embed` noted of each file, and, for tables made of folders, the columns
+that it filled in (`format`, `taken_at`, `folder`). A path column gives a format by the
+file's ending, a BLOB by its first bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import PurePosixPath
+from typing import Any
+
+from datasette.utils.sqlite import sqlite3
+
+from .. import database as db
+
+LOSSLESS = {"PNG", "BMP", "TIFF", "PPM", "GIF"}
+ENDINGS = {
+    **{".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG"},
+    **{".tif": "TIFF", ".tiff": "TIFF", ".heif": "HEIC", ".jp2": "JPEG2000"},
+    **{".pbm": "PPM", ".pgm": "PPM", ".ppm": "PPM", ".webp": "WEBP"},
+    **{".avif": "AVIF", ".bmp": "BMP", ".gif": "GIF", ".heic": "HEIC", ".png": "PNG"},
+}
+SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"\0\0\0\x0cjP  ": "JPEG2000",
+}
+SIGNATURE_BYTES = 12
+LONGEST = 100  # characters of a format or a date: the table may hold anything
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One picture. What is not known is None.
+
+    `format` is Pillow's name, as "JPEG". `taken_at` is the camera's local time,
+    `changed_at` the file's time in UTC, both ISO 8601 to the second.
+    """
+
+    item_id: int
+    pk: db.Key
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    format: str | None
+    taken_at: str | None
+    changed_at: str | None
+    path: str | None  # as in the table; None for BLOBs
+    folder: str | None
+
+    @property
+    def date(self) -> str | None:
+        """When it was taken, else when its file was last changed."""
+        return self.taken_at or self.changed_at
+
+    @property
+    def lossless(self) -> bool:
+        return self.format in LOSSLESS
+
+
+def facts_of(
+    conn: sqlite3.Connection, collection: db.Collection, item_ids: Iterable[int]
+) -> dict[int, Facts]:
+    """The facts of these items by id, those left out whose row is gone or has changed.
+
+    Raises CollectionError when the table or its column is gone.
+    """
+    source = db.source_of(conn, collection)
+    columns = {"format": "null", "taken_at": "null", "folder": "null"}
+    if collection.source == "folder":
+        there = {name.lower() for name in source.columns}
+        columns = {
+            name: f"substr(t.{db.quote(name)}, 1, {LONGEST * 10})" if name in there else sql
+            for name, sql in columns.items()
+        }
+    elif collection.source == "blob":
+        columns["format"] = f"substr(t.{db.quote(collection.column)}, 1, {SIGNATURE_BYTES})"
+    wanted = ", ".join(f"{sql} as {name}" for name, sql in columns.items())
+    rows = conn.execute(
+        "select i.id, i.pk, i.sha256, i.width, i.height, i.size, i.mtime_ns, i.path, "
+        f"{wanted} {db.live_sql(collection, source, db.ITEMS_BY_ID)}",
+        {"ids": json.dumps([int(item) for item in item_ids])},
+    )
+    return {row["id"]: _facts(row) for row in rows}
+
+
+def _facts(row: sqlite3.Row) -> Facts:
+    """A row as Facts. The database may come from a stranger: types are checked."""
+    path = row["path"] if isinstance(row["path"], str) else None
+    return Facts(
+        item_id=row["id"],
+        pk=row["pk"],
+        sha256=str(row["sha256"]),
+        width=_number(row["width"]),
+        height=_number(row["height"]),
+        bytes=_number(row["size"]),
+        format=_format(row["format"], path),
+        taken_at=_text(row["taken_at"]),
+        changed_at=_moment(row["mtime_ns"]),
+        path=path,
+        folder=_folder(row["folder"], path),
+    )
+
+
+def _format(stored: Any, path: str | None) -> str | None:
+    if isinstance(stored, bytes):
+        return _by_signature(stored)
+    return _text(stored) or ENDINGS.get(PurePosixPath(path or "").suffix.lower())
+
+
+def _by_signature(start: bytes) -> str | None:
+    """The format of a picture that begins with these bytes."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    if start[4:8] == b"ftyp":
+        return {b"avif": "AVIF", b"avis": "AVIF"}.get(start[8:12], "HEIC")
+    return next((name for sign, name in SIGNATURES.items() if start.startswith(sign)), None)
+
+
+def _folder(stored: Any, path: str | None) -> str | None:
+    folder = stored if isinstance(stored, str) else (path or "").rpartition("/")[0]
+    return folder or None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST else None
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _moment(nanoseconds: Any) -> str | None:
+    try:
+        moment = datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
