@@ -238,7 +238,7 @@ def tallies(groups: Iterable[Summary]) -> dict[str, Tally]:
 def read_groups(
     conn: sqlite3.Connection, collection: db.Collection, ids: Iterable[int]
 ) -> list[Group]:
-    """Groups with their pictures, in the order of `ids`; those that are gone are left out."""
+    """Groups with their pictures, in the order of `ids`, without those that are gone."""
     ids = list(ids)
     if not db.is_current(conn):
         return []
@@ -284,6 +284,21 @@ def current(conn: sqlite3.Connection, collection: db.Collection) -> dict[db.Key,
     return {row["pk"]: row["decision"] for row in rows if row["decision"] is not None}
 
 
+def marked_rows(
+    conn: sqlite3.Connection, collection: db.Collection, columns: Iterable[str]
+) -> Iterator[sqlite3.Row]:
+    """These columns of the source rows of all marked pictures, after the key as `pk`."""
+    if not db.is_current(conn):
+        return iter(())
+    live = db.live_sql(collection, db.source_of(conn, collection))
+    wanted = "".join(f", t.{db.quote(name)}" for name in columns)
+    with _explained():
+        return conn.execute(
+            f"select i.pk{wanted} {live} and {DECISION_SQL} = 'mark' order by i.id"
+        )
+
+
+@_explained()
 def group_with(
     conn: sqlite3.Connection, collection: db.Collection, pks: Iterable[db.Key]
 ) -> int | None:
@@ -313,10 +328,13 @@ def _shown_sql(
     groups, or those with these ids.
     """
     live = db.live_sql(collection, db.source_of(conn, collection), _GROUPED)
+    apart = (
+        "select json_extract(value, '$[0]'), json_extract(value, '$[1]') "
+        "from json_each(:apart)"
+    )
     sql = (
-        f"select {columns} {live} and g.collection_id = :of "
-        f"and g.tier in {TIERS} and (d.group_id, d.item_id) not in "
-        "(select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:apart))"
+        f"select {columns} {live} and g.collection_id = :of and g.tier in {TIERS} "
+        f"and (d.group_id, d.item_id) not in ({apart})"
     )
     params: dict[str, object] = {
         "of": collection.id,
@@ -423,9 +441,9 @@ def decide(
 ) -> dict[db.Key, str]:
     """Do one of ACTIONS; returns what it changed: the new decisions by key.
 
-    "accept" keeps the suggested picture and "keep" the one with the key `pk`, both mark all
-    others. "mark" and "unmark" change `pk` alone, and keep what was undecided. "skip" leaves
-    everything as it is. Raises GroupChanged for a picture that is not in the group.
+    "accept" keeps the suggested picture and "keep" the one with the key `pk`; both mark
+    all others. "mark" and "unmark" change `pk` alone, and keep what was undecided. "skip"
+    leaves everything as it is. Raises GroupChanged for a picture that is not in the group.
     """
     wanted: dict[Member, str] = {}
     if action in ("accept", "keep"):
@@ -490,6 +508,7 @@ def accept_tier(
     return {one.pk: new for one, new in changed.items()}
 
 
+@_explained()
 def undo(conn: sqlite3.Connection, collection: db.Collection) -> list[db.Key]:
     """Take the newest step back, whoever made it; the keys of its pictures."""
     rows = conn.execute(
@@ -519,6 +538,7 @@ def _given(pk: db.Key | None) -> db.Key:
     return pk
 
 
+@_explained()
 def _put(
     conn: sqlite3.Connection,
     collection: db.Collection,
