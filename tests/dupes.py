@@ -33,7 +33,7 @@ def put_groups(
         for id, (tier, items) in enumerate(groups, first):
             conn.execute(
                 "insert into _image_similarity_groups values (?, 1, ?, ?, ?, ?, ?)",
-                (id, tier, len(items), items[0], items[0], "it has the most pixels"),
+                (id, tier, len(items), items[0], items[0], "80 × 60, the others smaller"),
             )
             conn.executemany(
                 "insert into _image_similarity_grouped values (?, ?, 1, ?)",

@@ -65,7 +65,7 @@ async def test_the_first_open_group_is_shown_with_its_facts(reviewed: Path) -> N
     assert "Group 1 of 3" in page
     assert "0 of 3 decided" in page
     assert page.count("data-picture") == 3
-    assert "Suggested to keep: <strong>picture 1</strong>, because it has the most" in page
+    assert "Suggested to keep <strong>picture 1</strong>: 80 × 60, the others" in page
     assert page.count('<td data-what="Resolution">80 × 60</td>') == 3
     assert page.count('<td data-what="Path" class="imd-differs">') == 2
     assert "-/image/3" in page
@@ -199,7 +199,7 @@ async def test_groups_as_json_by_page(reviewed: Path) -> None:
     assert found["tiers"]["same"]["groups"] == 3
     assert found["scanned"] == 24
     first = found["groups"][1]
-    assert (first["keeper"], first["reason"]) == ("3", "it has the most pixels")
+    assert (first["keeper"], first["reason"]) == ("3", "80 × 60, the others smaller")
     assert first["pictures"][0]["width"] == 80
     following = await ask_json(site, f"{PAGE}.json?_size=3&_next={found['next']}")
     assert [one["id"] for one in following["groups"]] == [4, 5]
