@@ -18,12 +18,25 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 
-LOSSLESS = {"PNG", "BMP", "TIFF", "PPM", "GIF"}
+LOSSLESS = {"PNG", "BMP", "TIFF", "PPM"}
 ENDINGS = {
-    **{".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG"},
-    **{".tif": "TIFF", ".tiff": "TIFF", ".heif": "HEIC", ".jp2": "JPEG2000"},
-    **{".pbm": "PPM", ".pgm": "PPM", ".ppm": "PPM", ".webp": "WEBP"},
-    **{".avif": "AVIF", ".bmp": "BMP", ".gif": "GIF", ".heic": "HEIC", ".png": "PNG"},
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".heic": "HEIC",
+    ".heif": "HEIC",
+    ".jfif": "JPEG",
+    ".jp2": "JPEG2000",
+    ".jpe": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pbm": "PPM",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
 }
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",

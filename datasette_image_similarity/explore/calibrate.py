@@ -1,0 +1,263 @@
+"""How alike is alike? Thresholds for duplicates, measured on the collection itself.
+
+Cosines mean another thing with each encoder and each collection. Two kinds of pairs tell
+where the limits are: random ones, and pictures of the collection beside copies of
+themselves that are made here: recompressed, of half the size, cropped a little, brightened.
+Copies need the encoder, which is never downloaded for this; without it, what was measured
+with encoders of its kind stands in for it, and the result says so.
+
+- *Look-alikes*: as alike to the encoder as nearly all of these copies are to their
+  originals, and more than all but one in 10,000 random pairs.
+- *The same picture*: that, and as near in perceptual hash and colours (see `hashes.py`) as
+  most of these copies.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from datasette.utils.sqlite import sqlite3
+
+from .. import database as db
+from ..encoders import Encoder, EncoderSpec
+from ..images import DecoderPool, Input, Limits, Request
+from . import hashes
+from .vectors import Say, Stopped
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RANDOM = 2000  # pictures whose pairs are the random ones
+COPIED = 100  # pictures that are copied
+COPIES = 4  # of each
+LARGEST = 1024  # pixels a side of a picture to be copied: its own number, as a square
+MEASURABLE = 20  # pairs of copies; fewer say nothing
+RARE = 0.9999  # of random pairs are below
+NEARLY_ALL = 0.98  # of copies are at least as alike
+MOST = 0.95  # of copies have hash and colours as near
+BITS = (4, 10)  # the least and the most that hashes of the same picture may differ
+COLOURS = (8, 16)  # levels; within these, what was measured counts
+COPIES_LIMITS = Limits(max_bytes=20_000_000, max_pixels=LARGEST**2, seconds=30)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How alike pictures and their copies are.
+
+    `low` and `half` are cosines that 98 % and half of the pairs reach; `bits` and
+    `colours` what 95 % do not exceed. `pairs` is 0 for values that were measured
+    elsewhere.
+    """
+
+    fingerprint: str  # of the encoder
+    collected: int  # pictures in the collection then
+    pairs: int
+    low: float
+    half: float
+    bits: int
+    colours: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What counts as a duplicate, and why."""
+
+    same: float  # least cosine of the same picture
+    bits: int  # greatest distance of its hashes, of 64
+    colours: float  # greatest distance of its colours, in levels of 255
+    alike: float  # least cosine of look-alikes
+    chosen: bool  # `alike` was asked for
+    typical: float  # median cosine of random pairs
+    rare: float  # 99.99 % of random pairs are below
+    copies: Copies
+
+    @property
+    def words(self) -> list[str]:
+        """Thresholds and reasons, a sentence each."""
+        copies = self.copies
+        measured = (
+            f"of {copies.pairs:,} recompressed, scaled, cropped and brightened copies of its "
+            "pictures"
+            if copies.pairs
+            else "of such copies of other pictures (the encoder or the pictures cannot be "
+            "had here)"
+        )
+        why = (
+            "as asked for"
+            if self.chosen
+            else f"because 98 % {measured} are above {copies.low:.3f}, and 99.99 % of its "
+            f"random pairs below {self.rare:.3f}"
+        )
+        return [
+            f"Look-alikes: cosine ≥ {self.alike:.3f}, {why}.",
+            f"The same picture: cosine ≥ {self.same:.3f}, hash within {self.bits} of 64 "
+            f"bits, colours within {self.colours:.0f} of 255 levels, because 95 % "
+            f"{measured} are within {copies.bits} bits and {copies.colours:.0f} levels.",
+        ]
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "words": self.words})
+
+
+# Measured with hog and MobileNetV2 on photos of 300 pixels, with 400 pairs of copies.
+ELSEWHERE = {"hog": (0.97, 0.993), "network": (0.9, 0.976)}
+
+
+def choose_thresholds(
+    vectors: np.ndarray, copies: Copies, alike: float | None = None
+) -> Thresholds:
+    """Thresholds for vectors float32 (n, d), L2-normalised; `alike` is taken as given."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    some = rng.choice(len(vectors), min(RANDOM, len(vectors)), replace=False)
+    product = vectors[some] @ vectors[some].T
+    pairs = product[np.triu_indices(len(some), 1)]
+    typical, rare = np.quantile(pairs, [0.5, RARE]) if len(pairs) else (0.0, 0.0)
+    # Where a collection is full of duplicates, random pairs are: half of the copies decide.
+    limit = _down(max(copies.low, min(float(rare), copies.half)))
+    return Thresholds(
+        same=limit,
+        bits=max(BITS[0], min(copies.bits, BITS[1])),
+        colours=max(COLOURS[0], min(math.ceil(copies.colours), COLOURS[1])),
+        alike=limit if alike is None else alike,
+        chosen=alike is not None,
+        typical=float(typical),
+        rare=float(rare),
+        copies=copies,
+    )
+
+
+def _down(cosine: float) -> float:
+    """Rounded down to three digits: what is said is what is used."""
+    return math.floor(cosine * 1000) / 1000
+
+
+def stored_copies(stored: object, fingerprint: str, collected: int) -> Copies | None:
+    """What an earlier run measured, if it still holds: same encoder, about as many pictures.
+
+    `stored` is the JSON of thresholds; from a stranger's database it may be anything.
+    """
+    try:
+        found = json.loads(stored)["copies"]
+        copies = Copies(**{field.name: found[field.name] for field in fields(Copies)})
+        numbers = (copies.low, copies.half, copies.bits, copies.colours)
+        right = all(math.isfinite(number) for number in numbers)
+        right = right and -1 <= copies.low <= copies.half <= 1 and copies.pairs > 0
+        near = copies.collected / 2 <= collected <= copies.collected * 2
+    except (TypeError, ValueError, KeyError, RecursionError):
+        return None
+    return copies if right and near and copies.fingerprint == fingerprint else None
+
+
+def copies_elsewhere(collection: db.Collection, collected: int) -> Copies:
+    """What to assume where nothing can be measured."""
+    model = EncoderSpec.from_json(collection.encoder).model
+    low, half = ELSEWHERE["hog" if model == "hog" else "network"]
+    return Copies(collection.fingerprint, collected, 0, low, half, 8, 14)
+
+
+def measure_copies(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    ids: np.ndarray,
+    encoder: Encoder,
+    *,
+    say: Say = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Copies | None:
+    """Copy some of the items int64 (n,) and compare; None where too few can be read.
+
+    From the originals where these may be read, else from thumbnails. Raises Stopped.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    some = np.sort(rng.choice(ids, min(COPIED, len(ids)), replace=False)).tolist()
+    sides = _sides(conn, some)
+
+    def shape(row: sqlite3.Row) -> Input:
+        return Input(sides[row["id"]][0], LARGEST, "squash", "bicubic")
+
+    pictures = hashes.decoded(conn, collection, some, shape=shape, originals=True)
+    cosines, bits, colours = [], [], []
+    with DecoderPool(COPIES_LIMITS, 2) as pool, ThreadPoolExecutor(2) as threads:
+        for done, (item, _, pixels) in enumerate(pictures, 1):
+            if stop():
+                pictures.close()
+                raise Stopped
+            say("Calibrating on copies", done, len(some))
+            if pixels is None:
+                continue
+            files = list(_copies(pixels, sides[item][1]))
+            seen = list(threads.map(lambda data: _seen(pool, data, encoder.input), files))
+            vectors = encoder.encode(np.stack([square for square, _ in seen]))
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            cosines.append(vectors[1:] @ vectors[0])
+            stored = hashes.fingerprints(np.stack([square for _, square in seen]))
+            prints = hashes.unpacked(row.tobytes() for row in stored)
+            first = [0] * COPIES
+            bits.append(hashes.bits_apart(prints.hashes[first], prints.hashes[1:]))
+            colours.append(hashes.colours_apart(prints.colours[first], prints.colours[1:]))
+    if len(cosines) * COPIES < MEASURABLE:
+        return None
+    low, half = np.quantile(np.concatenate(cosines), [1 - NEARLY_ALL, 0.5])
+    return Copies(
+        fingerprint=collection.fingerprint,
+        collected=len(ids),
+        pairs=len(cosines) * COPIES,
+        low=_down(float(low)),
+        half=_down(float(half)),
+        bits=math.ceil(np.quantile(np.concatenate(bits), MOST)),
+        colours=float(np.quantile(np.concatenate(colours), MOST)),
+    )
+
+
+def _sides(conn: sqlite3.Connection, items: list[int]) -> dict[int, tuple[int, int]]:
+    """By item: the side of a square of as many pixels, and half of what that really is."""
+    sql = (
+        "select i.id, i.width, i.height from json_each(?) j "
+        "cross join _image_similarity_items i on i.id = j.value"
+    )
+    sides = {}
+    for item, width, height in conn.execute(sql, (json.dumps(items),)):
+        numbers = isinstance(width, int) and isinstance(height, int)
+        side = math.isqrt(width * height) if numbers and width * height > 0 else 256
+        sides[item] = (max(32, min(side, LARGEST)), max(16, side // 2))
+    return sides
+
+
+def _copies(pixels: np.ndarray, half: int) -> Iterator[bytes]:
+    """A picture uint8 (s, s, 3) as PNG, then its copies as JPEG."""
+    from PIL import Image, ImageEnhance
+
+    image = Image.fromarray(pixels)
+    side = image.width
+    smaller = min(side, half)
+    edge = round(side * 0.02)
+    inner = (edge, edge, side - edge, side - edge)
+    yield _saved(image, "PNG", compress_level=1)
+    yield _saved(image, "JPEG", quality=50)
+    yield _saved(image.resize((smaller, smaller), Image.Resampling.LANCZOS))
+    yield _saved(image.crop(inner))
+    yield _saved(ImageEnhance.Brightness(image).enhance(1.15))
+
+
+def _saved(image: Any, form: str = "JPEG", **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **(options or {"quality": 85}))
+    return buffer.getvalue()
+
+
+def _seen(pool: DecoderPool, data: bytes, shape: Input) -> tuple[np.ndarray, np.ndarray]:
+    """What the encoder sees of a file, and what the hash does."""
+    return (
+        pool.decode(data, Request(input=shape)).pixels,
+        pool.decode(data, Request(input=hashes.SQUARE)).pixels,
+    )

@@ -1,0 +1,282 @@
+"""Fingerprints of how pictures look: a perceptual hash, and a small colour layout.
+
+The hash is pHash: the picture in grey at 32 × 32, its discrete cosine transform, and of the
+8 × 8 lowest frequencies whether each is above their median (C. Zauner, "Implementation and
+Benchmarking of Perceptual Image Hash Functions", 2010; the details are those of the Python
+package ImageHash). The number of bits in which two hashes differ is their distance. It
+survives scaling, recompression and changes of brightness, but not cropping much, turning
+or mirroring; and it sees no colour, so mean colours of 4 × 4 fields are kept beside it.
+
+Fingerprints are made from the stored thumbnails, or from the original where there is none
+and it may be read. Both are decoded in child processes under limits. They are kept in
+`_image_similarity_hashes` with the SHA-256 of the file, batch by batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from datasette.utils.sqlite import sqlite3
+
+from .. import database as db
+from .. import sources, trust
+from ..errors import ImageError
+from ..images import LOCAL_FILES, UPLOADS, DecoderPool, Input, Request
+from .vectors import Say, Stopped
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIZE = 32  # pixels a side that the transform sees
+LOW = 8  # frequencies kept a side
+FIELDS = 4  # of the colour layout, a side
+VERSION = 1  # raise it when what is computed here changes
+HASH_BYTES = LOW * LOW // 8
+COLOUR_BYTES = FIELDS * FIELDS * 3
+STORED_BYTES = 1 + HASH_BYTES + COLOUR_BYTES
+SQUARE = Input(size=SIZE, resize=SIZE, fit="squash", interpolation="lanczos")
+AT_ONCE = 256  # pictures a transaction
+GAIN = (0.6, 1.67)  # changes of contrast that count as light
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+
+
+class Prints(NamedTuple):
+    """Fingerprints of n pictures.
+
+    `hashes` uint64 (n,). `colours` uint8 (n, 48): mean RGB of 4 × 4 fields, row by row.
+    `known` bool (n,): false where there is none; its numbers mean nothing.
+    """
+
+    hashes: np.ndarray
+    colours: np.ndarray
+    known: np.ndarray
+
+
+def fingerprints(squares: np.ndarray) -> np.ndarray:
+    """What is stored: uint8 (n, 57) of RGB squares uint8 (n, 32, 32, 3)."""
+    import numpy as np
+
+    count = len(squares)
+    frequency, place = np.arange(LOW)[:, None], np.arange(SIZE)[None]
+    transform = np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIZE))  # DCT-II
+    grey = squares @ np.array(LUMA)
+    low = (transform @ grey @ transform.T).reshape(count, -1)
+    bits = low > np.median(low, axis=1, keepdims=True)
+    side = SIZE // FIELDS
+    fields = squares.reshape(count, FIELDS, side, FIELDS, side, 3).mean(axis=(2, 4))
+    colours = np.round(fields).astype(np.uint8).reshape(count, -1)
+    version = np.full((count, 1), VERSION, np.uint8)
+    return np.hstack([version, np.packbits(bits, axis=1), colours])
+
+
+def unpacked(stored: Iterable[bytes | None]) -> Prints:
+    """Fingerprints as they were stored; None, or bytes of another version, as unknown."""
+    import numpy as np
+
+    rows = list(stored)
+    known = np.array([_is_ours(row) for row in rows], bool)
+    empty = bytes(STORED_BYTES)
+    joined = b"".join(row if _is_ours(row) else empty for row in rows)
+    table = np.frombuffer(joined, np.uint8).reshape(len(rows), STORED_BYTES)
+    hashes = np.ascontiguousarray(table[:, 1 : 1 + HASH_BYTES]).view(">u8")[:, 0]
+    return Prints(hashes.astype(np.uint64), table[:, 1 + HASH_BYTES :], known)
+
+
+def _is_ours(row: object) -> bool:
+    return isinstance(row, bytes) and len(row) == STORED_BYTES and row[0] == VERSION
+
+
+def bits_apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """In how many of 64 bits hashes differ (Hamming distance): uint64 (n,) twice."""
+    import numpy as np
+
+    return np.bitwise_count(a ^ b)
+
+
+def colours_apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How far colour layouts lie apart, whatever brightness and contrast: uint8 (n, 48).
+
+    The greatest difference of a field and channel, in levels of 255, once one has been
+    fitted to the other by a factor (within GAIN) and a constant: float32 (n,).
+    """
+    import numpy as np
+
+    x = a - a.mean(axis=1, keepdims=True, dtype=np.float32)
+    y = b - b.mean(axis=1, keepdims=True, dtype=np.float32)
+    both = (x * y).sum(axis=1, keepdims=True)
+    gain = both / np.maximum((x * x).sum(axis=1, keepdims=True), 1)
+    # Symmetric: what is left is measured in the picture of more contrast.
+    back = both / np.maximum((y * y).sum(axis=1, keepdims=True), 1)
+    low, high = GAIN
+    one = np.abs(y - np.clip(gain, low, high) * x).max(axis=1)
+    other = np.abs(x - np.clip(back, low, high) * y).max(axis=1)
+    return np.maximum(one, other)
+
+
+# Made from pictures, and kept
+
+
+def stored_prints(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    ids: np.ndarray,
+    *,
+    say: Say = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Prints:
+    """The fingerprints of items, int64 (n,); those missing are made and stored.
+
+    Unknown are those of items that have no thumbnail and whose picture may not be read,
+    has changed, or cannot be decoded. Raises Stopped when `stop()` turns true: what was
+    made by then stays.
+    """
+    rows = conn.execute(
+        "select h.item_id, h.hash from _image_similarity_hashes h "
+        "join _image_similarity_items i on i.id = h.item_id and i.sha256 = h.sha256 "
+        "where h.collection_id = ?",
+        (collection.id,),
+    )
+    there = {item: stored for item, stored in rows if _is_ours(stored)}
+    missing = [item for item in ids.tolist() if item not in there]
+    made = 0
+    say("Hashing pictures", 0, len(missing))
+    squares = decoded(conn, collection, missing)
+    while batch := list(islice(squares, AT_ONCE)):
+        there |= _put_prints(conn, collection, batch)
+        made += len(batch)
+        say("Hashing pictures", made, len(missing))
+        if stop():
+            squares.close()
+            raise Stopped
+    return unpacked(there.get(item) for item in ids.tolist())
+
+
+def _put_prints(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    batch: list[tuple[int, str, np.ndarray | None]],
+) -> dict[int, bytes]:
+    """Store the fingerprints of what could be decoded; they come back by item."""
+    import numpy as np
+
+    usable = [(item, sha, square) for item, sha, square in batch if square is not None]
+    if not usable:
+        return {}
+    prints = fingerprints(np.stack([square for *_, square in usable]))
+    made = {item: row.tobytes() for (item, *_), row in zip(usable, prints, strict=True)}
+    with db.transaction(conn):
+        conn.executemany(
+            "insert or replace into _image_similarity_hashes values (?, ?, ?, ?)",
+            ((item, collection.id, sha, made[item]) for item, sha, _ in usable),
+        )
+    return made
+
+
+def decoded(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    items: list[int],
+    *,
+    shape: Callable[[sqlite3.Row], Input] = lambda _: SQUARE,
+    originals: bool = False,
+) -> Iterator[tuple[int, str, np.ndarray | None]]:
+    """Items with their SHA-256 and pixels, in order: uint8 (size, size, 3) as `shape` says.
+
+    From the stored thumbnail, else from the original; the other way round with
+    `originals`. None where neither can be had. A few pictures are in memory at once.
+    """
+    workers = os.cpu_count() or 1
+    reader = _Reader(conn, collection)
+    with (
+        DecoderPool(UPLOADS, workers) as small,
+        DecoderPool(LOCAL_FILES, workers) as large,
+        ThreadPoolExecutor(workers) as threads,
+    ):
+
+        def pixels(row: sqlite3.Row, choices: list[tuple[DecoderPool, _Bytes]]) -> object:
+            for pool, read in choices:
+                try:
+                    return pool.decode(read(), Request(input=shape(row))).pixels
+                except ImageError:
+                    continue
+            return None
+
+        def start(row: sqlite3.Row) -> tuple[sqlite3.Row, Future]:
+            choices = [(small, reader.thumbnail(row)), (large, reader.original(row))]
+            if originals:
+                choices.reverse()
+            return row, threads.submit(pixels, row, choices)
+
+        waiting: deque[tuple[sqlite3.Row, Future]] = deque()
+        for row in reader.rows(items):
+            waiting.append(start(row))
+            if len(waiting) > 2 * workers:
+                row, done = waiting.popleft()
+                yield row["id"], row["sha256"], done.result()
+        for row, done in waiting:
+            yield row["id"], row["sha256"], done.result()
+
+
+_Bytes = Callable[[], bytes]  # raises ImageError
+
+
+class _Reader:
+    """Where the bytes of a collection's pictures may be read from."""
+
+    def __init__(self, conn: sqlite3.Connection, collection: db.Collection) -> None:
+        self.conn, self.collection = conn, collection
+        self.source = db.source_of(conn, collection)
+        trusted = trust.trusted_roots(db.file_of(conn))
+        recorded = db.roots(conn, collection)
+        self.roots = {id: Path(at) for id, at in recorded.items() if Path(at) in trusted}
+
+    def rows(self, items: list[int]) -> Iterator[sqlite3.Row]:
+        """The items as rows with their thumbnails, a few at a time."""
+        sql = (
+            "select i.*, h.webp from json_each(?) j "
+            "cross join _image_similarity_items i on i.id = j.value "
+            "left join _image_similarity_thumbnails h on h.id = i.id order by j.key"
+        )
+        for first in range(0, len(items), AT_ONCE):
+            some = json.dumps(items[first : first + AT_ONCE])
+            yield from self.conn.execute(sql, (some,)).fetchall()
+
+    def thumbnail(self, row: sqlite3.Row) -> _Bytes:
+        def read() -> bytes:
+            if not isinstance(row["webp"], bytes):
+                raise ImageError("there is no thumbnail")
+            return row["webp"]
+
+        return read
+
+    def original(self, row: sqlite3.Row) -> _Bytes:
+        """A BLOB is read when it is needed alone, in the thread of the connection."""
+        blob = None
+        if self.collection.source == "blob" and not isinstance(row["webp"], bytes):
+            with suppress(ImageError):
+                blob = sources.read_blob(
+                    self.conn, self.source, self.collection.column, row["pk"]
+                )
+        root = self.roots.get(row["root_id"])
+
+        def read() -> bytes:
+            data = blob
+            if data is None:
+                if root is None or not isinstance(row["path"], str):
+                    raise ImageError("the original may not be read")
+                file = sources.locate(root, row["path"])
+                data = sources.read_file(file, LOCAL_FILES.max_bytes)
+            if hashlib.sha256(data).hexdigest() != row["sha256"]:
+                raise ImageError("the picture has changed")
+            return data
+
+        return read
