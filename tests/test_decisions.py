@@ -194,11 +194,39 @@ def test_pictures_whose_rows_are_gone_are_in_no_group(ada: Reviewer) -> None:
     change(ada.path, "delete from images where id in (1, 3)")
     assert ada.ids() == [2, 3, 4, 5]
     assert ada.pks(2) == [4, 5]
-    assert ada.group(2).keeper is None
     assert ada.group(2).version != version
     assert ada.current() == {4: "mark", 5: "mark"}
-    with pytest.raises(GroupChanged, match="choose one"):
-        ada.decide(2, "accept")
+
+
+def test_another_keeper_is_suggested_when_it_is_gone(ada: Reviewer) -> None:
+    change(ada.path, "update _image_similarity_items set width = 800 where id = 5")
+    change(ada.path, "delete from images where id = 3")
+    group = ada.group(2)
+    assert [one.pk for one in group.members] == [5, 4]
+    assert "800 × 60" in group.reason
+    assert ada.decide(2, "accept") == {5: "keep", 4: "mark"}
+
+
+def test_a_keeper_is_open_again_in_the_next_tier(ada: Reviewer) -> None:
+    put_groups(
+        ada.path, [("identical", (1, 2)), ("identical", (3, 4)), ("same", (1, 3, 5))]
+    )
+    ada.accept("identical")
+    assert (ada.tally("same").open, ada.tally("same").would_mark) == (1, 2)
+    assert [one.decision for one in ada.group(3).members] == [None, None, None]
+    ada.decide(3, "keep", 3)
+    assert ada.current() == {1: "mark", 2: "mark", 3: "keep", 4: "mark", 5: "mark"}
+    assert ada.tally("identical").open == 0
+    ada.undo()
+    ada.accept("same")
+    assert ada.current() == {1: "keep", 2: "mark", 3: "mark", 4: "mark", 5: "mark"}
+
+
+def test_what_is_marked_in_a_surer_tier_stays_marked_in_the_next(ada: Reviewer) -> None:
+    put_groups(ada.path, [("identical", (1, 2)), ("same", (1, 3))])
+    ada.decide(1, "keep", 2)
+    assert [one.decision for one in ada.group(2).members] == ["mark", None]
+    assert ada.accept("same") == {}
 
 
 def test_a_bulk_accept_leaves_groups_without_their_keeper_open(ada: Reviewer) -> None:

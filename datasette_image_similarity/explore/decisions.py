@@ -6,6 +6,9 @@ The newest row of a picture counts. Each thing a user does is one *step*, which 
 takes back. Nothing here touches a picture or a row of the user's: what is marked is only
 listed.
 
+The keeper of a group goes on into the next tier, where it stands for all of its group. That
+it was kept, or skipped, in a surer tier decides nothing there: each row notes its tier.
+
     keep    stays
     mark    is to go: exports and filters list it
     skip    seen, left as it is
@@ -27,8 +30,10 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, DatabaseError
+from .duplicates import TIERS
+from .facts import Facts, facts_of
+from .keeper import suggest_keeper
 
-TIERS = ("identical", "same", "alike")  # from the surest to the least sure
 ACTIONS = ("accept", "keep", "mark", "unmark", "skip")
 DAMAGED = (
     "The tables about duplicates in this database are damaged: take everything out with "
@@ -40,6 +45,13 @@ DECISION_SQL = (
     "(select x.decision from _image_similarity_decisions x "
     "where x.collection_id = i.collection_id and x.pk = i.pk and x.sha256 = i.sha256 "
     "and x.decision in ('keep', 'mark', 'skip') order by x.id desc limit 1)"
+)
+# The same in a group `g`, where what was kept or skipped in a surer tier is open again.
+_RANK = "case {} when 'identical' then 0 when 'same' then 1 else 2 end"
+_DECISION_HERE_SQL = DECISION_SQL.replace(
+    "select x.decision",
+    f"select iif(x.decision <> 'mark' and {_RANK.format('x.tier')} < "
+    f"{_RANK.format('g.tier')}, null, x.decision)",
 )
 # Pictures in groups: what `database.live_sql()` begins from.
 _GROUPED = (
@@ -102,7 +114,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Member:
-    """A picture in a group. `score` is the cosine similarity to the group's medoid."""
+    """A picture in a group. `score` is the cosine similarity to the group's medoid,
+    `decision` what was decided in this tier or a less sure one, or that it is to go."""
 
     item: int
     pk: db.Key
@@ -119,8 +132,12 @@ class Group:
     id: int
     tier: str
     members: tuple[Member, ...]
-    keeper: Member | None  # None when the suggested one is gone
-    reason: str  # why that one, in words
+    reason: str  # why to keep the first, in words
+
+    @property
+    def keeper(self) -> Member:
+        """The picture that is suggested to keep."""
+        return self.members[0]
 
     @property
     def open(self) -> bool:
@@ -183,7 +200,7 @@ def summaries(conn: sqlite3.Connection, collection: db.Collection) -> list[Summa
             conn,
             collection,
             "g.id, g.tier, i.size, d.item_id = g.keeper_id as keeper, "
-            f"{DECISION_SQL} as decision",
+            f"{_DECISION_HERE_SQL} as decision",
         )
         rows = conn.execute(
             f"""
@@ -247,14 +264,14 @@ def read_groups(
             conn,
             collection,
             "g.id as group_id, g.tier, g.keeper_id, g.reason, d.item_id, i.pk, i.sha256, "
-            f"i.size, d.score, {DECISION_SQL} as decision",
+            f"i.size, d.score, {_DECISION_HERE_SQL} as decision",
             ids,
         )
         rows = conn.execute(shown, params).fetchall()
     by_group = defaultdict(list)
     for row in rows:
         by_group[row["group_id"]].append(row)
-    return [_group(by_group[id]) for id in ids if len(by_group[id]) > 1]
+    return [_group(conn, collection, by_group[id]) for id in ids if len(by_group[id]) > 1]
 
 
 def read_group(conn: sqlite3.Connection, collection: db.Collection, id: int) -> Group:
@@ -388,7 +405,9 @@ def keys_in(text: object) -> set[db.Key]:
     )
 
 
-def _group(rows: list[sqlite3.Row]) -> Group:
+def _group(
+    conn: sqlite3.Connection, collection: db.Collection, rows: list[sqlite3.Row]
+) -> Group:
     first = rows[0]
     members = [
         Member(
@@ -401,14 +420,19 @@ def _group(rows: list[sqlite3.Row]) -> Group:
         )
         for row in rows
     ]
-    keeper = first["keeper_id"]
+    keeper, reason = first["keeper_id"], first["reason"]
+    facts: dict[int, Facts] = {}
+    if keeper not in [one.item for one in members]:  # deleted or split off: suggest anew
+        facts = facts_of(conn, collection, [one.item for one in members])
+    if facts:
+        suggested, reason = suggest_keeper(list(facts.values()))
+        keeper = suggested.item_id
     members.sort(key=lambda one: (one.item != keeper, -(one.score or 0), one.item))
     return Group(
         id=first["group_id"],
         tier=first["tier"],
         members=tuple(members),
-        keeper=members[0] if members[0].item == keeper else None,
-        reason=first["reason"] if isinstance(first["reason"], str) else "",
+        reason=reason if isinstance(reason, str) else "",
     )
 
 
@@ -448,10 +472,6 @@ def decide(
     wanted: dict[Member, str] = {}
     if action in ("accept", "keep"):
         chosen = group.keeper if action == "accept" else group.member(_given(pk))
-        if chosen is None:
-            raise GroupChanged(
-                "The picture that was suggested is no longer in this group: choose one"
-            )
         wanted = {one: "keep" if one is chosen else "mark" for one in group.members}
     elif action in ("mark", "unmark"):
         chosen = group.member(_given(pk))
@@ -462,7 +482,7 @@ def decide(
     else:
         raise CollectionError(f"There is no action {action!r}")
     changed = {one: new for one, new in wanted.items() if new != one.decision}
-    _put(conn, collection, changed, actor)
+    _put(conn, collection, group.tier, changed, actor)
     return {one.pk: new for one, new in changed.items()}
 
 
@@ -479,7 +499,7 @@ def split(
     """
     chosen = group.member(pk)
     others = [one.pk for one in group.members if one is not chosen]
-    _put(conn, collection, {chosen: "apart"}, actor, json.dumps(others))
+    _put(conn, collection, group.tier, {chosen: "apart"}, actor, json.dumps(others))
 
 
 def accept_tier(
@@ -504,7 +524,7 @@ def accept_tier(
         for one in group.members
         if one.decision is None
     }
-    _put(conn, collection, changed, actor)
+    _put(conn, collection, tier, changed, actor)
     return {one.pk: new for one, new in changed.items()}
 
 
@@ -542,6 +562,7 @@ def _given(pk: db.Key | None) -> db.Key:
 def _put(
     conn: sqlite3.Connection,
     collection: db.Collection,
+    tier: str,
     decisions: dict[Member, str],
     actor: str | None,
     other: str | None = None,
@@ -553,10 +574,10 @@ def _put(
     ).fetchone()[0]
     conn.executemany(
         "insert into _image_similarity_decisions "
-        "(collection_id, step, pk, sha256, decision, other, actor) "
-        "values (?, ?, ?, ?, ?, ?, ?)",
+        "(collection_id, step, pk, sha256, decision, tier, other, actor) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (collection.id, step, one.pk, one.sha256, decision, other, actor)
+            (collection.id, step, one.pk, one.sha256, decision, tier, other, actor)
             for one, decision in decisions.items()
         ],
     )

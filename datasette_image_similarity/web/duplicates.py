@@ -18,7 +18,8 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..explore import decisions
-from ..explore.decisions import TIERS, Group, GroupChanged, Member, Scan, Summary, Tally
+from ..explore.decisions import Group, GroupChanged, Member, Scan, Summary, Tally
+from ..explore.duplicates import TIERS
 from ..explore.facts import Facts, facts_of
 from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
@@ -485,8 +486,8 @@ def _group_as_json(place: Place, shown: Shown) -> dict[str, Any]:
         "id": group.id,
         "tier": group.tier,
         "state": "open" if group.open else "decided",
-        "keeper": group.keeper and _row_path(place, group.keeper.pk),
-        "reason": group.reason if group.keeper else None,
+        "keeper": _row_path(place, group.keeper.pk),
+        "reason": group.reason,
         "version": group.version,
         "pictures": [
             {
