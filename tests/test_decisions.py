@@ -14,6 +14,7 @@ from serving import change
 from datasette_image_similarity import database as db
 from datasette_image_similarity.explore import decisions
 from datasette_image_similarity.explore.decisions import GroupChanged
+from datasette_image_similarity.explore.duplicates import find_duplicates
 
 
 class Reviewer:
@@ -274,3 +275,29 @@ def test_an_older_schema_has_no_groups(copied: Path) -> None:
     with closing(ada.conn):
         assert (ada.ids(), ada.current()) == ([], {})
         assert decisions.last_scan(ada.conn, ada.collection) is None
+
+
+def test_the_finder_goes_by_what_was_decided(tmp_path: Path, photos: Path) -> None:
+    for number in range(3):
+        data = (photos / "red" / f"red-{number}.png").read_bytes()
+        (photos / f"copy-{number}.png").write_bytes(data)
+    path = tmp_path / "found.db"
+    embed(path, photos)
+    ada = Reviewer(path)
+    with closing(ada.conn):
+
+        def find() -> list[int]:
+            find_duplicates(ada.conn, ada.collection)
+            found = decisions.summaries(ada.conn, ada.collection)
+            return [one.id for one in found if one.tier == "identical"]
+
+        first, second, _ = find()
+        kept, marked = ada.pks(first)
+        ada.decide(first, "keep", marked)
+        ada.split(second, ada.pks(second)[0])
+        ids = find()
+        assert len(ids) == 2
+        assert [ada.group(id).open for id in ids].count(False) == 1
+        assert ada.current() == {kept: "mark", marked: "keep"}
+        ada.undo()
+        assert len(find()) == 3
