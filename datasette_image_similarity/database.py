@@ -237,6 +237,7 @@ MIGRATIONS = (
         pk not null,
         sha256 text not null,
         decision text not null check (decision in ('keep', 'mark', 'skip', 'apart')),
+        tier text,
         other text,
         actor text,
         decided_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))

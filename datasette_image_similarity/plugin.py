@@ -51,7 +51,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import map_data, pictures, views
+    from .web import duplicates, map_data, pictures, views
     from .web.add import add_picture
     from .web.map import map_view
 
@@ -70,6 +70,11 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/map/pictures\.(?P<format>json)$", map_data.pictures),
         (table + r"/map/atlas/(?P<number>[0-9]{1,9})$", map_data.atlas),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
+        (table + r"/duplicates(?:\.(?P<format>json|csv))?$", duplicates.review),
+        (
+            table + r"/duplicates/(?P<change>decide|accept|undo)(?:\.(?P<format>json))?$",
+            duplicates.decide,
+        ),
     ]
 
 

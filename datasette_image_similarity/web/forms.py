@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,23 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
         if parser is not None:
             parser.close()
     return form
+
+
+async def read_fields(request: Any) -> dict[str, Any]:
+    """The fields of a POST request without files: a form's, or a JSON object's.
+
+    Raises UploadTooBig, BadForm.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return dict((await read_form(request, 0)).fields)
+    body = b"".join([chunk async for chunk in _body(request, FIELD_BYTES)])
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise BadForm("The body must be a JSON object")
+    return fields
 
 
 async def _body(request: Any, limit: int) -> Any:

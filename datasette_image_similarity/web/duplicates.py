@@ -1,0 +1,700 @@
+"""The review page of duplicates: groups beside each other, and what is decided of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from datasette.utils import urlsafe_components
+from datasette.utils.asgi import Response
+from datasette.utils.sqlite import sqlite3
+
+from .. import database as db
+from ..explore import decisions
+from ..explore.decisions import Group, GroupChanged, Member, Scan, Summary, Tally
+from ..explore.duplicates import TIERS
+from ..explore.facts import Facts, facts_of
+from ..query import pk_path
+from .answers import ask_database, page, tells_errors, wants_json
+from .compat import table_tools_url
+from .curate import actor_id, change, may_curate
+from .forms import read_fields
+from .narrow import narrows
+from .question import PageError, Place, find_place
+from .tiles import caption_column
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+# (title, what is in it) by tier.
+MEANING = {
+    "identical": ("Identical files", "The same bytes, stored more than once."),
+    "same": (
+        "Same picture",
+        "One picture in several versions: resized, re-encoded or lightly edited. "
+        "Perceptual hash and embedding agree.",
+    ),
+    "alike": (
+        "Look-alikes",
+        "Pictures that the encoder finds nearly equal. Many are different pictures of one "
+        "thing: look at each.",
+    ),
+}
+SHOWN = 48  # pictures of one group at most; decisions count for all
+IN_LIST = 8  # pictures of one group in the list of groups
+LISTED = 20  # groups a page of the list
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The parameters of the page."""
+
+    tier: str | None
+    group: int | None
+    view: str  # "one" or "all"
+    state: str | None  # "open", "decided"
+    size: int
+    after: int  # groups behind the one with this id
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a group as it is shown; `number` counts from 1."""
+
+    number: int
+    pk: str  # in row-path form
+    caption: str
+    url: str
+    image: str
+    thumbnail: str
+    decision: str | None
+    suggested: bool
+    score: float | None
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fact of one picture: whether it differs from the first picture's."""
+
+    text: str
+    title: str = ""
+    differs: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A group with its pictures, those shown of them, and where to go from it."""
+
+    group: Group
+    pictures: list[Picture]
+    place: int  # in its tier, from 1
+
+    @property
+    def facts(self) -> list[tuple[str, list[Cell]]]:
+        """The rows of the table of facts: those that are known of some picture."""
+        return facts_table(self.pictures, self.group.tier)
+
+    @property
+    def kept(self) -> int:
+        return sum(one.decision == "keep" for one in self.group.members)
+
+    @property
+    def marked(self) -> int:
+        return sum(one.decision == "mark" for one in self.group.members)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Everything about a collection's duplicates but the pictures."""
+
+    scan: Scan | None
+    groups: list[Summary]
+    tallies: dict[str, Tally]
+    steps: int
+
+    def of(self, tier: str) -> list[Summary]:
+        return [one for one in self.groups if one.tier == tier]
+
+
+# Reading
+
+
+@tells_errors
+async def review(datasette: Datasette, request: Any) -> Response:
+    """One group a page, or all of a tier; as JSON; what is marked as CSV."""
+    place = await find_place(datasette, request)
+    if request.url_vars.get("format") == "csv":
+        return await _marked_csv(place)
+    asked = _read_asked(place)
+    overview = await ask_database(place, lambda conn: _overview(conn, place))
+    if wants_json(request):
+        return await _as_json(place, asked, overview)
+    tier = _tier(asked, overview)
+    context = {
+        **_frame(place, asked, overview, tier),
+        "may": await may_curate(place),
+        "immutable": not place.db.is_mutable,
+    }
+    if overview.groups and asked.view == "all":
+        context |= await _list(place, asked, overview, tier)
+    elif overview.groups:
+        context |= await _one(place, asked, overview, tier)
+    return await page(place, "image_similarity_duplicates.html", context)
+
+
+def _overview(conn: sqlite3.Connection, place: Place) -> Overview:
+    groups = decisions.summaries(conn, place.collection)
+    return Overview(
+        scan=decisions.last_scan(conn, place.collection),
+        groups=groups,
+        tallies=decisions.tallies(groups),
+        steps=decisions.steps(conn, place.collection),
+    )
+
+
+def _read_asked(place: Place) -> Asked:
+    args = place.request.args
+    choices = {"_tier": TIERS, "_view": ("one", "all"), "_state": ("open", "decided")}
+    for name, values in choices.items():
+        if args.get(name) and args[name] not in values:
+            raise PageError(400, f"{name} must be one of {', '.join(values)}")
+    most = place.datasette.setting("max_returned_rows")
+    size = args.get("_size") or LISTED
+    return Asked(
+        tier=args.get("_tier") or None,
+        group=_whole(args.get("_group"), "_group") if args.get("_group") else None,
+        view=args.get("_view") or "one",
+        state=args.get("_state") or None,
+        size=most if size == "max" else max(1, min(_whole(size, "_size"), most)),
+        after=_whole(args.get("_next") or 0, "_next"),
+    )
+
+
+def _whole(value: object, name: str) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise PageError(400, f"{name} must be a whole number")
+    return number
+
+
+def _tier(asked: Asked, overview: Overview) -> str:
+    """The tier to show: that of the group that is asked for, the one asked for, the
+    surest with open groups, the surest with any."""
+    named = next((one.tier for one in overview.groups if one.id == asked.group), None)
+    if named or asked.tier:
+        return named or asked.tier or ""
+    tallies = overview.tallies.values()
+    waiting = [one.tier for one in tallies if one.open] + [
+        one.tier for one in tallies if one.groups
+    ]
+    return waiting[0] if waiting else TIERS[0]
+
+
+def _url(place: Place, page: str = "duplicates", **parameters: object) -> str:
+    """An address of this page with parameters of ours, in the collection that was named."""
+    path = table_tools_url(place.datasette, place.database, place.table, page)
+    named = {"collection": place.request.args.get("_collection"), **parameters}
+    pairs = [(f"_{name}", value) for name, value in named.items() if value is not None]
+    return path + (f"?{urlencode(pairs)}" if pairs else "")
+
+
+def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[str, Any]:
+    """What is around the groups: tabs, counts, addresses."""
+    view = "all" if asked.view == "all" else None
+    marked_url = None
+    if narrows("_image_decision"):
+        table = place.datasette.urls.table(place.database, place.table)
+        marked_url = f"{table}?_image_decision=mark"
+    return {
+        "scan": overview.scan,
+        "any_groups": bool(overview.groups),
+        "open_groups": sum(one.open for one in overview.tallies.values()),
+        "tier": tier,
+        "tally": overview.tallies[tier],
+        "meaning": MEANING[tier][1],
+        "tabs": [
+            (MEANING[one][0], overview.tallies[one], _url(place, tier=one, view=view))
+            for one in TIERS
+        ],
+        "elsewhere": next(
+            (
+                (MEANING[one.tier][0], _url(place, tier=one.tier, view=view))
+                for one in overview.tallies.values()
+                if one.open and one.tier != tier
+            ),
+            None,
+        ),
+        "view": asked.view,
+        "state": asked.state,
+        "one_url": _url(place, tier=tier),
+        "all_url": _url(place, tier=tier, view="all"),
+        "decide_url": place.url("duplicates/decide"),
+        "accept_url": place.url("duplicates/accept"),
+        "undo_url": place.url("duplicates/undo"),
+        "steps": overview.steps,
+        "marked": sum(one.marked for one in overview.tallies.values()),
+        "marked_url": marked_url,
+        "json_url": _url(place, "duplicates.json", tier=tier),
+        "csv_url": _url(place, "duplicates.csv"),
+        "command": _command(place),
+        "megabytes": megabytes,
+    }
+
+
+def _command(place: Place) -> str:
+    """The command that looks for duplicates, ready for a shell; no folder is told."""
+    file = Path(place.db.path).name if place.db.path else "DATABASE"
+    words = ["datasette", "image-similarity", "duplicates", file, place.table]
+    return " ".join(map(shlex.quote, words))
+
+
+async def _one(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[str, Any]:
+    """The group that is looked at, or none when all are decided."""
+    groups = overview.of(tier)
+    ids = [one.id for one in groups]
+    gone = asked.group is not None and asked.group not in ids
+    if asked.group is not None and not gone:
+        now = asked.group
+    else:
+        now = _next_open(groups, (asked.group or 0) - 1)
+    again = {"again_url": _url(place, tier=tier, group=ids[0]) if ids else None}
+    if now is None:
+        return {**again, "shown": None, "gone": gone}
+    at = ids.index(now)
+    ahead = _next_open(groups, now)
+    wanted = [now] if ahead in (None, now) else [now, ahead]
+    shown = await _shown(place, wanted, overview, SHOWN)
+    if not shown or shown[0].group.id != now:  # changed since the overview was read
+        raise PageError(409, f"The group {now} has just changed: look again")
+
+    def beside(step: int) -> str | None:
+        there = 0 <= at + step < len(ids)
+        return _url(place, tier=tier, group=ids[at + step]) if there else None
+
+    return {
+        **again,
+        "shown": shown[0],
+        "gone": gone,
+        "previous_url": beside(-1),
+        "next_url": beside(1),
+        "preload": [one.image for group in shown[1:] for one in group.pictures[:6]],
+    }
+
+
+async def _list(
+    place: Place, asked: Asked, overview: Overview, tier: str
+) -> dict[str, Any]:
+    """A page of all groups of a tier."""
+    ids, following = _page_of(asked, overview.of(tier))
+    here = {"tier": tier, "view": "all", "state": asked.state}
+    first = next((n for n, one in enumerate(overview.of(tier)) if ids[:1] == [one.id]), 0)
+    return {
+        "groups": await _shown(place, ids, overview, IN_LIST),
+        "first": first,
+        "after": asked.after or None,
+        "states": [
+            (title, asked.state == state, _url(place, tier=tier, view="all", state=state))
+            for title, state in (("All", None), ("Open", "open"), ("Decided", "decided"))
+        ],
+        "following_url": _url(place, **here, next=following) if following else None,
+        "group_url": lambda id: _url(place, tier=tier, group=id),
+    }
+
+
+def _page_of(asked: Asked, groups: list[Summary]) -> tuple[list[int], int | None]:
+    """The groups of a page of the list, and the last one's id where more follow."""
+    if asked.group is not None:
+        groups = [one for one in groups if one.id == asked.group]
+    if asked.state:
+        groups = [one for one in groups if one.open == (asked.state == "open")]
+    ids = [one.id for one in groups if one.id > asked.after]
+    here = ids[: asked.size]
+    return here, here[-1] if len(ids) > len(here) else None
+
+
+def _next_open(groups: list[Summary], after: int) -> int | None:
+    """The next group that waits, from the start again behind the last."""
+    waiting = [one.id for one in groups if one.open]
+    return next((id for id in waiting if id > after), waiting[0] if waiting else None)
+
+
+async def _shown(
+    place: Place, ids: list[int], overview: Overview, most: int | None
+) -> list[Shown]:
+    """Groups with up to so many of their pictures, in the order of `ids`."""
+    caption = await caption_column(place)
+
+    def read(conn: sqlite3.Connection) -> tuple[list[Group], dict[int, Facts], dict]:
+        groups = decisions.read_groups(conn, place.collection, ids)
+        items = [one.item for group in groups for one in group.members[:most]]
+        captions = _captions(conn, place, items, caption) if caption else {}
+        return groups, facts_of(conn, place.collection, items), captions
+
+    groups, facts, captions = await ask_database(place, read)
+    places = {}
+    for tier in TIERS:
+        places |= {one.id: n for n, one in enumerate(overview.of(tier), 1)}
+    return [
+        Shown(
+            group=group,
+            pictures=[
+                _picture(place, number, one, group, facts[one.item], captions)
+                for number, one in enumerate(group.members[:most], 1)
+                if one.item in facts
+            ],
+            place=places.get(group.id, 0),
+        )
+        for group in groups
+    ]
+
+
+def _captions(
+    conn: sqlite3.Connection, place: Place, items: list[int], column: str
+) -> dict[int, object]:
+    live = db.live_sql(place.collection, place.source, db.ITEMS_BY_ID)
+    sql = f"select i.id, t.{db.quote(column)} {live}"
+    return dict(conn.execute(sql, {"ids": json.dumps(items)}).fetchall())
+
+
+def _picture(
+    place: Place,
+    number: int,
+    member: Member,
+    group: Group,
+    facts: Facts,
+    captions: dict[int, object],
+) -> Picture:
+    pk = _row_path(place, member.pk)
+    text = captions.get(member.item)
+    named = str(text) if text not in (None, "") and not isinstance(text, bytes) else ""
+    return Picture(
+        number=number,
+        pk=pk,
+        caption=named or pk.replace(",", ", "),
+        url=f"{place.datasette.urls.table(place.database, place.table)}/{pk}",
+        image=place.url(f"image/{pk}"),
+        thumbnail=place.url(f"thumbnail/{pk}"),
+        decision=member.decision,
+        suggested=member is group.keeper,
+        score=member.score,
+        facts=facts,
+    )
+
+
+def _row_path(place: Place, key: db.Key) -> str:
+    parts = place.source.parts(key)
+    return pk_path(parts if len(parts) > 1 else parts[0])
+
+
+# Facts, in words
+
+
+def megabytes(size: int) -> str:
+    """Bytes as people read them: "31.0 KB", "1.24 MB"."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if size >= unit:
+            places = max(0, 2 - int(math.log10(size / unit)))
+            return f"{size / unit:,.{places}f} {name}"
+    return f"{size} bytes"
+
+
+def facts_table(pictures: list[Picture], tier: str) -> list[tuple[str, list[Cell]]]:
+    """The facts of pictures beside each other: (what, a cell a picture).
+
+    A cell differs when it is not as the first picture's, which is the suggested keeper.
+    """
+    facts = [one.facts for one in pictures]
+
+    def moment(text: str | None) -> str:
+        return (text or "").replace("T", " ").removesuffix("Z")
+
+    table: list[tuple[str, list[Cell]]] = [
+        ("Resolution", [Cell(f"{one.width} × {one.height}") for one in facts]),
+        ("Size", [Cell(megabytes(one.bytes), f"{one.bytes:,} bytes") for one in facts]),
+        ("Format", [Cell(one.format or "") for one in facts]),
+        ("Taken", [Cell(moment(one.taken_at)) for one in facts]),
+        ("File changed", [Cell(moment(one.changed_at), "UTC") for one in facts]),
+        ("Path", [Cell(one.path or "") for one in facts]),
+    ]
+    if tier != "identical":
+        scores = [one.score for one in pictures]
+        table.append(
+            ("Cosine", [Cell("" if s is None else f"{s:.3f}", MEDOID) for s in scores])
+        )
+    return [
+        (what, [_compared(cell, cells[0]) for cell in cells])
+        for what, cells in table
+        if any(cell.text for cell in cells)
+    ]
+
+
+MEDOID = "Cosine similarity to the group's medoid, the picture in its middle"
+
+
+def _compared(cell: Cell, first: Cell) -> Cell:
+    same = (cell.text, cell.title) == (first.text, first.title)
+    return Cell(cell.text or "unknown", cell.title, not same)
+
+
+# JSON and CSV
+
+
+async def _as_json(place: Place, asked: Asked, overview: Overview) -> Response:
+    groups = [one for one in overview.groups if asked.tier in (None, one.tier)]
+    ids, following = _page_of(asked, groups)
+    if asked.group is not None and not ids:
+        raise PageError(404, f"There is no group {asked.group}")
+    shown = await _shown(place, ids, overview, None)
+    next_url = None
+    if following:
+        here = {"tier": asked.tier, "state": asked.state, "size": asked.size}
+        next_url = _url(place, "duplicates.json", **here, next=following)
+        next_url = place.datasette.absolute_url(place.request, next_url)
+    scan = overview.scan
+    return Response.json(
+        {
+            "ok": True,
+            "database": place.database,
+            "table": place.table,
+            "collection": place.collection.name,
+            "scanned_at": scan and scan.made_at,
+            "scanned": scan and scan.pictures,
+            "thresholds": scan and scan.thresholds,
+            "tiers": {tier: asdict(one) for tier, one in overview.tallies.items()},
+            "groups": [_group_as_json(place, one) for one in shown],
+            "next": str(following) if following else None,
+            "next_url": next_url,
+        },
+        headers=_cors(place),
+    )
+
+
+def _group_as_json(place: Place, shown: Shown) -> dict[str, Any]:
+    group = shown.group
+    return {
+        "id": group.id,
+        "tier": group.tier,
+        "state": "open" if group.open else "decided",
+        "keeper": _row_path(place, group.keeper.pk),
+        "reason": group.reason,
+        "version": group.version,
+        "pictures": [
+            {
+                "pk": one.pk,
+                "decision": one.decision,
+                "score": one.score,
+                "caption": one.caption,
+                **{name: getattr(one.facts, name) for name in FACTS},
+                "thumbnail": one.thumbnail,
+                "image": one.image,
+            }
+            for one in shown.pictures
+        ],
+    }
+
+
+FACTS = (
+    *("width", "height", "bytes", "format", "taken_at", "changed_at"),
+    *("path", "sha256"),
+)
+
+
+def _cors(place: Place) -> dict[str, str]:
+    return {"access-control-allow-origin": "*"} if place.datasette.cors else {}
+
+
+async def _marked_csv(place: Place) -> Response:
+    """The rows of marked pictures, all of them."""
+    columns = [
+        name
+        for name in place.source.columns
+        if not (place.collection.source == "blob" and name == place.collection.column)
+    ]
+
+    def write(conn: sqlite3.Connection) -> str:
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(["pk", *columns])
+        for pk, *values in decisions.marked_rows(conn, place.collection, columns):
+            values = ["" if isinstance(value, bytes) else value for value in values]
+            writer.writerow([_row_path(place, pk), *values])
+        return out.getvalue()
+
+    return Response(
+        await ask_database(place, write),
+        content_type="text/csv; charset=utf-8",
+        headers={
+            "content-disposition": 'attachment; filename="marked.csv"',
+            **_cors(place),
+        },
+    )
+
+
+# Deciding
+
+
+@tells_errors
+async def decide(datasette: Datasette, request: Any) -> Response:
+    """A POST: what becomes of one group, of a whole tier, or of the newest step."""
+    place = await find_place(datasette, request)
+    fields = await read_fields(request) if request.method == "POST" else {}
+    write = {"decide": _decide_group, "accept": _accept, "undo": _undo}[
+        request.url_vars["change"]
+    ]
+    try:
+        done: Done = await change(place, lambda conn: write(conn, place, fields))
+    except GroupChanged as error:
+        raise PageError(409, str(error)) from None
+    if wants_json(request):
+        return Response.json(
+            {
+                "ok": True,
+                "message": done.said,
+                "changed": {_row_path(place, pk): new for pk, new in done.changed.items()},
+                "next_group": done.group,
+                "tiers": {tier: asdict(one) for tier, one in done.tallies.items()},
+            }
+        )
+    datasette.add_message(request, done.said, datasette.INFO)
+    return Response.redirect(_back(place, fields, done))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a POST did, in words and by key (None: taken back), and the group to look at
+    next (None: all of the tier are decided)."""
+
+    said: str
+    changed: dict[db.Key, str | None]
+    tier: str
+    group: int | None
+    tallies: dict[str, Tally]
+
+
+def _decide_group(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> Done:
+    id = _whole(fields.get("group"), "group")
+    group = decisions.read_group(conn, place.collection, id)
+    if fields.get("version", group.version) != group.version:
+        raise GroupChanged("Other pictures are in this group by now: look again")
+    action, actor = str(fields.get("action")), actor_id(place)
+    pk = _key(conn, place, fields)
+    changed: dict[db.Key, str | None] = {}
+    if action == "split":
+        if pk is None:
+            raise PageError(400, "Say which picture: pk is missing")
+        decisions.split(conn, place.collection, group, pk, actor)
+        changed[pk] = "apart"
+    elif action in decisions.ACTIONS:
+        changed |= decisions.decide(conn, place.collection, group, action, pk, actor)
+    else:
+        known = ", ".join((*decisions.ACTIONS, "split"))
+        raise PageError(400, f"action must be one of {known}")
+    groups = decisions.summaries(conn, place.collection)
+    here = [one for one in groups if one.tier == group.tier]
+    stay = action in ("mark", "unmark", "split") and id in [one.id for one in here]
+    return Done(
+        said=_in_words(group, action, pk, changed),
+        changed=changed,
+        tier=group.tier,
+        group=id if stay else _next_open(here, id),
+        tallies=decisions.tallies(groups),
+    )
+
+
+def _key(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> db.Key | None:
+    """The key of the row in the field `pk`. Raises PageError 404 without such a row."""
+    pk = fields.get("pk")
+    if pk is None:
+        return None
+    key = place.source.find(conn, urlsafe_components(str(pk)))
+    if key is None:
+        raise PageError(404, f"There is no row {pk} in {place.table}")
+    return key
+
+
+def _in_words(
+    group: Group, action: str, pk: db.Key | None, changed: dict[db.Key, str | None]
+) -> str:
+    numbers = {one.pk: number for number, one in enumerate(group.members, 1)}
+    if action == "split":
+        return f"Split picture {numbers.get(pk)} off: it is no duplicate of the others."
+    if not changed:
+        return "Nothing to change: it has been decided so already."
+    if action == "skip":
+        return "Skipped: everything stays as it is."
+    if action in ("mark", "unmark"):
+        done = "Marked" if action == "mark" else "Kept"
+        return f"{done} picture {numbers.get(pk)}."
+    kept = numbers.get(pk, 1) if action == "keep" else 1
+    others = len(group.members) - 1
+    return f"Kept picture {kept}, marked {count(others, 'other')}."
+
+
+def _accept(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> Done:
+    tier = fields.get("tier")
+    if tier not in TIERS:
+        raise PageError(400, f"tier must be one of {', '.join(TIERS)}")
+    before = decisions.tallies(decisions.summaries(conn, place.collection))[tier]
+    expected = fields.get("pictures", before.would_mark)
+    if _whole(expected, "pictures") != before.would_mark:
+        raise PageError(
+            409,
+            f"By now this would mark {count(before.would_mark, 'picture')}, not "
+            f"{expected}: look again",
+        )
+    changed = decisions.accept_tier(conn, place.collection, tier, actor_id(place))
+    groups = decisions.summaries(conn, place.collection)
+    marked = sum(new == "mark" for new in changed.values())
+    return Done(
+        said=f"Accepted {count(before.acceptable, 'suggestion')}: "
+        f"{count(marked, 'picture')} marked.",
+        changed=dict(changed),
+        tier=tier,
+        group=_next_open([one for one in groups if one.tier == tier], 0),
+        tallies=decisions.tallies(groups),
+    )
+
+
+def _undo(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> Done:
+    taken = decisions.undo(conn, place.collection)
+    groups = decisions.summaries(conn, place.collection)
+    by_id = {one.id: one for one in groups}
+    found = by_id.get(decisions.group_with(conn, place.collection, taken) or 0)
+    tier = found.tier if found else fields.get("tier")
+    return Done(
+        said=f"Took back what was decided of {count(len(taken), 'picture')}."
+        if taken
+        else "There is nothing to take back.",
+        changed=dict.fromkeys(taken),
+        tier=tier if tier in TIERS else TIERS[0],
+        group=found.id if found else None,
+        tallies=decisions.tallies(groups),
+    )
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _back(place: Place, fields: dict[str, Any], done: Done) -> str:
+    """Where a form leads: to the next group, or the same page of the list."""
+    if fields.get("view") != "all":
+        return _url(place, tier=done.tier, group=done.group)
+    known = {name: fields.get(name) or None for name in ("state", "next")}
+    return _url(place, tier=done.tier, view="all", **known) + _anchor(fields)
+
+
+def _anchor(fields: dict[str, Any]) -> str:
+    group = str(fields.get("group", ""))
+    return f"#group-{group}" if group.isdecimal() else ""
