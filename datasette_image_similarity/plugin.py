@@ -53,6 +53,7 @@ def skip_csrf(scope: dict) -> bool:
 def register_routes() -> list[tuple[str, Any]]:
     from .web import pictures, views
     from .web.add import add_picture
+    from .web.clusters import clusters, rename_cluster
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
     return [
@@ -62,6 +63,8 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
+        (table + r"/clusters(?:\.(?P<format>json|csv))?$", clusters),
+        (table + r"/clusters/rename(?:\.(?P<format>json))?$", rename_cluster),
     ]
 
 

@@ -15,6 +15,7 @@ from datasette.utils.sqlite import sqlite3
 
 from ..database import Collection, SourceTable, source_of
 from ..errors import CollectionError
+from ..explore.albums import cluster_name
 from .service import service
 
 if TYPE_CHECKING:
@@ -36,7 +37,22 @@ class Narrowed(NamedTuple):
 # that means nothing.
 Narrowing = Callable[[sqlite3.Connection, Collection, str], Narrowed]
 
-NARROWINGS: dict[str, Narrowing] = {}
+
+def _cluster(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
+    """`?_image_cluster=` and a cluster's number, or "none"."""
+    in_one = (
+        "i.id in (select item_id from _image_similarity_members "
+        f"where collection_id = {int(collection.id)} and cluster_id {{}})"
+    )
+    if value == "none":
+        cluster_name(conn, collection, None)
+        return Narrowed(f"not {in_one.format('is not null')}", {}, "in no cluster")
+    name = cluster_name(conn, collection, int(value))
+    where = in_one.format("= {cluster}")
+    return Narrowed(where, {"cluster": int(value)}, f"in the cluster “{name}”")
+
+
+NARROWINGS: dict[str, Narrowing] = {"_image_cluster": _cluster}
 
 IN_WORDS = "image_similarity_in_words"  # in the extra context: words by (name, value)
 
