@@ -187,7 +187,7 @@ def outside(
     caption: str | None = None,
     filter: Filter | None = None,
 ) -> list[Member]:
-    """Up to `most` (at least 2) pictures that are in no cluster, spread over the collection."""
+    """Up to `most` (at least 2) pictures in no cluster, spread over the collection."""
     source = db.source_of(conn, collection)
     with_, items, params = _passing(source, filter)
     live = db.live_sql(collection, source, items) + (

@@ -21,7 +21,8 @@ TEXT = 500  # characters of a text that are looked at
 VALUES = 3  # of a class, at most, in one name
 WORDS = 3
 # What files and captions of pictures are called anyway.
-USUAL = frozenset("dsc image images img jpeg jpg photo photos picture pictures png".split())
+USUAL = {"dsc", "image", "images", "img", "jpeg", "jpg", "photo", "photos", "picture"}
+USUAL |= {"pictures", "png"}
 
 
 def read_texts(
