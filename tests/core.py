@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -78,6 +79,14 @@ def sql(path: Path, statement: str, parameters: Sequence | dict = ()) -> list[tu
 
 def value(path: Path, statement: str, parameters: Sequence | dict = ()) -> Any:
     return sql(path, statement, parameters)[0][0]
+
+
+def make_older(path: Path, version: int) -> None:
+    """Take a database back to an older version of our tables."""
+    made = "\n".join(db.MIGRATIONS[version:])
+    for kind, name in reversed(re.findall(r"create (table|view|index) (\w+)", made)):
+        sql(path, f"drop {kind} if exists {name}")
+    sql(path, "update _image_similarity_schema set version = ?", (version,))
 
 
 def faults(path: Path, *, repair: bool = False) -> list[str]:

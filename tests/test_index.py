@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core import command, opened, sql, value
+from core import command, make_older, opened, sql, value
 from serving import ask, ask_json, open_datasette
 
 from datasette_image_similarity import ImageCollection
@@ -375,10 +375,7 @@ def test_it_can_be_dropped(own: Path) -> None:
 
 
 def test_an_older_database_gets_its_tables(own: Path) -> None:
-    for table in ("lists", "unlisted", "indexes"):
-        sql(own, f"drop table _image_similarity_{table}")
-    sql(own, "drop index _image_similarity_items_path")
-    sql(own, "update _image_similarity_schema set version = 1")
+    make_older(own, 1)
     with ImageCollection(own) as collection:
         assert collection.status().index is None
         assert len(collection.similar(1, 5)) == 5
