@@ -92,6 +92,7 @@ def make_clusters(
     """
     started = time.perf_counter()
     options = _checked(method, k, min_size, seed, label)
+    _require_scikit_learn()
     column, texts = read_texts(conn, collection, label)
     there = read_vectors(conn, collection, say=say, stop=stop)
     count = len(there.ids)
@@ -155,7 +156,7 @@ def _checked(
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _scikit_learn() -> None:
+def _require_scikit_learn() -> None:
     """Raises CollectionError where it is not installed."""
     try:
         import sklearn  # noqa: F401
@@ -174,8 +175,6 @@ def _reduced(vectors: np.ndarray, seed: int, say: Say) -> np.ndarray:
     The axes are learned from a sample. What is no different from the mean stays at zero.
     """
     import numpy as np
-
-    _scikit_learn()
     from sklearn.decomposition import PCA
 
     sample = vectors[_sample(len(vectors), seed)]
