@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .compat import may_execute_sql, may_view, sql_url, table_tools_url
 from .curate import change, may_curate
-from .forms import BadForm, read_form
+from .forms import BadForm, read_fields
 from .question import (
     PageError,
     Place,
@@ -354,14 +353,10 @@ async def rename_cluster(datasette: Datasette, request: Any) -> Response:
 async def _asked(request: Any) -> tuple[int, str]:
     """Number and name in the body of a request. Raises PageError 400."""
     try:
-        if request.headers.get("content-type", "").startswith("application/json"):
-            fields = json.loads(await request.post_body())
-            cluster, name = fields["cluster"], fields["name"]
-        else:
-            form = await read_form(request, 0)
-            cluster, name = form.fields["cluster"], form.fields["name"]
-        if not isinstance(name, str):
-            raise TypeError
-        return int(cluster), name
-    except (BadForm, KeyError, TypeError, ValueError):
+        fields = await read_fields(request)
+        cluster, name = int(fields["cluster"]), fields["name"]
+        if not isinstance(name, str) or not 0 < cluster < 2**63:
+            raise ValueError
+    except (BadForm, KeyError, OverflowError, TypeError, ValueError):
         raise PageError(400, "Send the number of a cluster and its name") from None
+    return cluster, name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_plus
 
 from ..errors import ImageSimilarityError
 
@@ -45,9 +47,14 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
         raise BadForm("Send the picture as a form (multipart/form-data), field image")
     form = Form()
 
+    encoded = kind == "application/x-www-form-urlencoded"  # the parser leaves it so
+
+    def text(data: bytes | None) -> str:
+        found = (data or b"").decode("utf-8", "replace")
+        return unquote_plus(found) if encoded else found
+
     def on_field(found: Any) -> None:
-        name = (found.field_name or b"").decode("utf-8", "replace")
-        form.fields[name] = (found.value or b"").decode("utf-8", "replace")
+        form.fields[text(found.field_name)] = text(found.value)
 
     def on_file(found: Any) -> None:
         name = (found.field_name or b"").decode("utf-8", "replace")
@@ -83,6 +90,23 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
         if parser is not None:
             parser.close()
     return form
+
+
+async def read_fields(request: Any) -> dict[str, Any]:
+    """The fields of a POST request without files: a form's, or a JSON object's.
+
+    Raises UploadTooBig, BadForm.
+    """
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return dict((await read_form(request, 0)).fields)
+    body = b"".join([chunk async for chunk in _body(request, FIELD_BYTES)])
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise BadForm("The body must be a JSON object")
+    return fields
 
 
 async def _body(request: Any, limit: int) -> Any:

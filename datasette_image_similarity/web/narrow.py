@@ -47,9 +47,10 @@ def _cluster(conn: sqlite3.Connection, collection: Collection, value: str) -> Na
     if value == "none":
         cluster_name(conn, collection, None)
         return Narrowed(f"not {in_one.format('is not null')}", {}, "in no cluster")
-    name = cluster_name(conn, collection, int(value))
+    number = int(value)
+    name = cluster_name(conn, collection, number)
     where = in_one.format("= {cluster}")
-    return Narrowed(where, {"cluster": int(value)}, f"in the cluster “{name}”")
+    return Narrowed(where, {"cluster": number}, f"in the cluster “{name}”")
 
 
 NARROWINGS: dict[str, Narrowing] = {"_image_cluster": _cluster}
