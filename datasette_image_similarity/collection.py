@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from .explore.clusters import Clustering
     from .explore.duplicates import Duplicates
     from .explore.export import Exported
 
@@ -375,6 +376,45 @@ class ImageCollection:
                 method=method,
                 seed=seed,
                 grid=grid,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def clusters(
+        self,
+        *,
+        method: str = "kmeans",
+        k: int | None = None,
+        min_size: int | None = None,
+        seed: int = 0,
+        label: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Clustering:
+        """Put pictures that look alike into clusters, in place of earlier ones.
+
+        `method` is "kmeans" (`k` clusters, √(n / 2) and at most 200 by default) or
+        "hdbscan" (dense groups of at least `min_size`, 10 by default; the others are in no
+        cluster). The same `seed` gives the same clusters. `label` is a column to suggest
+        names from. Names that people have given go over to the new cluster that is most
+        like the old one. `progress` is told what is being done and how far it is.
+
+        Raises CollectionError for options that do not fit, k above the number of
+        pictures, an unknown column, or without scikit-learn; `explore.vectors.Stopped` when
+        `stop()` turns true, with the earlier clusters left as they were.
+        """
+        from .explore.clusters import make_clusters
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return make_clusters(
+                conn,
+                collection,
+                method=method,
+                k=k,
+                min_size=min_size,
+                seed=seed,
+                label=label,
                 say=progress or (lambda *_: None),
                 stop=stop,
             )

@@ -23,7 +23,7 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_decisions     what people decided about duplicates
     _image_similarity_clusterings   how a collection was clustered
     _image_similarity_clusters      the clusters, with their names
-    _image_similarity_members       the items in them
+    _image_similarity_members       which items are in them: rows to join, for everybody
     _image_similarity_evaluations   how good results were, by a label column
     _image_similarity_evaluated     the same by query picture
     _image_similarity_questions     questions saved under a name
@@ -258,6 +258,7 @@ MIGRATIONS = (
         collection_id integer not null references _image_similarity_collections(id),
         name text not null,
         suggested text not null,
+        given integer not null default 0,
         size integer not null,
         medoid_id integer not null
     );
@@ -267,6 +268,9 @@ MIGRATIONS = (
         item_id integer primary key references _image_similarity_items(id),
         collection_id integer not null references _image_similarity_collections(id),
         cluster_id integer references _image_similarity_clusters(id),
+        table_name text not null,
+        pk not null,
+        album text,
         distance real
     );
     create index _image_similarity_members_cluster

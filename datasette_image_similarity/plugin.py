@@ -53,6 +53,7 @@ def skip_csrf(scope: dict) -> bool:
 def register_routes() -> list[tuple[str, Any]]:
     from .web import duplicates, map_data, pictures, views
     from .web.add import add_picture
+    from .web.clusters import clusters, rename_cluster
     from .web.map import map_view
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
@@ -75,6 +76,8 @@ def register_routes() -> list[tuple[str, Any]]:
             table + r"/duplicates/(?P<change>decide|accept|undo)(?:\.(?P<format>json))?$",
             duplicates.decide,
         ),
+        (table + r"/clusters(?:\.(?P<format>json|csv))?$", clusters),
+        (table + r"/clusters/rename(?:\.(?P<format>json))?$", rename_cluster),
     ]
 
 

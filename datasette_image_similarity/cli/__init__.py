@@ -1,6 +1,6 @@
 """The commands of `datasette image-similarity`: parse, call the collection, print."""
 
-from . import ask, duplicates, embed, keep, map
+from . import ask, clusters, duplicates, embed, keep, map
 from .base import image_similarity
 
-__all__ = ["ask", "duplicates", "embed", "image_similarity", "keep", "map"]
+__all__ = ["ask", "clusters", "duplicates", "embed", "image_similarity", "keep", "map"]

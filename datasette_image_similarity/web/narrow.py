@@ -16,6 +16,7 @@ from datasette.utils.sqlite import sqlite3
 
 from ..database import Collection, SourceTable, is_current, source_of
 from ..errors import CollectionError, DatabaseError
+from ..explore.albums import cluster_name
 from ..explore.map import region_slots
 from .service import service
 
@@ -96,10 +97,27 @@ DECISIONS = {
     "skip": "skipped among duplicates",
 }
 
+
+def _cluster(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
+    """`?_image_cluster=` and a cluster's number, or "none"."""
+    in_one = (
+        "i.id in (select item_id from _image_similarity_members "
+        f"where collection_id = {int(collection.id)} and cluster_id {{}})"
+    )
+    if value == "none":
+        cluster_name(conn, collection, None)
+        return Narrowed(f"not {in_one.format('is not null')}", {}, "in no cluster")
+    number = int(value)
+    name = cluster_name(conn, collection, number)
+    where = in_one.format("= {cluster}")
+    return Narrowed(where, {"cluster": number}, f"in the cluster “{name}”")
+
+
 NARROWINGS: dict[str, Narrowing] = {
     "_image_region": in_region,
     "_image_group": _duplicates_group,
     "_image_decision": _decided,
+    "_image_cluster": _cluster,
 }
 
 IN_WORDS = "image_similarity_in_words"  # in the extra context: words by (name, value)
