@@ -22,16 +22,8 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from ..explore.evaluate import Comparison, Run
+    from ..explore.evaluate import Comparison, Evaluation
 
-METRICS = {
-    "precision_at_1": "precision@1",
-    "precision_at_5": "precision@5",
-    "precision_at_10": "precision@10",
-    "recall_at_10": "recall@10",
-    "map": "mAP",
-    "ndcg_at_10": "nDCG@10",
-}
 SHOWN = 5  # classes, confusions and queries that go worst
 
 
@@ -106,7 +98,7 @@ def _forget(database: Path, run: int) -> None:
 
 def _one_run(
     database: Path, table: str, name: str | None, options: dict[str, Any], say: Reporter
-) -> Run:
+) -> Evaluation:
     from ..collection import ImageCollection
     from ..explore.vectors import Stopped
 
@@ -118,39 +110,81 @@ def _one_run(
             sys.exit(130)
 
 
-def _print(database: Path, runs: list[Run], say: Reporter, as_json: bool) -> None:
+def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool) -> None:
     """The runs, and what those after the first change."""
     from .. import database as db
-    from ..explore.evaluate import classes_of, compare, confusions_of, worst_queries
+    from ..explore.evaluate import compare
 
-    found = []
     with closing(db.connect(database)) as conn:
-        for run in runs:
-            classes = classes_of(conn, run)
-            confused = confusions_of(conn, run)
-            found.append(
-                {
-                    **run.as_json(),
-                    "per_class": [one.as_json() for one in classes],
-                    "confusions": [one.as_json() for one in confused],
-                }
-            )
-            if not as_json:
-                _say_run(run, say)
-                worst = sorted(classes, key=lambda one: one.values[4])[:SHOWN]
-                rows = [(one.label, one.queries, one.values[4]) for one in worst]
-                say.line("Worst labels, by mAP:")
-                for label, count, value in rows:
-                    say.line(f"  {value:.3f}  {one_line(label)} ({count:,})")
-                if confused:
-                    say.line("Most confused: pictures with another label's among their five nearest")
-                for one in confused[:SHOWN]:
-                    say.line(
-                        f"  {one.share:5.1%}  {one_line(one.label)} → {one_line(one.other)}"
-                    )
         compared = [compare(conn, runs[0], run) for run in runs[1:]]
-    if as_json:
-        comparison = [one.as_json() for one in compared]
-        both = {"runs": found, "comparison": comparison} if compared else found[0]
-        click.echo(json.dumps(both, indent=2))
+        if as_json:
+            found = [_whole(conn, run) for run in runs]
+            comparison = [one.as_json() for one in compared]
+            both = {"runs": found, "comparison": comparison} if compared else found[0]
+            click.echo(json.dumps(both, indent=2))
+            return
+        for run in runs:
+            _say_run(conn, run, say)
+        for one in compared:
+            _say_comparison(runs[0], one, say)
+    say.line("Their failures, with pictures: the page Evaluations of the table.")
+
+
+def _whole(conn: Any, run: Evaluation) -> dict[str, Any]:
+    """A run as JSON, with its classes and confusions."""
+    from ..explore.evaluate import classes_of, confusions_of
+
+    return {
+        **run.as_json(),
+        "per_class": [one.as_json() for one in classes_of(conn, run)],
+        "confusions": [one.as_json() for one in confusions_of(conn, run)],
+    }
+
+
+def _say_run(conn: Any, run: Evaluation, say: Reporter) -> None:
+    """The metrics, and what goes worst."""
+    from ..explore.evaluate import classes_of, confusions_of
+    from ..explore.ranking import MAP, NAMES
+
+    found = run.report
+    say.line(f"{run.collection.table} ({run.collection.name}), {found.encoder}")
+    say.line(f"Evaluation {run.id}: {found.in_words(run.label)}")
+    say.line(f"{'':14}{'by picture':>11}  {'95 % interval':15}{'by label':>11}")
+    for name, words in NAMES.items():
+        low, high = found.intervals[name]
+        mean, macro = found.metrics[name], found.metrics[f"{name}_macro"]
+        say.line(f"{words:14}{mean:11.3f}  {f'{low:.3f}–{high:.3f}':15}{macro:11.3f}")
+    index = found.through_index
+    if index is not None:
+        say.line(
+            f"Through the compressed index, {index.queries:,} queries: precision@10 "
+            f"{index.index['precision_at_10']:.3f} instead of "
+            f"{index.exact['precision_at_10']:.3f}; it finds {index.found:.1%} of the ten "
+            "nearest"
+        )
+    say.line("Lowest mAP:")
+    for one in sorted(classes_of(conn, run), key=lambda one: one.values[MAP])[:SHOWN]:
+        say.line(f"  {one.values[MAP]:.3f}  {one_line(one.label)} ({one.queries:,})")
+    confused = confusions_of(conn, run, SHOWN)
+    if confused:
+        say.line("Most confused (among the five nearest of so many of its pictures):")
+    for one in confused:
+        say.line(f"  {one.share:5.1%}  {one_line(one.label)} finds {one_line(one.other)}")
+
+
+def _say_comparison(first: Evaluation, one: Comparison, say: Reporter) -> None:
+    """The differences, with their intervals."""
+    from ..explore.ranking import NAMES
+
+    say.line(
+        f"Evaluation {one.run.id} ({one.run.collection.name}) against {first.id} "
+        f"({first.collection.name}), {one.queries:,} queries in common"
+    )
+    if not one.queries:
         return
+    for name, words in NAMES.items():
+        low, high = one.intervals[name]
+        sure = "" if low <= 0 <= high else "  *"
+        interval = f"{low:+.3f} … {high:+.3f}"
+        say.line(f"{words:14}{one.differences[name]:+11.3f}  {interval}{sure}")
+    say.line("* zero is outside the 95 % interval")

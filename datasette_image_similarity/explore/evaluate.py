@@ -70,6 +70,26 @@ class Report:
     state: list[object]  # of the collection: see `_state()`
     seconds: float
 
+    def in_words(self, label: str) -> str:
+        """How it was done, as a sentence."""
+        among = "all others"
+        if self.split is not None:
+            among = f"{self.gallery:,} others, as the column {self.split} says"
+        left_out = [
+            f"{count:,} {why}"
+            for count, why in (
+                (self.alone, "with a label of their own"),
+                (self.unlabelled, "without a label"),
+            )
+            if count
+        ]
+        out = f" Left out: {' and '.join(left_out)}." if left_out else ""
+        return (
+            f"{self.queries:,} pictures with {self.classes:,} values of {label} asked "
+            f"for their nearest among {among}; by chance {self.chance:.1%} would be "
+            f"right.{out}"
+        )
+
     def as_json(self) -> dict[str, Any]:
         """With the metrics at the top."""
         found = asdict(self)
@@ -110,7 +130,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Run:
+class Evaluation:
     """A stored evaluation. `changed`: the collection is no longer what it was."""
 
     id: int
@@ -189,7 +209,7 @@ def evaluate(
     exact: bool = False,
     say: Say = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Run:
+) -> Evaluation:
     """Judge a collection's rankings by the column `label`, and store the run.
 
     Pictures without a label are left out. With `split`, a column, the rows whose value is
@@ -313,13 +333,15 @@ def _labels(
 
 
 def _queries(values: list[str | None], split: str, wanted: Sequence[str]) -> np.ndarray:
-    """Which rows are queries: bool (n,). Raises CollectionError unless some are, not all."""
+    """Which rows are queries: bool (n,). Raises CollectionError if none are, or all."""
     import numpy as np
 
     if wanted:
         asks = np.array([value in wanted for value in values], bool)
     else:
-        asks = np.array([(value or "").strip().lower() in QUERIES for value in values], bool)
+        asks = np.array(
+            [(value or "").strip().lower() in QUERIES for value in values], bool
+        )
     if asks.all() or not asks.any():
         there = ", ".join(sorted({repr(value) for value in values})[:10])
         said = "every" if asks.all() and len(values) else "no"
@@ -341,9 +363,7 @@ def _summary(
     return dict(zip(BOTH, means, strict=True)), dict(zip(BOTH, intervals, strict=True))
 
 
-def _by_class(
-    task: Task, judged: ranking.Judged, names: list[str]
-) -> list[ClassFigures]:
+def _by_class(task: Task, judged: ranking.Judged, names: list[str]) -> list[ClassFigures]:
     import numpy as np
 
     classes = task.classes[task.queries]
@@ -475,10 +495,7 @@ def _put_confusions(
     conn.executemany(
         "insert into _image_similarity_confusions (evaluation_id, collection_id, label, "
         "other, queries, share, examples) values (?, ?, ?, ?, ?, ?, ?)",
-        (
-            (run, collection.id, *one[:4], json.dumps(one.examples))
-            for one in confused
-        ),
+        ((run, collection.id, *one[:4], json.dumps(one.examples)) for one in confused),
     )
 
 
@@ -524,12 +541,12 @@ def _as_text(ids: np.ndarray, nearest: np.ndarray) -> str:
 # Reading runs
 
 
-def runs(conn: sqlite3.Connection, table: str) -> list[Run]:
+def runs(conn: sqlite3.Connection, table: str) -> list[Evaluation]:
     """All runs over a table, in all its collections, the newest first."""
     return _runs(conn, table)
 
 
-def find_run(conn: sqlite3.Connection, table: str, run: int) -> Run:
+def find_run(conn: sqlite3.Connection, table: str, run: int) -> Evaluation:
     """Raises CollectionError for one that is not there, DatabaseError for a damaged one."""
     found = _runs(conn, table, run)
     if not found:
@@ -537,7 +554,7 @@ def find_run(conn: sqlite3.Connection, table: str, run: int) -> Run:
     return found[0]
 
 
-def _runs(conn: sqlite3.Connection, table: str, run: int | None = None) -> list[Run]:
+def _runs(conn: sqlite3.Connection, table: str, run: int | None = None) -> list[Evaluation]:
     if not db.is_current(conn):
         return []
     found = []
@@ -552,7 +569,7 @@ def _runs(conn: sqlite3.Connection, table: str, run: int | None = None) -> list[
             with _checked(row["id"]):
                 report = Report.from_text(row["report"])
             found.append(
-                Run(
+                Evaluation(
                     id=row["id"],
                     collection=collection,
                     label=str(row["label"]),
@@ -576,7 +593,7 @@ def _checked(run: int) -> Iterator[None]:
         ) from None
 
 
-def classes_of(conn: sqlite3.Connection, run: Run) -> list[ClassFigures]:
+def classes_of(conn: sqlite3.Connection, run: Evaluation) -> list[ClassFigures]:
     """The labels of a run's queries, in their order."""
     rows = conn.execute(
         f"select label, queries, gallery, {', '.join(METRICS)} "
@@ -593,7 +610,7 @@ def classes_of(conn: sqlite3.Connection, run: Run) -> list[ClassFigures]:
 
 
 def confusions_of(
-    conn: sqlite3.Connection, run: Run, limit: int = CONFUSIONS
+    conn: sqlite3.Connection, run: Evaluation, limit: int = CONFUSIONS
 ) -> list[Confused]:
     """Which labels find which others, the greatest shares first."""
     rows = conn.execute(
@@ -616,7 +633,7 @@ def confusions_of(
 
 def worst_queries(
     conn: sqlite3.Connection,
-    run: Run,
+    run: Evaluation,
     limit: int,
     offset: int = 0,
     label: str | None = None,
@@ -647,7 +664,9 @@ def worst_queries(
         ]
 
 
-def asked(conn: sqlite3.Connection, run: Run, items: Sequence[int]) -> dict[int, Asked]:
+def asked(
+    conn: sqlite3.Connection, run: Evaluation, items: Sequence[int]
+) -> dict[int, Asked]:
     """Some queries of a run, by item."""
     rows = conn.execute(
         "select e.item_id, e.label, e.average_precision, e.precision_at_5, e.nearest "
@@ -707,7 +726,7 @@ class Comparison:
     lists have what lost most first.
     """
 
-    run: Run
+    run: Evaluation
     queries: int
     differences: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, list[float]] = field(default_factory=dict)
@@ -727,7 +746,7 @@ class Comparison:
         }
 
 
-def compare(conn: sqlite3.Connection, before: Run, after: Run) -> Comparison:
+def compare(conn: sqlite3.Connection, before: Evaluation, after: Evaluation) -> Comparison:
     """What `after` changes. Rows of the table go together by their keys, so that the
     runs may be of two collections. Raises DatabaseError for a damaged run."""
     import numpy as np
@@ -761,9 +780,7 @@ def compare(conn: sqlite3.Connection, before: Run, after: Run) -> Comparison:
     means = np.concatenate(ranking.means(changed, classes)).tolist()
     intervals = np.concatenate(ranking.intervals(changed, classes, resamples)).tolist()
     counts = np.bincount(classes)
-    both = [
-        np.bincount(classes, weights=figures[:, MAP, one]) / counts for one in (0, 1)
-    ]
+    both = [np.bincount(classes, weights=figures[:, MAP, one]) / counts for one in (0, 1)]
     by_class = zip(names, counts.tolist(), *(one.tolist() for one in both), strict=True)
     order = np.argsort(changed[:, MAP], kind="stable")
     ends = np.unique(np.concatenate([order[:CHANGES], order[-CHANGES:]]))

@@ -17,8 +17,8 @@ all of these; Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR
 from __future__ import annotations
 
 import math
-from hashlib import blake2b
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from .vectors import Say, Stopped
@@ -26,10 +26,15 @@ from .vectors import Say, Stopped
 if TYPE_CHECKING:
     import numpy as np
 
-METRICS = (
-    *("precision_at_1", "precision_at_5", "precision_at_10"),
-    *("recall_at_10", "map", "ndcg_at_10"),
-)
+NAMES = {
+    "precision_at_1": "precision@1",
+    "precision_at_5": "precision@5",
+    "precision_at_10": "precision@10",
+    "recall_at_10": "recall@10",
+    "map": "mAP",
+    "ndcg_at_10": "nDCG@10",
+}
+METRICS = tuple(NAMES)
 MAP = METRICS.index("map")
 TOP = 10  # nearest neighbours kept of every query
 CONFUSED = 5  # of these, so many are looked at for confusions
@@ -97,7 +102,9 @@ def judge(
         if stop():
             raise Stopped
         block = task.queries[start : start + size]
-        for place, (query, scores) in enumerate(zip(block, scores_of(block)), start):
+        for place, (query, scores) in enumerate(
+            zip(block, scores_of(block), strict=True), start
+        ):
             keys = _keys(scores)
             if own[query] >= 0:
                 keys[own[query]] = LAST

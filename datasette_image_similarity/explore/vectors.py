@@ -46,9 +46,9 @@ def read_vectors(
 ) -> Vectors:
     """Every live item's vector, L2-normalised whatever the collection's metric is.
 
-    As it is stored without `unit`. `where` is a SQL condition on the source table's columns. Items whose vector is
-    missing, damaged or of length zero are left out. Raises CollectionError for a
-    condition that SQLite refuses, Stopped when `stop()` turns true.
+    Without `unit`, as they are stored. `where` is a SQL condition on the source table's
+    columns. Items whose vector is missing, damaged or of length zero are left out. Raises
+    CollectionError for a condition that SQLite refuses, Stopped when `stop()` turns true.
     """
     import numpy as np
 
