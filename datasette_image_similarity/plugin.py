@@ -51,7 +51,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import pictures, views
+    from .web import evaluations, pictures, views
     from .web.add import add_picture
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
@@ -62,6 +62,11 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
+        (table + r"/evaluations(?:\.(?P<format>json))?$", evaluations.evaluations),
+        (
+            table + r"/evaluations/(?P<run>[0-9]+)(?:\.(?P<format>json|csv))?$",
+            evaluations.evaluation,
+        ),
     ]
 
 

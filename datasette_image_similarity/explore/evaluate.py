@@ -34,6 +34,7 @@ CONFUSIONS = 1000  # pairs of classes kept
 THROUGH_INDEX = 2000  # queries that are asked of the compressed index
 CHANGES = 50  # queries kept that changed most, each way
 BOTH = (*METRICS, *(f"{name}_macro" for name in METRICS))
+ASKED = "e.item_id, e.label, e.average_precision, e.precision_at_5, e.nearest"
 BY_QUERY = tuple("average_precision" if name == "map" else name for name in METRICS)
 
 
@@ -541,44 +542,55 @@ def _as_text(ids: np.ndarray, nearest: np.ndarray) -> str:
 # Reading runs
 
 
-def runs(conn: sqlite3.Connection, table: str) -> list[Evaluation]:
-    """All runs over a table, in all its collections, the newest first."""
-    return _runs(conn, table)
+def runs(conn: sqlite3.Connection, table: str) -> tuple[list[Evaluation], list[str]]:
+    """All runs over a table, in all its collections, the newest first; and what there is
+    to say of damaged ones."""
+    found, faults = [], []
+    for collection, row in _stored(conn, table):
+        try:
+            found.append(_read(conn, collection, row))
+        except DatabaseError as error:
+            faults.append(str(error))
+    return sorted(found, key=lambda run: -run.id), faults
 
 
 def find_run(conn: sqlite3.Connection, table: str, run: int) -> Evaluation:
     """Raises CollectionError for one that is not there, DatabaseError for a damaged one."""
-    found = _runs(conn, table, run)
-    if not found:
-        raise CollectionError(f"There is no evaluation {run} of {table!r}")
-    return found[0]
+    for collection, row in _stored(conn, table, run):
+        return _read(conn, collection, row)
+    raise CollectionError(f"There is no evaluation {run} of {table!r}")
 
 
-def _runs(conn: sqlite3.Connection, table: str, run: int | None = None) -> list[Evaluation]:
+def _stored(
+    conn: sqlite3.Connection, table: str, run: int | None = None
+) -> Iterator[tuple[db.Collection, sqlite3.Row]]:
+    """The rows of all runs over a table, or of one."""
     if not db.is_current(conn):
-        return []
-    found = []
+        return
+    sql = (
+        "select id, label, report, made_at from _image_similarity_evaluations "
+        "where collection_id = ? and (?2 is null or id = ?2)"
+    )
     for collection in db.collections(conn, table):
-        state = _state(conn, collection)
-        rows = conn.execute(
-            "select id, label, report, made_at from _image_similarity_evaluations "
-            "where collection_id = :collection and (:run is null or id = :run)",
-            {"collection": collection.id, "run": run},
-        )
-        for row in rows:
-            with _checked(row["id"]):
-                report = Report.from_text(row["report"])
-            found.append(
-                Evaluation(
-                    id=row["id"],
-                    collection=collection,
-                    label=str(row["label"]),
-                    made_at=str(row["made_at"]),
-                    report=report,
-                    changed=report.state != state,
-                )
-            )
-    return sorted(found, key=lambda one: -one.id)
+        for row in conn.execute(sql, (collection.id, run)).fetchall():
+            yield collection, row
+
+
+def _read(
+    conn: sqlite3.Connection, collection: db.Collection, row: sqlite3.Row
+) -> Evaluation:
+    with _checked(row["id"]):
+        report = Report.from_text(row["report"])
+        if not isinstance(row["label"], str) or not isinstance(row["made_at"], str):
+            raise ValueError
+    return Evaluation(
+        id=row["id"],
+        collection=collection,
+        label=row["label"],
+        made_at=row["made_at"],
+        report=report,
+        changed=report.state != _state(conn, collection),
+    )
 
 
 @contextmanager
@@ -645,23 +657,12 @@ def worst_queries(
         "cross join _image_similarity_items i on i.id = e.item_id"
     )
     rows = conn.execute(
-        "select e.item_id, e.label, e.average_precision, e.precision_at_5, e.nearest "
-        f"{db.live_sql(run.collection, source, items)} and e.evaluation_id = :run "
-        "and e.average_precision is not null and (:label is null or e.label = :label) "
+        f"select {ASKED} {db.live_sql(run.collection, source, items)} "
+        "and e.evaluation_id = :run and e.average_precision is not null and (:label is null or e.label = :label) "
         "order by e.average_precision, e.item_id limit :limit offset :offset",
         {"run": run.id, "label": label, "limit": limit, "offset": offset},
     ).fetchall()
-    with _checked(run.id):
-        return [
-            Asked(
-                row["item_id"],
-                str(row["label"]),
-                _share(row["average_precision"]),
-                _share(row["precision_at_5"]),
-                _items(_list(row["nearest"])),
-            )
-            for row in rows
-        ]
+    return [_asked(run, row) for row in rows]
 
 
 def asked(
@@ -669,23 +670,23 @@ def asked(
 ) -> dict[int, Asked]:
     """Some queries of a run, by item."""
     rows = conn.execute(
-        "select e.item_id, e.label, e.average_precision, e.precision_at_5, e.nearest "
-        "from json_each(?) j cross join _image_similarity_evaluated e "
+        f"select {ASKED} from json_each(?) j cross join _image_similarity_evaluated e "
         "on e.evaluation_id = ? and e.item_id = j.value "
         "where e.average_precision is not null",
         (json.dumps(list(items)), run.id),
     )
+    return {row["item_id"]: _asked(run, row) for row in rows}
+
+
+def _asked(run: Evaluation, row: sqlite3.Row) -> Asked:
     with _checked(run.id):
-        return {
-            row["item_id"]: Asked(
-                row["item_id"],
-                str(row["label"]),
-                _share(row["average_precision"]),
-                _share(row["precision_at_5"]),
-                _items(_list(row["nearest"])),
-            )
-            for row in rows
-        }
+        return Asked(
+            row["item_id"],
+            str(row["label"]),
+            _share(row["average_precision"]),
+            _share(row["precision_at_5"]),
+            _items(_list(row["nearest"])),
+        )
 
 
 def forget_run(conn: sqlite3.Connection, run: int) -> None:
