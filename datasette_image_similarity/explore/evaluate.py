@@ -87,8 +87,8 @@ class Report:
         out = f" Left out: {' and '.join(left_out)}." if left_out else ""
         return (
             f"{self.queries:,} pictures with {self.classes:,} values of {label} asked "
-            f"for their nearest among {among}; by chance {self.chance:.1%} would be "
-            f"right.{out}"
+            f"for their nearest among {among}; by chance "
+            f"{self.chance * 100:.1f} % would be right.{out}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def evaluate(
         through_index=None
         if exact
         else _through_index(conn, collection, labelled, judged, say, stop),
-        encoder=str(EncoderSpec.from_json(collection.encoder)),
+        encoder=_encoder(collection),
         state=state,
         seconds=round(time.perf_counter() - started, 1),
     )
@@ -449,6 +449,12 @@ def _through_index(
     )
     there = int((judged.nearest[sample] >= 0).sum())
     return ThroughIndex(len(sample), shared / there, exact, indexed)
+
+
+def _encoder(collection: db.Collection) -> str:
+    """The encoder in words, and how it sees a picture that is not square."""
+    spec = EncoderSpec.from_json(collection.encoder)
+    return f"{spec}, {spec.input.fit}"
 
 
 def _state(conn: sqlite3.Connection, collection: db.Collection) -> list[object]:
@@ -658,7 +664,8 @@ def worst_queries(
     )
     rows = conn.execute(
         f"select {ASKED} {db.live_sql(run.collection, source, items)} "
-        "and e.evaluation_id = :run and e.average_precision is not null and (:label is null or e.label = :label) "
+        "and e.evaluation_id = :run and e.average_precision is not null "
+        "and (:label is null or e.label = :label) "
         "order by e.average_precision, e.item_id limit :limit offset :offset",
         {"run": run.id, "label": label, "limit": limit, "offset": offset},
     ).fetchall()

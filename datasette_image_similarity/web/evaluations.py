@@ -107,15 +107,16 @@ async def evaluations(datasette: Datasette, request: Any) -> Response:
             "path": path,
             "run_url": lambda run: f"{path}/{run.id}",
             "named": request.args.get("_collection"),
-            "command": _command(place),
+            "command": _command(place, runs),
         },
     )
 
 
-def _command(place: Place) -> str:
-    """The command that evaluates this collection, ready to be pasted."""
+def _command(place: Place, runs: list[Evaluation]) -> str:
+    """The command that evaluates this collection (again), ready to be pasted."""
     file = Path(place.db.path).name if place.db.path else "DATABASE"
-    label = next((name for name in LIKELY if name in place.source.columns), "COLUMN")
+    likely = [*(run.label for run in runs), *LIKELY]
+    label = next((name for name in likely if name in place.source.columns), "COLUMN")
     words = ["datasette", "image-similarity", "evaluate", file, place.table]
     named = place.request.args.get("_collection")
     words += [*(["--name", named] if named else []), "--label", label]
