@@ -281,40 +281,43 @@ def _labelled(
     """The queries that have something to find, and what they search."""
     import numpy as np
 
-    found, condition = _labels(conn, collection, label, split)
+    found = _labels(conn, collection, label, split)
+    asks = _queries(found, split, queries) if split else found
     euclidean = collection.metric == "l2"
-    ids, _, vectors = read_vectors(
-        conn, collection, where=condition, unit=not euclidean, say=say, stop=stop
+    every = read_vectors(
+        conn, collection, where=_has_label(label), unit=not euclidean, say=say, stop=stop
     )
+    ids, vectors = every.ids, every.vectors
     rows = [found[item] for item in ids.tolist()]
     names = sorted({row.label for row in rows})
     number = {one: place for place, one in enumerate(names)}
     classes = np.fromiter((number[row.label] for row in rows), np.int64, len(rows))
-    every = np.arange(len(rows))
-    task = Task(vectors, classes, every, every, euclidean)
+    places = np.arange(len(rows))
+    task = Task(vectors, classes, places, places, euclidean)
     if split:
-        asks = _queries([row.split for row in rows], split, queries)
-        task = task._replace(queries=every[asks], gallery=every[~asks])
+        queries = np.fromiter((item in asks for item in ids.tolist()), bool, len(ids))
+        task = task._replace(queries=places[queries], gallery=places[~queries])
     some = task.relevant() > 0
     if not some.any():
         raise CollectionError(
             f"Nothing to find: no query shares its value of {label!r} with another picture"
         )
     task = task._replace(queries=task.queries[some])
-    return _Labelled(task, ids, names, int((~some).sum()), len(found) - len(rows))
+    unlabelled = sum(row.label is None for row in found.values())
+    return _Labelled(task, ids, names, int((~some).sum()), unlabelled)
 
 
 class _Said(NamedTuple):
-    """What a row's columns say."""
+    """What a row's columns say; without a label, None."""
 
-    label: str
+    label: str | None
     split: str | None
 
 
 def _labels(
     conn: sqlite3.Connection, collection: db.Collection, label: str, split: str | None
-) -> tuple[dict[int, _Said], str]:
-    """What is said of every live item, and the condition that its row has a label.
+) -> dict[int, _Said]:
+    """What is said of every live item.
 
     Raises CollectionError for columns that the table lacks.
     """
@@ -325,30 +328,35 @@ def _labels(
                 f"Table {source.name!r} has no column {column!r}; it has "
                 f"{', '.join(source.columns)}"
             )
-    name = db.quote(label)
-    parts = f"cast(t.{db.quote(split)} as text)" if split else "null"
-    live = db.live_sql(collection, source)
-    rows = conn.execute(f"select i.id, cast(t.{name} as text), {parts} {live}")
-    found = {row[0]: _Said(row[1], row[2]) for row in rows}
-    return found, f"typeof({name}) <> 'blob' and trim({name}) <> ''"
+    name = f"t.{db.quote(label)}"
+    also = f"cast(t.{db.quote(split)} as text)" if split else "null"
+    rows = conn.execute(
+        f"select i.id, case when {_has_label(label, 't.')} then cast({name} as text) end, "
+        f"{also} {db.live_sql(collection, source)}"
+    )
+    return {row[0]: _Said(row[1], row[2]) for row in rows}
 
 
-def _queries(values: list[str | None], split: str, wanted: Sequence[str]) -> np.ndarray:
-    """Which rows are queries: bool (n,). Raises CollectionError if none are, or all."""
-    import numpy as np
+def _has_label(label: str, alias: str = "") -> str:
+    """SQL: the row says something that can be read."""
+    name = f"{alias}{db.quote(label)}"
+    return f"typeof({name}) <> 'blob' and trim({name}) <> ''"
 
-    if wanted:
-        asks = np.array([value in wanted for value in values], bool)
-    else:
-        asks = np.array(
-            [(value or "").strip().lower() in QUERIES for value in values], bool
-        )
-    if asks.all() or not asks.any():
-        there = ", ".join(sorted({repr(value) for value in values})[:10])
-        said = "every" if asks.all() and len(values) else "no"
+
+def _queries(found: dict[int, _Said], split: str, wanted: Sequence[str]) -> set[int]:
+    """The items that ask. Raises CollectionError if none with a label does, or all do."""
+    labelled = {item: row.split for item, row in found.items() if row.label is not None}
+    asks = {
+        item
+        for item, value in labelled.items()
+        if (value in wanted if wanted else (value or "").strip().lower() in QUERIES)
+    }
+    if not asks or len(asks) == len(labelled):
+        there = ", ".join(sorted({repr(value) for value in labelled.values()})[:10])
+        some = "every" if asks else "no"
         raise CollectionError(
-            f"By column {split!r}, {said} labelled picture is a query: its values are "
-            f"{there or 'none'}. Name those of queries with --queries"
+            f"By column {split!r}, {some} labelled picture is a query: "
+            f"its values are {there or 'none'}. Name those of queries with --queries"
         )
     return asks
 
