@@ -90,7 +90,7 @@ class Changed(NamedTuple):
 async def evaluations(datasette: Datasette, request: Any) -> Response:
     """The runs over a table; with `?_run=1&_run=2` these, compared."""
     place = await find_place(datasette, request)
-    asked = list(dict.fromkeys(request.args.getlist("_run")))
+    asked = list(dict.fromkeys(map(_number, request.args.getlist("_run"))))
     if asked:
         return await _compared(place, asked)
     runs, faults = await ask_database(place, lambda conn: stored.runs(conn, place.table))
@@ -132,10 +132,10 @@ async def evaluation(datasette: Datasette, request: Any) -> Response:
     place = await find_place(datasette, request)
     gallery = await _gallery(place)
     label = request.args.get("_label")
-    offset = _offset(request.args.get("_next"))
+    offset = _number(request.args.get("_next"))
 
     def read(conn: sqlite3.Connection) -> dict[str, Any]:
-        run = _find(conn, place, request.url_vars["run"])
+        run = _find(conn, place, _number(request.url_vars["run"]))
         worst = stored.worst_queries(conn, run, QUERIES + 1, offset, label)
         confusions = stored.confusions_of(conn, run, CONFUSIONS)
         return {
@@ -220,7 +220,7 @@ def _sorted_classes(request: Any, classes: list[stored.ClassFigures]) -> dict[st
 # Some runs side by side
 
 
-async def _compared(place: Place, asked: list[str]) -> Response:
+async def _compared(place: Place, asked: list[int]) -> Response:
     if len(asked) > COMPARED:
         raise PageError(400, f"Up to {COMPARED} evaluations can be compared at once")
     path = place.url("evaluations").split("?")[0]
@@ -388,21 +388,20 @@ def _judged(picture: Picture | None, label: str) -> Picture | None:
 # Addresses
 
 
-def _find(conn: sqlite3.Connection, place: Place, run: str) -> Evaluation:
+def _find(conn: sqlite3.Connection, place: Place, run: int) -> Evaluation:
     """Raises PageError 404."""
     try:
-        if not run.isdecimal() or len(run) > 18:
-            raise CollectionError(f"There is no evaluation {run} of {place.table}")
-        return stored.find_run(conn, place.table, int(run))
+        return stored.find_run(conn, place.table, run)
     except CollectionError as error:
         raise PageError(404, str(error)) from None
 
 
-def _offset(text: str | None) -> int:
+def _number(text: str | None) -> int:
+    """Raises PageError 400."""
     if not text:
         return 0
     if not text.isdecimal() or len(text) > 15:
-        raise PageError(400, "_next must be a whole number")
+        raise PageError(400, f"{text} is not a whole number")
     return int(text)
 
 
