@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from .explore.clusters import Clustering
     from .explore.duplicates import Duplicates
+    from .explore.evaluate import Evaluation
     from .explore.export import Exported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
@@ -376,6 +377,38 @@ class ImageCollection:
                 method=method,
                 seed=seed,
                 grid=grid,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def evaluate(
+        self,
+        label: str,
+        *,
+        split: str | None = None,
+        queries: Sequence[str] = (),
+        exact: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation:
+        """How good the results are by a label column; the run is stored.
+
+        Every labelled picture asks for its nearest among the others, or the rows whose
+        value in the column `split` is one of `queries` among the rest. `exact` leaves the
+        compressed index alone. Definitions: `explore/ranking.py`. Raises CollectionError
+        for columns that do not fit, Stopped when `stop()` turns true.
+        """
+        from .explore.evaluate import evaluate
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return evaluate(
+                conn,
+                collection,
+                label,
+                split=split,
+                queries=queries,
+                exact=exact,
                 say=progress or (lambda *_: None),
                 stop=stop,
             )

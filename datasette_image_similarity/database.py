@@ -25,7 +25,10 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_clusters      the clusters, with their names
     _image_similarity_members       which items are in them: rows to join, for everybody
     _image_similarity_evaluations   how good results were, by a label column
-    _image_similarity_evaluated     the same by query picture
+    _image_similarity_classes       the same by label
+    _image_similarity_confusions    which labels' pictures find which others'
+    _image_similarity_evaluated     the same by query picture; a row for each other
+                                    picture that could be found
     _image_similarity_questions     questions saved under a name
     _image_similarity_searches      the log of searches, where it is switched on
     _image_similarity_clicks        which of their results were opened
@@ -53,7 +56,8 @@ SCHEMA_VERSION = 3
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 # Tables that refer to those behind them.
 REFERRING = (
-    *("clicks", "searches", "questions", "evaluated", "evaluations"),
+    *("clicks", "searches", "questions"),
+    *("evaluated", "confusions", "classes", "evaluations"),
     *("members", "clusters", "clusterings"),
     *("decisions", "grouped", "groups", "scans", "hashes"),
     *("points", "atlases", "maps"),
@@ -281,24 +285,51 @@ MIGRATIONS = (
         id integer primary key,
         collection_id integer not null references _image_similarity_collections(id),
         label text not null,
-        parameters text not null,
-        metrics text not null,
-        classes text not null,
-        confusions text not null,
+        report text not null,
         made_at text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
     );
+    create table _image_similarity_classes (
+        evaluation_id integer not null references _image_similarity_evaluations(id),
+        label text not null,
+        collection_id integer not null references _image_similarity_collections(id),
+        queries integer not null,
+        gallery integer not null,
+        precision_at_1 real not null,
+        precision_at_5 real not null,
+        precision_at_10 real not null,
+        recall_at_10 real not null,
+        map real not null,
+        ndcg_at_10 real not null,
+        primary key (evaluation_id, label)
+    ) without rowid;
+    create table _image_similarity_confusions (
+        evaluation_id integer not null references _image_similarity_evaluations(id),
+        label text not null,
+        other text not null,
+        collection_id integer not null references _image_similarity_collections(id),
+        queries integer not null,
+        share real not null,
+        examples text not null,
+        primary key (evaluation_id, label, other)
+    ) without rowid;
     create table _image_similarity_evaluated (
         evaluation_id integer not null references _image_similarity_evaluations(id),
         item_id integer not null references _image_similarity_items(id),
         collection_id integer not null references _image_similarity_collections(id),
         label text not null,
-        average_precision real not null,
-        precision_at_5 real not null,
-        nearest text not null,
+        precision_at_1 real,
+        precision_at_5 real,
+        precision_at_10 real,
+        recall_at_10 real,
+        average_precision real,
+        ndcg_at_10 real,
+        nearest text,
         primary key (evaluation_id, item_id)
     ) without rowid;
     create index _image_similarity_evaluated_item
         on _image_similarity_evaluated (item_id);
+    create index _image_similarity_evaluated_worst
+        on _image_similarity_evaluated (evaluation_id, average_precision);
 
     -- Questions
     create table _image_similarity_questions (

@@ -51,7 +51,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import duplicates, map_data, pictures, views
+    from .web import duplicates, evaluations, map_data, pictures, views
     from .web.add import add_picture
     from .web.clusters import clusters, rename_cluster
     from .web.map import map_view
@@ -78,6 +78,11 @@ def register_routes() -> list[tuple[str, Any]]:
         ),
         (table + r"/clusters(?:\.(?P<format>json|csv))?$", clusters),
         (table + r"/clusters/rename(?:\.(?P<format>json))?$", rename_cluster),
+        (table + r"/evaluations(?:\.(?P<format>json))?$", evaluations.evaluations),
+        (
+            table + r"/evaluations/(?P<run>[0-9]+)(?:\.(?P<format>json|csv))?$",
+            evaluations.evaluation,
+        ),
     ]
 
 

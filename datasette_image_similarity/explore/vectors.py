@@ -40,14 +40,15 @@ def read_vectors(
     collection: db.Collection,
     *,
     where: str | None = None,
+    unit: bool = True,
     say: Say = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Vectors:
     """Every live item's vector, L2-normalised whatever the collection's metric is.
 
-    `where` is a SQL condition on the source table's columns. Items whose vector is
-    missing, damaged or of length zero are left out. Raises CollectionError for a
-    condition that SQLite refuses, Stopped when `stop()` turns true.
+    Without `unit`, as they are stored. `where` is a SQL condition on the source table's
+    columns. Items whose vector is missing, damaged or of length zero are left out. Raises
+    CollectionError for a condition that SQLite refuses, Stopped when `stop()` turns true.
     """
     import numpy as np
 
@@ -62,7 +63,7 @@ def read_vectors(
         places = np.searchsorted(ids, block)
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         right = np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
-        vectors[places[right]] = found[right] / lengths[right]
+        vectors[places[right]] = found[right] / (lengths[right] if unit else 1)
         usable[places[right]] = True
         filled += len(block)
         say("Reading vectors", filled, len(ids))
