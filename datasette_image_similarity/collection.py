@@ -25,7 +25,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import query, sources, trust
-from .distances import random_pairs
+from .distances import near_duplicates, random_pairs
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
@@ -532,7 +532,7 @@ class ImageCollection:
 
     def _near_duplicates(self) -> float:
         collection, conn = self._open()
-        return random_pairs(conn, collection).near_duplicates
+        return near_duplicates(conn, collection, random_pairs(conn, collection))
 
     def _ask(self, asked: Query, where: str | None) -> list[Hit]:
         collection, conn = self._open()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PAIRED = 600  # random pictures, each compared with each: 179,700 pairs
 SHARES = (0.01, 0.001)  # of random pairs, as marked on the histogram
 BINS = 40
+FARTHEST_COSINE = 1.0  # a right angle
 WHOLE = 20_000  # up to so many pictures all distances are measured,
 SAMPLED = 2000  # above it those of so many
 # Without a scan for duplicates: near-duplicates are this much nearer than 1 random pair in
@@ -44,12 +45,12 @@ class RandomPairs:
     """What is known of a collection's random pairs.
 
     `quantiles` are distances in the collection's metric by share: so many of the pairs
-    are nearer. `near_duplicates` is the cosine similarity from which on two pictures
-    count as near-duplicates. All empty where there are fewer than three pictures.
+    are nearer. `cosine` is the similarity that only the last of these shares exceeds.
+    Nothing is known (no quantiles, 1) where there are fewer than three pictures.
     """
 
     quantiles: dict[float, float]
-    near_duplicates: float
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,21 @@ def random_pairs(conn: sqlite3.Connection, collection: Collection) -> RandomPair
     else:
         found_distances = 1 - cosines
     quantiles = np.quantile(found_distances, SHARES).tolist()
-    closest = float(np.quantile(1 - cosines, SHARES[-1]))
-    near = _scanned(conn, collection) or 1 - closest / NEARER
-    return RandomPairs(dict(zip(SHARES, quantiles, strict=True)), near)
+    closest = float(np.quantile(cosines, 1 - SHARES[-1]))
+    return RandomPairs(dict(zip(SHARES, quantiles, strict=True)), closest)
+
+
+def near_duplicates(
+    conn: sqlite3.Connection, collection: Collection, pairs: RandomPairs
+) -> float:
+    """The cosine similarity from which on two pictures count as near-duplicates.
+
+    The threshold for look-alikes of the last scan for duplicates; without one NEARER.
+    """
+    return _scanned(conn, collection) or 1 - (1 - pairs.cosine) / NEARER
 
 
 def _scanned(conn: sqlite3.Connection, collection: Collection) -> float | None:
-    """The similarity from which on the scan for duplicates called pictures alike."""
     if not is_current(conn):
         return None
     row = conn.execute(
@@ -152,7 +161,7 @@ def histogram(
 def farthest(collection: Collection, pairs: RandomPairs) -> float:
     """Where the histogram and the slider end: a cut-off beyond that means nothing."""
     if collection.metric == "cosine" or not pairs.quantiles:
-        return 1.0
+        return FARTHEST_COSINE
     wide = 1.6 * max(pairs.quantiles.values())
     step = 10 ** math.floor(math.log10(wide)) / 2 if wide else 1.0
     return math.ceil(wide / step) * step

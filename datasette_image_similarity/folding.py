@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 BLOCK = 200  # results looked at together
 QUERY = 0  # no item's id: what the query pictures' own near-duplicates are folded into
-CLUSTER, DUPLICATES = "cluster", "duplicates"  # groups of ours; all others are columns
+CLUSTER, DUPLICATES = "cluster", "duplicates"
+# Groups of ours, with the table that says they were made, and the command that makes them.
+# All others are columns.
+OURS = {CLUSTER: ("clusterings", "clusters"), DUPLICATES: ("scans", "duplicates")}
 
 
 @dataclass
@@ -181,15 +184,19 @@ def groups_of(
 
     Raises CollectionError for a column that is not there, or before there are any.
     """
+    if by in OURS and by not in groups_there(conn, collection):
+        command = OURS[by][1]
+        raise CollectionError(
+            f"{collection.table!r} has no {command} yet: run "
+            f"datasette image-similarity {command}"
+        )
     if by == CLUSTER:
-        _made(conn, collection, "clusterings", "clusters")
         sql = (
             "select m.item_id, m.cluster_id from json_each(:ids) j "
             "cross join _image_similarity_members m on m.item_id = j.value "
             "where m.collection_id = :collection and m.cluster_id is not null"
         )
     elif by == DUPLICATES:
-        _made(conn, collection, "scans", "duplicates")
         sql = (
             "select g.item_id, g.group_id from json_each(:ids) j "
             "cross join _image_similarity_grouped g on g.item_id = j.value "
@@ -213,15 +220,13 @@ def groups_of(
     return read
 
 
-def _made(
-    conn: sqlite3.Connection, collection: Collection, table: str, command: str
-) -> None:
-    """Raises CollectionError unless a command has filled these tables of ours."""
-    if is_current(conn):
-        sql = f"select 1 from _image_similarity_{table} where collection_id = ?"
-        if conn.execute(sql, (collection.id,)).fetchone():
-            return
-    raise CollectionError(
-        f"{collection.table!r} has no {command} yet: run "
-        f"datasette image-similarity {command}"
-    )
+def groups_there(conn: sqlite3.Connection, collection: Collection) -> list[str]:
+    """The groups of ours that have been made for a collection."""
+    if not is_current(conn):
+        return []
+    exists = "select 1 from _image_similarity_{} where collection_id = ?"
+    return [
+        by
+        for by, (table, _) in OURS.items()
+        if conn.execute(exists.format(table), (collection.id,)).fetchone()
+    ]
