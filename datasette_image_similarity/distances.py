@@ -28,7 +28,7 @@ from .ranking import all_distances, distances, live_items
 if TYPE_CHECKING:
     from .query import Query
 
-PAIRED = 600  # random pictures, each compared with each: 179,700 pairs
+PAIRED = 400  # random pictures, each compared with each: 79,800 pairs
 SHARES = (0.01, 0.001)  # of random pairs, as marked on the histogram
 BINS = 40
 FARTHEST_COSINE = 1.0  # a right angle
