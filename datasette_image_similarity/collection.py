@@ -13,13 +13,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-                say=progress or (lambda *_: None),
-                stop=stop,
-            )
-
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -33,9 +28,9 @@ from . import query, sources, trust
 from .distances import near_duplicates, random_pairs
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
-from .errors import (CollectionError, EncoderError, ImageError)
-from .explore.map import (MapStatus, make_map, map_status)
-from .images import (Crop, Decoder, LOCAL_FILES, Limits, Request, UPLOADS)
+from .errors import CollectionError, EncoderError, ImageError
+from .explore.map import MapStatus, make_map, map_status
+from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
 from .query import Filter, Hit, Query
