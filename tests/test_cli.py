@@ -235,6 +235,7 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "stale": 1,
         "thumbnails": 24,
         "index": None,
+        "map": None,
     }
     printed = command("status", copied).output
     assert "images (default)" in printed

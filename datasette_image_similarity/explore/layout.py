@@ -7,7 +7,7 @@ vectors give the same map on the same machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from datasette.utils.sqlite import sqlite3
@@ -133,8 +133,10 @@ def reduce(
     del blocks
     reduced = np.zeros((len(ids), AXES), np.float32)
     usable = np.zeros(len(ids), bool)
-    for done, (block, found) in enumerate(_unit_blocks(conn, collection, ids, stop)):
-        say("Reading vectors", min(done * len(block), len(ids)), len(ids))
+    done = 0
+    for block, found in _unit_blocks(conn, collection, ids, stop):
+        done += len(block)
+        say("Reading vectors", done, len(ids))
         where = np.searchsorted(ids, block)
         reduced[where, : len(axes)] = (found - mean) @ axes.T
         usable[where] = True
@@ -146,7 +148,7 @@ def _unit_blocks(
     collection: db.Collection,
     ids: np.ndarray,
     stop: Callable[[], bool],
-) -> Any:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Ids and vectors of length 1, block by block; unusable ones are left out."""
     import numpy as np
 

@@ -144,7 +144,7 @@ def _clear(conn: sqlite3.Connection, collection: db.Collection) -> None:
 
 def _slots(places: np.ndarray, cells: np.ndarray | None, columns: int | None) -> np.ndarray:
     """Numbers along a Hilbert curve through the grid, or through the map without one."""
-    if cells is not None and columns < MOST_COLUMNS:
+    if cells is not None:
         return hilbert_order(cells % columns, cells // columns)
     across, down = ((1, -1) * places + 1).T * ((MOST_COLUMNS - 1) / 2)
     return hilbert_order(across, down)
@@ -183,11 +183,8 @@ def map_status(conn: sqlite3.Connection, collection: db.Collection) -> MapStatus
         0 < row["tile"] <= row["sheet"] <= 4096 and 0 < columns <= MOST_COLUMNS
     ):
         raise DatabaseError(DAMAGED)
-    newer = conn.execute(
-        "select count(*) from _image_similarity_items i where i.collection_id = ? "
-        "and not exists (select 1 from _image_similarity_points p where p.item_id = i.id)",
-        (collection.id,),
-    ).fetchone()[0]
+    # Points go with their items.
+    newer = max(0, db.item_count(conn, collection) - row["count"])
     words = {name: str(row[name]) for name in ("method", "made_at")}
     return MapStatus(newer=newer, **{**dict(row), **words})
 
