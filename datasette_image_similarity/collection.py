@@ -26,6 +26,7 @@ from . import query, sources, trust
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
+from .explore.map import MapStatus, make_map, map_status
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
@@ -34,8 +35,6 @@ from .query import Filter, Hit, Query
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-
-    from .explore.map import MapStatus
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -81,6 +80,7 @@ class Status:
     bytes: int  # of vectors and thumbnails
     updated_at: str | None
     index: IndexStatus | None
+    map: MapStatus | None
 
     @property
     def wants_index(self) -> bool:
@@ -364,8 +364,6 @@ class ImageCollection:
         before the end. Raises CollectionError for an unknown method, a missing library
         (extra [explore] or [umap]) or a collection without pictures.
         """
-        from .explore.map import make_map
-
         collection, conn = self._open()
         with db.explained(self.database):
             return make_map(
@@ -665,4 +663,5 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
+        map=map_status(conn, collection),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -90,3 +91,11 @@ def failures(path: Path) -> list[tuple]:
     return sql(
         path, "select pk, path, reason from _image_similarity_failures order by pk, path"
     )
+
+
+def make_older(path: Path) -> None:
+    """A database as schema version 2 left it."""
+    with opened(path) as conn:
+        for table in reversed(re.findall(r"create table (\w+)", db.MIGRATIONS[2])):
+            conn.execute(f"drop table {table}")
+        conn.execute("update _image_similarity_schema set version = 2")

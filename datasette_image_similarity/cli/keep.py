@@ -56,6 +56,18 @@ def status(database: Path, as_json: bool) -> None:
         click.echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
         click.echo(f"  changed      {one.updated_at or 'not finished'}")
         click.echo(f"  index        {_index_in_words(one)}")
+        click.echo(f"  map          {_map_in_words(one)}")
+
+
+def _map_in_words(status: Any) -> str:
+    """The line about the map, of a collection's status."""
+    made = status.map
+    if made is None:
+        return "none"
+    text = f"{made.method} of {made.count:,} pictures, {made.made_at}"
+    if made.newer:
+        text += f"; {made.newer:,} are newer (run map again)"
+    return text
 
 
 def _index_in_words(status: Any) -> str:

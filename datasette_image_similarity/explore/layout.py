@@ -26,6 +26,7 @@ SAMPLE_NUMBERS = 200_000_000  # numbers in these together
 FEW = 10  # pictures, below which PCA has to do
 PERPLEXITY = 30.0  # of t-SNE; 3 times as many neighbours are looked for
 ROUNDS = (250, 500)  # of t-SNE: with early exaggeration, and without
+SHARED_OUT = 1_000  # points; with fewer, threads wait for each other longer than they work
 UMAP_NEIGHBOURS = 15
 QUERIES = 2_000  # neighbours are looked for by so many at once
 EXTRAS = {"openTSNE": "explore", "sklearn": "explore", "umap": "umap"}
@@ -234,7 +235,7 @@ def _tsne(
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
-    jobs = os.cpu_count() or 1
+    jobs = (os.cpu_count() or 1) if len(reduced) >= SHARED_OUT else 1
     total, before = sum(ROUNDS), 0
 
     def report(done: int, _error: float, _places: np.ndarray) -> bool:

@@ -88,6 +88,8 @@ def make_map(
     an unknown method, a missing library, or a collection without pictures.
     """
     check_method(method)
+    with db.transaction(conn):  # what cannot be written fails now and not at the end
+        db.migrate(conn)
     try:
         ids, places = lay_out(
             conn, collection, method=method, seed=seed, say=say, stop=stop
@@ -113,7 +115,6 @@ def make_map(
     cell_list = [None] * len(ids) if cells is None else cells.tolist()
     rows = zip(ids.tolist(), *places.T.tolist(), cell_list, slots.tolist(), strict=True)
     with db.transaction(conn):
-        db.migrate(conn)
         _clear(conn, collection)
         conn.execute(
             "insert into _image_similarity_maps (collection_id, method, parameters, "
@@ -176,10 +177,10 @@ def map_status(conn: sqlite3.Connection, collection: db.Collection) -> MapStatus
     ).fetchone()
     if row is None:
         return None
-    numbers = [row[name] for name in ("columns", "sheet", "tile", "version")]
-    if not all(isinstance(one, int) for one in numbers[1:]) or not (
-        0 < row["tile"] <= row["sheet"] <= 4096
-        and (numbers[0] is None or _within(numbers[0], 1, MOST_COLUMNS))
+    columns = 1 if row["columns"] is None else row["columns"]
+    whole = (columns, row["sheet"], row["tile"], row["version"])
+    if not all(isinstance(number, int) for number in whole) or not (
+        0 < row["tile"] <= row["sheet"] <= 4096 and 0 < columns <= MOST_COLUMNS
     ):
         raise DatabaseError(DAMAGED)
     newer = conn.execute(
@@ -187,16 +188,8 @@ def map_status(conn: sqlite3.Connection, collection: db.Collection) -> MapStatus
         "and not exists (select 1 from _image_similarity_points p where p.item_id = i.id)",
         (collection.id,),
     ).fetchone()[0]
-    return MapStatus(
-        method=str(row["method"]),
-        made_at=str(row["made_at"]),
-        newer=newer,
-        **{name: row[name] for name in row.keys() if name not in ("method", "made_at")},  # noqa: SIM118
-    )
-
-
-def _within(number: object, least: int, most: int) -> bool:
-    return isinstance(number, int) and least <= number <= most
+    words = {name: str(row[name]) for name in ("method", "made_at")}
+    return MapStatus(newer=newer, **{**dict(row), **words})
 
 
 def need_map(conn: sqlite3.Connection, collection: db.Collection) -> MapStatus:
