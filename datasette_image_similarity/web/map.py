@@ -89,7 +89,7 @@ def _command(place: Place) -> str:
 def _addresses(
     place: Place, question: Question, path: str, status: MapStatus
 ) -> dict[str, Any]:
-    """Where this question's rows are, on the table's page and as files, and the map's data."""
+    """Where a question's rows are, on the table's page and as files, and the map's data."""
     version = "&v=" if "?" in place.url("") else "?v="
     streams = place.datasette.setting("allow_csv_stream")
     return {
