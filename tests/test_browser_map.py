@@ -1,4 +1,4 @@
-"""The map in a real browser: drawn, moved, coloured, selected from, and without all that."""
+"""The map in a real browser: drawn, moved, coloured, selected from, or none of it."""
 
 from __future__ import annotations
 
