@@ -107,6 +107,7 @@ class Page {
       atlas: (sheet) => root.dataset.atlas.replace("NUMBER", sheet),
       details: (item) => this.details.get(item),
       redraw: () => this.redraw(),
+      arrived: () => this.redrawSoon(),
     });
     this.layout = "scatter";
     this.mode = "pan";
@@ -144,6 +145,14 @@ class Page {
       this.part("in").disabled = zoom >= this.camera.mostZoom;
       this.writeViewSoon();
     });
+  }
+
+  /** Pictures arrive one by one: draw some at once. */
+  redrawSoon() {
+    this.arriving ??= setTimeout(() => {
+      this.arriving = null;
+      this.redraw();
+    }, 120);
   }
 
   resize() {
@@ -281,10 +290,12 @@ class Page {
     const isHidden = colouring?.labels.map((label) => hidden.has(label));
     const isOut = colouring?.labels.map((label) => hidden.has(label) || (only.size > 0 && !only.has(label)));
     const selected = region && inside(this.layouts[region.layout].xy, region.corners);
-    let [shown, chosen] = [0, 0];
+    let [shown, chosen, changed] = [0, 0, false];
     for (let i = 0; i < points.n; i++) {
       scene.off[i] = groups && isHidden[groups[i]] ? 1 : 0;
-      scene.open[i] = points.passes[i] && !(groups && isOut[groups[i]]) ? 1 : 0;
+      const open = points.passes[i] && !(groups && isOut[groups[i]]) ? 1 : 0;
+      changed ||= open !== scene.open[i];
+      scene.open[i] = open;
       scene.bright[i] = scene.open[i] && (!selected || selected[i]) ? 1 : 0;
       shown += scene.open[i];
       chosen += selected ? selected[i] & points.passes[i] : 0;
@@ -305,7 +316,7 @@ class Page {
     }
     root.dataset.shown = shown;
     root.dataset.selected = region ? chosen : "";
-    scene.relevel();
+    if (changed) scene.relevel();
     scene.recolour();
   }
 

@@ -16,8 +16,8 @@ const FAINT = "#9aa1ab";
 
 export class Scene {
   /** `details(item)` promises what pictures.json says of an item. Throws without WebGL 2. */
-  constructor(canvas, points, layouts, camera, { atlas, details, redraw }) {
-    Object.assign(this, { canvas, points, layouts, camera, atlas, details, redraw });
+  constructor(canvas, points, layouts, camera, { atlas, details, redraw, arrived }) {
+    Object.assign(this, { canvas, points, layouts, camera, atlas, details, redraw, arrived });
     const { n } = points;
     this.open = points.passes.slice(); // passes the filters, and the legend shows it
     this.bright = this.open.slice(); // open, and selected if there is a selection
@@ -25,7 +25,7 @@ export class Scene {
     this.colours = null; // of the groups, and the group of each point
     this.groups = null;
     this.progress = 0; // from the scatter (0) to the grid (1)
-    this.pictures = 0; // drawn in the last frame
+    this.pictures = 0; // drawn in the last frame, small or large
     this.step = 1; // every so many-th dot is drawn
     this.bytes = new Uint32Array(n); // colour of each dot
     this.perRow = Math.floor(points.sheetSide / points.tileSide); // tiles of a sheet
@@ -44,8 +44,8 @@ export class Scene {
     this.renderer = new Renderer(this.canvas);
     const sheetBytes = points.sheetSide ** 2 * 4 * 4 / 3;
     this.mostSheets = Math.max(4, Math.floor(SHEET_BYTES / sheetBytes));
-    this.sheets = new Textures(this.renderer, this.mostSheets, 3, this.redraw);
-    this.thumbnails = new Textures(this.renderer, THUMBNAILS + 60, 6, this.redraw);
+    this.sheets = new Textures(this.renderer, this.mostSheets, 3, this.arrived);
+    this.thumbnails = new Textures(this.renderer, THUMBNAILS + 60, 6, this.arrived);
     this.renderer.upload("start", this.layouts.scatter.xy);
     this.renderer.upload("end", (this.layouts.grid ?? this.layouts.scatter).xy);
   }
@@ -74,7 +74,20 @@ export class Scene {
     const { camera } = this;
     const spacing = (level) => (this.side(STEP ** level) + ROOM) / (camera.base * STEP ** level);
     this.levels = new Levels(this.layouts.scatter, this.open, spacing);
+    this.levels.make(this.level());
+    this.prepare(this.levels);
     this.redraw();
+  }
+
+  /** Make the levels of pictures that coming closer will need, one at a time. */
+  prepare(levels) {
+    setTimeout(() => {
+      const wanted = levels === this.levels && levels.waiting.length > 0;
+      if (!wanted || STEP ** levels.made > this.camera.mostZoom) return;
+      levels.make(levels.made);
+      if (levels.made - 1 <= this.level()) this.redraw();
+      this.prepare(levels);
+    }, 20);
   }
 
   /** The side of a picture of the scatter, in CSS pixels. */
@@ -121,15 +134,18 @@ export class Scene {
     const batches = this.gather();
     const ordered = [...batches].sort(([, a], [, b]) => b.length - a.length);
     const border = this.border();
-    this.pictures = 0;
     const close = this.closest(ratio);
+    this.pictures = 0;
+    const draw = (batch, texture) => renderer.drawPictures(batch, texture, camera.width, camera.height, border);
+    const sheets = new Set(); // those drawn
     // A sheet of thousands is not worth its megabytes for a few pictures that come as thumbnails.
     const few = close.length ? this.perSheet / 64 : 0;
     for (const [sheet, batch] of ordered.slice(0, this.mostSheets)) {
       if (batch.length < few && !this.sheets.held.has(sheet)) continue;
       const texture = this.sheets.get(sheet, () => this.atlas(sheet));
       if (!texture) continue;
-      renderer.drawPictures(batch, texture, camera.width, camera.height, border);
+      draw(batch, texture);
+      sheets.add(sheet);
       this.pictures += batch.length;
     }
     for (const { i, box, frame, alpha } of close) {
@@ -138,7 +154,8 @@ export class Scene {
       if (!texture) continue;
       const one = new Batch();
       one.add(...box, [0, 0, 1, 1], frame, alpha);
-      renderer.drawPictures(one, texture, camera.width, camera.height, border);
+      draw(one, texture);
+      if (!sheets.has(Math.floor(points.slot[i] / this.perSheet))) this.pictures++;
     }
   }
 
@@ -165,7 +182,6 @@ export class Scene {
     const from = layouts.scatter.xy;
     const to = (layouts.grid ?? layouts.scatter).xy;
     const level = this.level();
-    if (progress < 1) this.levels.make(level);
     const everything = camera.zoom >= camera.mostZoom;
     const scattered = this.side(camera.zoom);
     const cell = this.cell();
