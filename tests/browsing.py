@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+]
+# WebGL by SwiftShader, on a machine without a graphics card.
+DRAWING = [
+    *(flag for flag in FLAGS if flag != "--disable-gpu"),
+    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
 ]
 
 
@@ -85,9 +90,9 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
+def launched(flags: Sequence[str] = FLAGS) -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield chromium
         chromium.close()
 

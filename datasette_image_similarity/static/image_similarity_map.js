@@ -9,6 +9,7 @@ import { Scene } from "./image_similarity_map_scene.js";
 import { Camera, listen } from "./image_similarity_map_view.js";
 
 const REGION = "_image_region";
+const MANY = 20_000; // points, from which some dots may be left out while the map moves
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const root = document.getElementById("ims-map");
 if (root) start();
@@ -106,6 +107,7 @@ class Page {
       atlas: (sheet) => root.dataset.atlas.replace("NUMBER", sheet),
       details: (item) => this.details.get(item),
       redraw: () => this.redraw(),
+      arrived: () => this.redrawSoon(),
     });
     this.layout = "scatter";
     this.mode = "pan";
@@ -116,6 +118,7 @@ class Page {
     this.hidden = new Set();
     this.pointed = -1;
     this.frame = 0;
+    this.pace = 1;
     this.offerColumns(columns);
     this.part("grid").hidden = !this.layouts.grid;
     this.listen();
@@ -127,8 +130,9 @@ class Page {
   // Drawing
 
   redraw() {
-    this.frame ||= requestAnimationFrame(() => {
+    this.frame ||= requestAnimationFrame((now) => {
       this.frame = 0;
+      this.keepPace(now);
       this.scene.draw();
       this.drawRegion();
       this.placeRing();
@@ -143,6 +147,14 @@ class Page {
     });
   }
 
+  /** Pictures arrive one by one: draw some at once. */
+  redrawSoon() {
+    this.arriving ??= setTimeout(() => {
+      this.arriving = null;
+      this.redraw();
+    }, 120);
+  }
+
   resize() {
     const box = this.canvas.getBoundingClientRect();
     if (!box.width || !box.height) return;
@@ -151,6 +163,28 @@ class Page {
     this.canvas.height = Math.round(box.height * ratio);
     this.camera.resize(box.width, box.height, this.layouts[this.layout].extent);
     this.scene.relevel();
+  }
+
+  /** The map moves for now: see keepPace(). */
+  move() {
+    this.inMotion = true;
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => {
+      this.inMotion = false;
+      this.redraw();
+    }, 150);
+    this.redraw();
+  }
+
+  /** Where frames take long (no graphics card), draw fewer dots until the map rests. */
+  keepPace(now) {
+    const took = now - this.drawnAt;
+    this.drawnAt = now;
+    if (this.inMotion && took < 1000 && this.points.n > MANY) {
+      if (took > 50) this.pace = Math.min(this.pace * 2, 16);
+      else if (took < 20) this.pace = Math.max(this.pace / 2, 1);
+    }
+    this.scene.step = this.inMotion ? this.pace : 1;
   }
 
   /** Call `step` with 0 to 1 over some time; at once where motion is not wanted. */
@@ -164,7 +198,7 @@ class Page {
     const next = (now) => {
       const part = Math.min(Math.max((now - began) / milliseconds, 0), 1);
       step(part < 0.5 ? 4 * part ** 3 : 1 - (2 - 2 * part) ** 3 / 2);
-      this.redraw();
+      this.move();
       if (part < 1) this.moving = requestAnimationFrame(next);
     };
     this.moving = requestAnimationFrame(next);
@@ -256,10 +290,12 @@ class Page {
     const isHidden = colouring?.labels.map((label) => hidden.has(label));
     const isOut = colouring?.labels.map((label) => hidden.has(label) || (only.size > 0 && !only.has(label)));
     const selected = region && inside(this.layouts[region.layout].xy, region.corners);
-    let [shown, chosen] = [0, 0];
+    let [shown, chosen, changed] = [0, 0, false];
     for (let i = 0; i < points.n; i++) {
       scene.off[i] = groups && isHidden[groups[i]] ? 1 : 0;
-      scene.open[i] = points.passes[i] && !(groups && isOut[groups[i]]) ? 1 : 0;
+      const open = points.passes[i] && !(groups && isOut[groups[i]]) ? 1 : 0;
+      changed ||= open !== scene.open[i];
+      scene.open[i] = open;
       scene.bright[i] = scene.open[i] && (!selected || selected[i]) ? 1 : 0;
       shown += scene.open[i];
       chosen += selected ? selected[i] & points.passes[i] : 0;
@@ -280,7 +316,7 @@ class Page {
     }
     root.dataset.shown = shown;
     root.dataset.selected = region ? chosen : "";
-    scene.relevel();
+    if (changed) scene.relevel();
     scene.recolour();
   }
 
@@ -468,13 +504,13 @@ class Page {
       pan: (dx, dy) => {
         cancelAnimationFrame(this.moving);
         this.camera.moveBy(dx, dy);
-        this.redraw();
+        this.move();
       },
       zoom: (factor, left, top) => {
         const before = this.camera.zoom;
         cancelAnimationFrame(this.moving);
         this.camera.zoomBy(factor, left, top);
-        this.redraw();
+        this.move();
         return this.camera.zoom !== before || before > 1;
       },
       drawn: (pixels, done) => this.drawn(pixels, done),

@@ -57,9 +57,10 @@ const FLOATS = 10; // of a picture: box (4), part of its texture (4), frame (4 b
 /** Throws an Error where there is no WebGL 2. */
 export class Renderer {
   constructor(canvas) {
-    const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, premultipliedAlpha: true });
+    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false });
     if (!gl) throw new Error("This browser has no WebGL 2");
     this.gl = gl;
+    this.ground = getComputedStyle(canvas).backgroundColor.match(/\d+/g).slice(0, 3).map((part) => part / 255);
     this.dots = program(gl, DOTS);
     this.pictures = program(gl, PICTURES);
     gl.enable(gl.BLEND);
@@ -67,10 +68,6 @@ export class Renderer {
     this.largestDot = gl.getParameter(gl.ALIASED_POINT_SIZE_RANGE)[1];
     this.buffers = { start: gl.createBuffer(), end: gl.createBuffer(), colour: gl.createBuffer() };
     this.pointArrays = gl.createVertexArray();
-    gl.bindVertexArray(this.pointArrays);
-    attribute(gl, this.dots, "start", this.buffers.start, 2);
-    attribute(gl, this.dots, "end", this.buffers.end, 2);
-    attribute(gl, this.dots, "colour", this.buffers.colour, 4, gl.UNSIGNED_BYTE);
     this.instances = gl.createBuffer();
     this.pictureArrays = gl.createVertexArray();
     gl.bindVertexArray(this.pictureArrays);
@@ -96,12 +93,14 @@ export class Renderer {
   clear() {
     const { gl } = this;
     gl.viewport(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight);
-    gl.clearColor(0, 0, 0, 0);
+    gl.clearColor(...this.ground, 1);
     gl.clear(gl.COLOR_BUFFER_BIT);
   }
 
-  /** `size` in pixels of the screen's own. */
-  drawDots(n, { progress, centre, scale, size, square }) {
+  /** Dots for ranges [first, end) of points, or for every `step`-th point of them.
+   *
+   * `size` in pixels of the screen's own. */
+  drawDots(ranges, step, { progress, centre, scale, size, square }) {
     const { gl, dots } = this;
     gl.useProgram(dots.program);
     gl.uniform1f(dots.at("progress"), progress);
@@ -110,7 +109,13 @@ export class Renderer {
     gl.uniform1f(dots.at("size"), Math.min(size, this.largestDot));
     gl.uniform1i(dots.at("square"), square);
     gl.bindVertexArray(this.pointArrays);
-    gl.drawArrays(gl.POINTS, 0, n);
+    attribute(gl, dots, "start", this.buffers.start, 2, gl.FLOAT, { stride: 8 * step });
+    attribute(gl, dots, "end", this.buffers.end, 2, gl.FLOAT, { stride: 8 * step });
+    attribute(gl, dots, "colour", this.buffers.colour, 4, gl.UNSIGNED_BYTE, { stride: 4 * step });
+    for (const [first, end] of ranges) {
+      const from = Math.ceil(first / step);
+      gl.drawArrays(gl.POINTS, from, Math.ceil(end / step) - from);
+    }
   }
 
   /** Pictures out of one texture. Lengths in CSS pixels, in a window of this width and height. */
@@ -132,7 +137,7 @@ export class Renderer {
     gl.bindTexture(gl.TEXTURE_2D, texture);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
     gl.generateMipmap(gl.TEXTURE_2D);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_NEAREST);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
     return texture;

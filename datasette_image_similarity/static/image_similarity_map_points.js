@@ -7,6 +7,7 @@ const MAGIC = 0x50534d49; // "IMSP", little-endian
 const HEADER = 32;
 const MOST_CORNERS = 60;
 const AWAY = 1e6;
+const BLOCK = 256;
 export const NO_LEVEL = 255;
 
 /** The arrays of a points.bin, as views on its buffer. Throws an Error for anything else. */
@@ -40,7 +41,10 @@ export function scatterLayout({ n, x, y }) {
     halfHeight = Math.max(halfHeight, Math.abs(y[i]));
   }
   const same = (corners) => corners;
-  return { name: "scatter", xy, extent: [halfWidth, halfHeight], toAddress: same, fromAddress: same };
+  return {
+    name: "scatter", xy, boxes: boxesOf(xy),
+    extent: [halfWidth, halfHeight], toAddress: same, fromAddress: same,
+  };
 }
 
 /** The same for the grid. `unit` is the side of a cell; pictures without a cell are out of sight. */
@@ -55,11 +59,45 @@ export function gridLayout({ n, cell, columns }) {
     xy[2 * i + 1] = placed ? (rows / 2 - Math.floor(cell[i] / columns) - 0.5) * unit : AWAY;
   }
   return {
-    name: "grid", xy, unit,
+    name: "grid", xy, unit, boxes: boxesOf(xy),
     extent: [columns * unit / 2, rows * unit / 2],
     toAddress: (corners) => corners.map(([x, y]) => [x / unit + columns / 2, rows / 2 - y / unit]),
     fromAddress: (corners) => corners.map(([c, r]) => [(c - columns / 2) * unit, (rows / 2 - r) * unit]),
   };
+}
+
+/** The box (left, bottom, right, top) around each block of points. Their order follows a curve
+ * through the map, so that blocks are small. */
+function boxesOf(xy) {
+  const n = xy.length / 2;
+  const boxes = new Float32Array(4 * Math.ceil(n / BLOCK));
+  for (let block = 0; block < boxes.length; block += 4) {
+    const box = [Infinity, Infinity, -Infinity, -Infinity];
+    const end = Math.min((block / 4 + 1) * BLOCK, n);
+    for (let i = block / 4 * BLOCK; i < end; i++) {
+      const [x, y] = [xy[2 * i], xy[2 * i + 1]];
+      if (x < box[0]) box[0] = x;
+      if (y < box[1]) box[1] = y;
+      if (x > box[2]) box[2] = x;
+      if (y > box[3]) box[3] = y;
+    }
+    boxes.set(box, block);
+  }
+  return boxes;
+}
+
+/** Ranges [first, end) of points that hold all those inside a box, and few others. */
+export function rangesIn({ xy, boxes }, left, bottom, right, top) {
+  const n = xy.length / 2;
+  const ranges = [];
+  for (let block = 0; block < boxes.length; block += 4) {
+    if (boxes[block] > right || boxes[block + 1] > top || boxes[block + 2] < left || boxes[block + 3] < bottom) continue;
+    const first = block / 4 * BLOCK;
+    const end = Math.min(first + BLOCK, n);
+    if (ranges.at(-1)?.[1] === first) ranges.at(-1)[1] = end;
+    else ranges.push([first, end]);
+  }
+  return ranges;
 }
 
 /** Which pictures are shown at which zoom, so that none covers another.
@@ -131,18 +169,6 @@ export class Levels {
       return false;
     });
   }
-}
-
-/** The point nearest to a place, within a distance; -1 where there is none. */
-export function nearest(xy, eligible, x, y, within) {
-  let [best, least] = [-1, within * within];
-  for (let i = 0; i < eligible.length; i++) {
-    if (!eligible[i]) continue;
-    const [dx, dy] = [xy[2 * i] - x, xy[2 * i + 1] - y];
-    const distance = dx * dx + dy * dy;
-    if (distance < least) [best, least] = [i, distance];
-  }
-  return best;
 }
 
 /** Which points lie in a polygon (1 or 0 for each): the rule of even and odd crossings. */

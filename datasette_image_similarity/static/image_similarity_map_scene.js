@@ -1,7 +1,7 @@
 // What is drawn at a moment: dots, and as many pictures as have room.
 
 import { Batch, Renderer, Textures } from "./image_similarity_map_draw.js";
-import { Levels, NO_LEVEL } from "./image_similarity_map_points.js";
+import { Levels, NO_LEVEL, rangesIn } from "./image_similarity_map_points.js";
 import { packed } from "./image_similarity_map_colour.js";
 
 const STEP = Math.SQRT2; // zoom from one level of pictures to the next
@@ -16,8 +16,8 @@ const FAINT = "#9aa1ab";
 
 export class Scene {
   /** `details(item)` promises what pictures.json says of an item. Throws without WebGL 2. */
-  constructor(canvas, points, layouts, camera, { atlas, details, redraw }) {
-    Object.assign(this, { canvas, points, layouts, camera, atlas, details, redraw });
+  constructor(canvas, points, layouts, camera, { atlas, details, redraw, arrived }) {
+    Object.assign(this, { canvas, points, layouts, camera, atlas, details, redraw, arrived });
     const { n } = points;
     this.open = points.passes.slice(); // passes the filters, and the legend shows it
     this.bright = this.open.slice(); // open, and selected if there is a selection
@@ -25,7 +25,8 @@ export class Scene {
     this.colours = null; // of the groups, and the group of each point
     this.groups = null;
     this.progress = 0; // from the scatter (0) to the grid (1)
-    this.pictures = 0; // drawn in the last frame
+    this.pictures = 0; // drawn in the last frame, small or large
+    this.step = 1; // every so many-th dot is drawn
     this.bytes = new Uint32Array(n); // colour of each dot
     this.perRow = Math.floor(points.sheetSide / points.tileSide); // tiles of a sheet
     this.perSheet = this.perRow ** 2;
@@ -43,8 +44,8 @@ export class Scene {
     this.renderer = new Renderer(this.canvas);
     const sheetBytes = points.sheetSide ** 2 * 4 * 4 / 3;
     this.mostSheets = Math.max(4, Math.floor(SHEET_BYTES / sheetBytes));
-    this.sheets = new Textures(this.renderer, this.mostSheets, 3, this.redraw);
-    this.thumbnails = new Textures(this.renderer, THUMBNAILS + 60, 6, this.redraw);
+    this.sheets = new Textures(this.renderer, this.mostSheets, 3, this.arrived);
+    this.thumbnails = new Textures(this.renderer, THUMBNAILS + 60, 6, this.arrived);
     this.renderer.upload("start", this.layouts.scatter.xy);
     this.renderer.upload("end", (this.layouts.grid ?? this.layouts.scatter).xy);
   }
@@ -73,7 +74,20 @@ export class Scene {
     const { camera } = this;
     const spacing = (level) => (this.side(STEP ** level) + ROOM) / (camera.base * STEP ** level);
     this.levels = new Levels(this.layouts.scatter, this.open, spacing);
+    this.levels.make(this.level());
+    this.prepare(this.levels);
     this.redraw();
+  }
+
+  /** Make the levels of pictures that coming closer will need, one at a time. */
+  prepare(levels) {
+    setTimeout(() => {
+      const wanted = levels === this.levels && levels.waiting.length > 0;
+      if (!wanted || STEP ** levels.made > this.camera.mostZoom) return;
+      levels.make(levels.made);
+      if (levels.made - 1 <= this.level()) this.redraw();
+      this.prepare(levels);
+    }, 20);
   }
 
   /** The side of a picture of the scatter, in CSS pixels. */
@@ -85,10 +99,10 @@ export class Scene {
   }
 
   draw() {
-    const { camera, renderer, points, canvas } = this;
+    const { camera, renderer, canvas } = this;
     const ratio = canvas.width / camera.width;
     renderer.clear();
-    renderer.drawDots(points.n, {
+    renderer.drawDots(this.ranges(this.dotSize()), this.step, {
       progress: this.progress,
       centre: [camera.x, camera.y],
       scale: [2 * camera.scale / camera.width, 2 * camera.scale / camera.height],
@@ -96,6 +110,15 @@ export class Scene {
       square: this.progress === 1,
     });
     this.drawPictures(ratio);
+  }
+
+  /** Ranges of points that hold all in the window, and so many pixels around it. */
+  ranges(around) {
+    const { camera, points, progress } = this;
+    if (progress > 0 && progress < 1) return [[0, points.n]];
+    const [left, top] = camera.toMap(-around, -around);
+    const [right, bottom] = camera.toMap(camera.width + around, camera.height + around);
+    return rangesIn(this.layout, left, bottom, right, top);
   }
 
   dotSize() {
@@ -111,15 +134,18 @@ export class Scene {
     const batches = this.gather();
     const ordered = [...batches].sort(([, a], [, b]) => b.length - a.length);
     const border = this.border();
-    this.pictures = 0;
     const close = this.closest(ratio);
+    this.pictures = 0;
+    const draw = (batch, texture) => renderer.drawPictures(batch, texture, camera.width, camera.height, border);
+    const sheets = new Set(); // those drawn
     // A sheet of thousands is not worth its megabytes for a few pictures that come as thumbnails.
     const few = close.length ? this.perSheet / 64 : 0;
     for (const [sheet, batch] of ordered.slice(0, this.mostSheets)) {
       if (batch.length < few && !this.sheets.held.has(sheet)) continue;
       const texture = this.sheets.get(sheet, () => this.atlas(sheet));
       if (!texture) continue;
-      renderer.drawPictures(batch, texture, camera.width, camera.height, border);
+      draw(batch, texture);
+      sheets.add(sheet);
       this.pictures += batch.length;
     }
     for (const { i, box, frame, alpha } of close) {
@@ -128,7 +154,8 @@ export class Scene {
       if (!texture) continue;
       const one = new Batch();
       one.add(...box, [0, 0, 1, 1], frame, alpha);
-      renderer.drawPictures(one, texture, camera.width, camera.height, border);
+      draw(one, texture);
+      if (!sheets.has(Math.floor(points.slot[i] / this.perSheet))) this.pictures++;
     }
   }
 
@@ -155,7 +182,6 @@ export class Scene {
     const from = layouts.scatter.xy;
     const to = (layouts.grid ?? layouts.scatter).xy;
     const level = this.level();
-    if (progress < 1) this.levels.make(level);
     const everything = camera.zoom >= camera.mostZoom;
     const scattered = this.side(camera.zoom);
     const cell = this.cell();
@@ -165,17 +191,17 @@ export class Scene {
     const paper = packed("#ffffff", 255);
     const batches = new Map();
     this.large = [];
-    for (let i = 0; i < points.n; i++) {
-      if (this.off[i]) continue;
+    const add = (i) => {
+      if (this.off[i]) return;
       const at = this.levels.of[i];
       const placed = this.open[i] && (at <= level || everything);
       const side = (placed ? scattered : 0) * (1 - progress) + gridded * progress;
-      if (side < 4) continue;
+      if (side < 4) return;
       const [left, top] = camera.toScreen(
         from[2 * i] + (to[2 * i] - from[2 * i]) * progress,
         from[2 * i + 1] + (to[2 * i + 1] - from[2 * i + 1]) * progress,
       );
-      if (left < -side || top < -side || left > camera.width + side || top > camera.height + side) continue;
+      if (left < -side || top < -side || left > camera.width + side || top > camera.height + side) return;
       const appeared = placed && at > 0 && at !== NO_LEVEL ? (camera.zoom / STEP ** at - 1) / FADE : 1;
       let alpha = this.bright[i] ? 1 : this.open[i] ? 0.3 : 0.14;
       if (progress < 1) alpha *= Math.min(Math.max(appeared, progress), 1);
@@ -189,7 +215,8 @@ export class Scene {
       const part = tilePart(inSheet % perRow, Math.floor(inSheet / perRow), tile, aspect);
       batch.add(...box, part, frame, alpha);
       if (progress === 0 || progress === 1) this.large.push({ i, box, frame, alpha });
-    }
+    };
+    for (const [first, end] of this.ranges(Math.max(scattered, gridded))) for (let i = first; i < end; i++) add(i);
     return batches;
   }
 
@@ -209,17 +236,20 @@ export class Scene {
     const cell = layout.name === "grid" ? this.cell() : 0;
     const side = cell || this.side(camera.zoom);
     const level = this.level();
+    const [x, y] = camera.toMap(left, top);
+    const around = Math.max(side, reach) / camera.scale;
     let [best, least] = [-1, reach * reach];
-    for (let i = 0; i < points.n; i++) {
-      if (!this.open[i]) continue;
-      const [x, y] = camera.toScreen(layout.xy[2 * i], layout.xy[2 * i + 1]);
-      const [dx, dy] = [Math.abs(x - left), Math.abs(y - top)];
-      if (dx > side && dx > reach) continue;
-      const aspect = cell ? 1 : points.aspect[i];
-      const covers = (cell || this.levels.of[i] <= level || camera.zoom >= camera.mostZoom)
-        && dx <= side / 2 * Math.min(1, aspect) && dy <= side / 2 * Math.min(1, 1 / aspect);
-      const distance = covers ? -1 / (1 + dx + dy) : dx * dx + dy * dy;
-      if (distance < least) [best, least] = [i, distance];
+    for (const [first, end] of rangesIn(layout, x - around, y - around, x + around, y + around)) {
+      for (let i = first; i < end; i++) {
+        if (!this.open[i]) continue;
+        const dx = Math.abs(layout.xy[2 * i] - x) * camera.scale;
+        const dy = Math.abs(layout.xy[2 * i + 1] - y) * camera.scale;
+        const aspect = cell ? 1 : points.aspect[i];
+        const covers = (cell || this.levels.of[i] <= level || camera.zoom >= camera.mostZoom)
+          && dx <= side / 2 * Math.min(1, aspect) && dy <= side / 2 * Math.min(1, 1 / aspect);
+        const distance = covers ? -1 / (1 + dx + dy) : dx * dx + dy * dy;
+        if (distance < least) [best, least] = [i, distance];
+      }
     }
     return best;
   }

@@ -1,6 +1,7 @@
 // Which part of a map is seen, and the gestures that change it: mouse, touch, wheel.
 
-const MARGIN = 0.94; // of the window, at zoom 1
+const MARGIN = 0.94; // of the window's height, at zoom 1
+const TOOLS = 66; // pixels at each side that wide windows keep for the tools
 const CLICK = { mouse: 4, pen: 8, touch: 10 }; // pixels a pointer may move and still click
 
 /** A place in map coordinates at the window's middle, and how much it is enlarged. */
@@ -12,7 +13,8 @@ export class Camera {
   /** The window's size in CSS pixels, and what has to fit into it at zoom 1. */
   resize(width, height, [halfWidth, halfHeight]) {
     Object.assign(this, { width, height });
-    this.base = Math.min(width / halfWidth, height / halfHeight) / 2 * MARGIN;
+    const inner = width > 600 ? width - 2 * TOOLS : width * MARGIN;
+    this.base = Math.min(inner / halfWidth, height * MARGIN / halfHeight) / 2;
   }
 
   /** CSS pixels to one unit of the map. */

@@ -8,6 +8,7 @@ selected.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -51,7 +52,11 @@ async def map_view(datasette: Datasette, request: Any) -> Response:
     found = await map_page(place, question)
     context: dict[str, Any] = {"map": found.status, "command": _command(place)}
     if found.status is not None:
-        narrowed = found.total and any(name != "_where" for name, _ in question.filters)
+        clear_url = question.url(path, drop=[REGION])
+        # What is selected has its own line above the pictures.
+        chips = [chip for chip in question.chips if chip.remove_url != clear_url]
+        question = replace(question, chips=chips)
+        narrowed = found.total and question.filters
         similar = await _similar_url(place, question, found.total) if narrowed else None
         context |= {
             **_addresses(place, question, path, found.status),
@@ -64,6 +69,7 @@ async def map_view(datasette: Datasette, request: Any) -> Response:
             "total": found.total,
             "first": question.offset + 1,
             "selected": any(name == REGION for name, _ in question.filters),
+            "clear_url": clear_url,
             "similar_url": similar,
             "first_url": question.url(path) if question.offset else None,
             "next_url": found.next and question.url(path, _next=found.next),
@@ -83,7 +89,7 @@ def _command(place: Place) -> str:
 def _addresses(
     place: Place, question: Question, path: str, status: MapStatus
 ) -> dict[str, Any]:
-    """Where this question's rows are, on the table's page and as files, and the map's data."""
+    """Where a question's rows are, on the table's page and as files, and the map's data."""
     version = "&v=" if "?" in place.url("") else "?v="
     streams = place.datasette.setting("allow_csv_stream")
     return {
@@ -92,7 +98,6 @@ def _addresses(
         if streams
         else _table_url(place, question, "csv", _size="max"),
         "json_url": _table_url(place, question, "json", _shape="objects", _size="max"),
-        "clear_url": question.url(path, drop=[REGION]),
         "data_urls": {
             "points": question.url(f"{path}/points.bin", drop=OF_THE_LIST),
             "atlas": f"{place.url('map/atlas/NUMBER')}{version}{status.version}",
