@@ -25,7 +25,7 @@ from . import database as db
 from . import query, sources, trust
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
-from .errors import CollectionError, ImageError
+from .errors import CollectionError, EncoderError, ImageError
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
@@ -34,6 +34,9 @@ from .query import Filter, Hit, Query
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+    from .explore.duplicates import Duplicates
+    from .explore.export import Exported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -346,6 +349,45 @@ class ImageCollection:
         with db.explained(self.database), db.transaction(conn):
             db.drop_index(conn, collection)
 
+    def duplicates(
+        self,
+        threshold: float | None = None,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Duplicates:
+        """Find groups of duplicates and store them in place of earlier ones.
+
+        `threshold` is the least cosine of look-alikes, measured by default: see
+        `explore/duplicates.py`. What was decided about pictures stays. Raises
+        CollectionError for a threshold that is no cosine, or without embeddings;
+        `explore.vectors.Stopped` when `stop()` turns true: then the earlier groups stay.
+        """
+        from .explore.duplicates import find_duplicates
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return find_duplicates(
+                conn,
+                collection,
+                threshold=threshold,
+                encoder=self._encoder_if_here,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def export_decisions(self, file: str | Path, to: str | Path | None = None) -> Exported:
+        """Write what was decided about duplicates: see `explore/export.py`.
+
+        `file` ends in .csv, .json or .sh: a script that moves what is marked to the
+        folder `to`. Raises CollectionError, also when nothing was decided.
+        """
+        from .explore.export import export_decisions
+
+        collection, conn = self._open()
+        folder = None if to is None else Path(to).expanduser()
+        return export_decisions(conn, collection, Path(file).expanduser(), folder)
+
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
         collection, conn = self._open()
@@ -362,6 +404,15 @@ class ImageCollection:
     def _open(self) -> tuple[db.Collection, sqlite3.Connection]:
         conn = self.connect()
         return db.find_collection(conn, self.table, self.name), conn
+
+    def _encoder_if_here(self) -> Encoder | None:
+        """The collection's encoder; None where it would have to be downloaded."""
+        if self._encoder is None:
+            spec = EncoderSpec.from_json(self._open()[0].encoder)
+            file = trust.weights_file(spec.weights_sha256)
+            with suppress(EncoderError):
+                self._encoder = restore_encoder(spec, weights_file=file, download=False)
+        return self._encoder
 
     def _existing(self) -> db.Collection | None:
         if not self.database.exists():

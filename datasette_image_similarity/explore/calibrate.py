@@ -82,8 +82,8 @@ class Thresholds:
         """Thresholds and reasons, a sentence each."""
         copies = self.copies
         measured = (
-            f"of {copies.pairs:,} recompressed, scaled, cropped and brightened copies of its "
-            "pictures"
+            f"of {copies.pairs:,} recompressed, scaled, cropped and brightened copies of "
+            "its pictures"
             if copies.pairs
             else "of such copies of other pictures (the encoder or the pictures cannot be "
             "had here)"
@@ -140,7 +140,7 @@ def _down(cosine: float) -> float:
 
 
 def stored_copies(stored: object, fingerprint: str, collected: int) -> Copies | None:
-    """What an earlier run measured, if it still holds: same encoder, about as many pictures.
+    """What an earlier run measured, if the encoder and about the size are as they were.
 
     `stored` is the JSON of thresholds; from a stranger's database it may be anything.
     """

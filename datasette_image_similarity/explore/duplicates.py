@@ -270,7 +270,7 @@ class _Scan:
         pairs: Pairs,
         linked: Linked,
     ) -> list[_Found]:
-        """Groups of these pairs (rows of `places`); their keepers go on to the next tier."""
+        """Groups of these pairs, rows of `places`. Their keepers go on to the next tier."""
         import numpy as np
 
         groups = [

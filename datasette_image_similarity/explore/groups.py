@@ -25,7 +25,7 @@ Linked = Callable[[int, "np.ndarray"], tuple["np.ndarray", "np.ndarray"]]
 
 
 class Group(NamedTuple):
-    """`members` int64 (m,) are places, `scores` float32 (m,) their cosines to the medoid."""
+    """Places, int64 (m,), in order, and their cosines to the medoid, float32 (m,)."""
 
     members: np.ndarray
     medoid: int

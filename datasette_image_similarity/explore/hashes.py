@@ -148,7 +148,6 @@ def stored_prints(
     there = {item: stored for item, stored in rows if _is_ours(stored)}
     missing = [item for item in ids.tolist() if item not in there]
     made = 0
-    say("Hashing pictures", 0, len(missing))
     squares = decoded(conn, collection, missing)
     while batch := list(islice(squares, AT_ONCE)):
         there |= _put_prints(conn, collection, batch)

@@ -1,8 +1,8 @@
 """Which picture of a group to keep, and why, in words.
 
 One question after the other, until one picture is left: the most pixels; a lossless file,
-else the most bytes; a date on which it was taken; the oldest date; a path that does not look
-like a copy's; the lowest key. What ruled others out is the reason.
+else the most bytes; a date on which it was taken; the oldest date; a path that does not
+look like a copy's; the lowest key. What ruled others out is the reason.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def _lossless(best: Facts, gone: list[Facts]) -> str:
 
 
 def _bytes(best: Facts, gone: list[Facts]) -> str:
-    return f"{in_bytes(best.bytes)}, {_at_most(gone, in_bytes, lambda one: one.bytes)}"
+    most = max(one.bytes for one in gone)
+    close = in_bytes(best.bytes) == in_bytes(most)
+    text = (lambda number: f"{number:,} bytes") if close else in_bytes
+    others = "the other" if len(gone) == 1 else "the others at most"
+    return f"{text(best.bytes)}, {others} {text(most)}"
 
 
 def _has_date(best: Facts, gone: list[Facts]) -> str:
@@ -75,13 +79,6 @@ def _oldest(best: Facts, gone: list[Facts]) -> str:
 
 def _name(best: Facts, gone: list[Facts]) -> str:
     return "its path does not look like a copy's"
-
-
-def _at_most(
-    gone: list[Facts], text: Callable[[int], str], number: Callable[[Facts], int]
-) -> str:
-    most = text(max(map(number, gone)))
-    return f"the other {most}" if len(gone) == 1 else f"the others at most {most}"
 
 
 def _age(facts: Facts) -> tuple[int, ...]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 2048  # pictures a side of a block
+FEW = 10_000  # pictures; below, all products are computed in full
 AXES = 128
+ROUNDS = 3  # of orthogonal iteration: nearly the principal axes are as good
 SAMPLE = 20_000  # vectors that the axes are found from
 ROUNDING = 1e-5  # of float32 products
 CROWDED = 0.02  # of a block's pairs: then the whole block is computed in full
@@ -183,13 +185,16 @@ def _bounding(vectors: np.ndarray) -> np.ndarray:
     import numpy as np
 
     count, dimensions = vectors.shape
-    if dimensions <= 2 * AXES or count <= BLOCK:
+    if dimensions <= 2 * AXES or count <= FEW:
         return vectors
     rng = np.random.default_rng(0)
     some = rng.choice(count, min(count, SAMPLE), replace=False)
     sample = vectors[np.sort(some)]
-    _, axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))
-    axes = np.ascontiguousarray(axes[:, -AXES:], np.float32)
+    moments = (sample.T @ sample).astype(np.float64)
+    axes = rng.standard_normal((dimensions, AXES))
+    for _ in range(ROUNDS):
+        axes = np.linalg.qr(moments @ axes)[0]
+    axes = axes.astype(np.float32)
     bounding = np.empty((count, AXES + 1), np.float32)
     for first in range(0, count, BLOCK):
         block = vectors[first : first + BLOCK]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datasette.filters import FilterArguments
 from datasette.utils.sqlite import sqlite3
 
-from ..database import Collection, SourceTable, source_of
+from ..database import Collection, SourceTable, is_current, source_of
 from ..errors import CollectionError
 from .service import service
 
@@ -36,7 +36,50 @@ class Narrowed(NamedTuple):
 # that means nothing.
 Narrowing = Callable[[sqlite3.Connection, Collection, str], Narrowed]
 
-NARROWINGS: dict[str, Narrowing] = {}
+
+def _duplicates_group(
+    conn: sqlite3.Connection, collection: Collection, value: str
+) -> Narrowed:
+    """The pictures of a group of duplicates."""
+    _require_current(conn)
+    sql = (
+        "i.id in (select item_id from _image_similarity_grouped "
+        "where group_id = {group} and collection_id = i.collection_id)"
+    )
+    group = int(value)
+    if not 0 < group < 2**63:  # what SQLite can compare with
+        raise ValueError(value)
+    return Narrowed(sql, {"group": group}, f"in group {group} of duplicates")
+
+
+def _decided(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
+    """The pictures whose newest decision, about their bytes as they are, is this one."""
+    if value not in DECISIONS:
+        raise ValueError(value)
+    _require_current(conn)
+    sql = (
+        "{decision} = (select d.decision from _image_similarity_decisions d "
+        "where d.collection_id = i.collection_id and d.pk = i.pk "
+        "and d.sha256 = i.sha256 and d.decision != 'apart' order by d.id desc limit 1)"
+    )
+    return Narrowed(sql, {"decision": value}, DECISIONS[value])
+
+
+def _require_current(conn: sqlite3.Connection) -> None:
+    if not is_current(conn):
+        raise CollectionError("Nobody has looked for duplicates in this database yet")
+
+
+DECISIONS = {
+    "keep": "kept among duplicates",
+    "mark": "marked as duplicates",
+    "skip": "skipped among duplicates",
+}
+
+NARROWINGS: dict[str, Narrowing] = {
+    "_image_group": _duplicates_group,
+    "_image_decision": _decided,
+}
 
 IN_WORDS = "image_similarity_in_words"  # in the extra context: words by (name, value)
 
