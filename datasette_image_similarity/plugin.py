@@ -51,7 +51,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import duplicates, pictures, views
+    from .web import deciding, duplicates, pictures, views
     from .web.add import add_picture
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
@@ -65,7 +65,7 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/duplicates(?:\.(?P<format>json|csv))?$", duplicates.review),
         (
             table + r"/duplicates/(?P<change>decide|accept|undo)(?:\.(?P<format>json))?$",
-            duplicates.decide,
+            deciding.decide,
         ),
     ]
 
