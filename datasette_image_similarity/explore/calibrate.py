@@ -110,28 +110,45 @@ ELSEWHERE = {"hog": (0.97, 0.993), "network": (0.9, 0.976)}
 
 
 def choose_thresholds(
-    vectors: np.ndarray, copies: Copies, alike: float | None = None
+    vectors: np.ndarray,
+    prints: hashes.Prints,
+    copies: Copies,
+    alike: float | None = None,
 ) -> Thresholds:
     """Thresholds for vectors float32 (n, d), L2-normalised; `alike` is taken as given."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    some = rng.choice(len(vectors), min(RANDOM, len(vectors)), replace=False)
-    product = vectors[some] @ vectors[some].T
-    pairs = product[np.triu_indices(len(some), 1)]
-    typical, rare = np.quantile(pairs, [0.5, RARE]) if len(pairs) else (0.0, 0.0)
-    # Where a collection is full of duplicates, random pairs are: half of the copies decide.
-    limit = _down(max(copies.low, min(float(rare), copies.half)))
+    typical, rare = _random_pairs(vectors, prints)
+    limit = _down(max(copies.low, min(rare, copies.half)))
     return Thresholds(
         same=limit,
         bits=max(BITS[0], min(copies.bits, BITS[1])),
         colours=max(COLOURS[0], min(math.ceil(copies.colours), COLOURS[1])),
         alike=limit if alike is None else alike,
         chosen=alike is not None,
-        typical=float(typical),
-        rare=float(rare),
+        typical=typical,
+        rare=rare,
         copies=copies,
     )
+
+
+def _random_pairs(vectors: np.ndarray, prints: hashes.Prints) -> tuple[float, float]:
+    """The cosine that half of random pairs reach, and one that hardly any does.
+
+    Pairs of near hashes are left out: in a collection of which every second picture is a
+    copy, they would be what is measured.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    some = rng.choice(len(vectors), min(RANDOM, len(vectors)), replace=False)
+    product = vectors[some] @ vectors[some].T
+    bits = hashes.bits_apart(prints.hashes[some, None], prints.hashes[None, some])
+    known = prints.known[some]
+    unlike = np.triu((bits > BITS[1]) | ~(known[:, None] & known[None]), 1)
+    pairs = product[unlike]
+    if not len(pairs):
+        return 0.0, 0.0
+    typical, rare = np.quantile(pairs, [0.5, RARE])
+    return float(typical), float(rare)
 
 
 def _down(cosine: float) -> float:

@@ -139,7 +139,7 @@ def find_duplicates(
         raise CollectionError(f"{collection.table!r} has no pictures with embeddings")
     prints = hashes.stored_prints(conn, collection, vectors.ids, say=say, stop=stop)
     copies = _copies(conn, collection, vectors, encoder, say, stop)
-    thresholds = choose_thresholds(vectors.vectors, copies, threshold)
+    thresholds = choose_thresholds(vectors.vectors, prints, copies, threshold)
     scan = _Scan(conn, collection, vectors, prints, thresholds, say, stop)
     found = [*scan.identical(), *scan.same(), *scan.alike()]
     if stop():
