@@ -236,6 +236,14 @@ async def test_marked_rows_as_csv(reviewed: Path) -> None:
     assert rows[0]["path"].endswith(".png")
 
 
+async def test_marked_pictures_as_a_table(reviewed: Path) -> None:
+    site = open_datasette(reviewed)
+    await decide(site, 2, "accept")
+    url = link_to(await show(site, "?_tier=same"), "_image_decision=mark")
+    rows = await ask_json(site, url.replace("?", ".json?") + "&_shape=array")
+    assert [row["id"] for row in rows] == [4, 5]
+
+
 @pytest.mark.parametrize("actor", [None, {"id": "guest"}])
 async def test_others_look_and_are_told_how_to_decide(
     reviewed: Path, actor: dict | None

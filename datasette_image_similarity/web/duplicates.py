@@ -27,7 +27,6 @@ from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .compat import table_tools_url
 from .curate import may_curate
-from .narrow import narrows
 from .question import PageError, Place, find_place
 from .tiles import caption_column
 
@@ -213,10 +212,9 @@ def page_url(place: Place, page: str = "duplicates", **parameters: object) -> st
 def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[str, Any]:
     """What is around the groups: tabs, counts, addresses."""
     view = "all" if asked.view == "all" else None
-    marked_url = None
-    if narrows("_image_decision"):
-        table = place.datasette.urls.table(place.database, place.table)
-        marked_url = f"{table}?_image_decision=mark"
+    named = place.request.args.get("_collection")
+    wanted = {"_image_decision": "mark", **({"_collection": named} if named else {})}
+    table = place.datasette.urls.table(place.database, place.table)
     return {
         "scan": overview.scan,
         "any_groups": bool(overview.groups),
@@ -245,7 +243,7 @@ def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[st
         "undo_url": place.url("duplicates/undo"),
         "steps": overview.steps,
         "marked": sum(one.marked for one in overview.tallies.values()),
-        "marked_url": marked_url,
+        "marked_url": f"{table}?{urlencode(wanted)}",
         "json_url": page_url(place, "duplicates.json", tier=tier),
         "csv_url": page_url(place, "duplicates.csv"),
         "command": _command(place),
