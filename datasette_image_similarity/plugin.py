@@ -51,7 +51,7 @@ def skip_csrf(scope: dict) -> bool:
 
 @hookimpl
 def register_routes() -> list[tuple[str, Any]]:
-    from .web import duplicates, evaluations, map_data, pictures, views
+    from .web import deciding, duplicates, evaluations, map_data, pictures, views
     from .web.add import add_picture
     from .web.clusters import clusters, rename_cluster
     from .web.map import map_view
@@ -74,7 +74,7 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/duplicates(?:\.(?P<format>json|csv))?$", duplicates.review),
         (
             table + r"/duplicates/(?P<change>decide|accept|undo)(?:\.(?P<format>json))?$",
-            duplicates.decide,
+            deciding.decide,
         ),
         (table + r"/clusters(?:\.(?P<format>json|csv))?$", clusters),
         (table + r"/clusters/rename(?:\.(?P<format>json))?$", rename_cluster),

@@ -81,6 +81,26 @@ async def test_a_group_has_an_address_of_its_own(reviewed: Path) -> None:
     assert "Group 1 of 1" in await show(site, "?_group=5")
 
 
+async def test_of_a_huge_group_some_are_shown_and_all_decided(
+    reviewed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasette_image_similarity.web.duplicates.SHOWN", 2)
+    site = open_datasette(reviewed)
+    page = await show(site, "?_group=4")
+    assert page.count("data-picture") == 2
+    assert "3 more pictures are in this group" in page
+    assert len((await decide(site, 4, "accept"))["changed"]) == 5
+    assert len((await state(site, 4))[1]) == 5
+
+
+async def test_what_counts_is_told(reviewed: Path) -> None:
+    words = '{"words": ["Look-alikes: cosine ≥ 0.97.", 5]}'
+    change(reviewed, f"update _image_similarity_scans set thresholds = '{words}'")
+    page = await show(open_datasette(reviewed), "?_tier=alike")
+    assert "24 pictures looked through" in page
+    assert "Look-alikes: cosine ≥ 0.97." in page
+
+
 async def test_a_group_that_is_gone_gives_way_to_the_next(reviewed: Path) -> None:
     site = open_datasette(reviewed)
     change(reviewed, "delete from images where id = 7")
@@ -214,6 +234,14 @@ async def test_marked_rows_as_csv(reviewed: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(response.text)))
     assert [row["pk"] for row in rows] == ["5", "7", "10", "11", "12", "13"]
     assert rows[0]["path"].endswith(".png")
+
+
+async def test_marked_pictures_as_a_table(reviewed: Path) -> None:
+    site = open_datasette(reviewed)
+    await decide(site, 2, "accept")
+    url = link_to(await show(site, "?_tier=same"), "_image_decision=mark")
+    rows = await ask_json(site, url.replace("?", ".json?") + "&_shape=array")
+    assert [row["id"] for row in rows] == [4, 5]
 
 
 @pytest.mark.parametrize("actor", [None, {"id": "guest"}])

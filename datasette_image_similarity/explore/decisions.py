@@ -73,6 +73,16 @@ class Scan:
     pictures: int
     thresholds: dict[str, Any]
 
+    @property
+    def words(self) -> list[str]:
+        """What counts as a duplicate and why, a sentence each."""
+        found = self.thresholds.get("words")
+        return (
+            [one for one in found if isinstance(one, str)]
+            if isinstance(found, list)
+            else []
+        )
+
 
 @dataclass(frozen=True)
 class Summary:

@@ -1,4 +1,7 @@
-"""The review page of duplicates: groups beside each other, and what is decided of them."""
+"""The review page of duplicates: groups beside each other, with what was decided of them.
+
+`deciding.py` takes the decisions.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from datasette.utils import urlsafe_components
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..explore import decisions
-from ..explore.decisions import Group, GroupChanged, Member, Scan, Summary, Tally
+from ..explore.decisions import Group, Member, Scan, Summary, Tally
 from ..explore.duplicates import TIERS
 from ..explore.facts import Facts, facts_of
 from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .compat import table_tools_url
-from .curate import actor_id, change, may_curate
-from .forms import read_fields
-from .narrow import narrows
+from .curate import may_curate
 from .question import PageError, Place, find_place
 from .tiles import caption_column
 
@@ -170,15 +170,15 @@ def _read_asked(place: Place) -> Asked:
     size = args.get("_size") or LISTED
     return Asked(
         tier=args.get("_tier") or None,
-        group=_whole(args.get("_group"), "_group") if args.get("_group") else None,
+        group=whole_number(args.get("_group"), "_group") if args.get("_group") else None,
         view=args.get("_view") or "one",
         state=args.get("_state") or None,
-        size=most if size == "max" else max(1, min(_whole(size, "_size"), most)),
-        after=_whole(args.get("_next") or 0, "_next"),
+        size=most if size == "max" else max(1, min(whole_number(size, "_size"), most)),
+        after=whole_number(args.get("_next") or 0, "_next"),
     )
 
 
-def _whole(value: object, name: str) -> int:
+def whole_number(value: object, name: str) -> int:
     try:
         number = int(str(value))
     except ValueError:
@@ -201,7 +201,7 @@ def _tier(asked: Asked, overview: Overview) -> str:
     return waiting[0] if waiting else TIERS[0]
 
 
-def _url(place: Place, page: str = "duplicates", **parameters: object) -> str:
+def page_url(place: Place, page: str = "duplicates", **parameters: object) -> str:
     """An address of this page with parameters of ours, in the collection that was named."""
     path = table_tools_url(place.datasette, place.database, place.table, page)
     named = {"collection": place.request.args.get("_collection"), **parameters}
@@ -212,10 +212,9 @@ def _url(place: Place, page: str = "duplicates", **parameters: object) -> str:
 def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[str, Any]:
     """What is around the groups: tabs, counts, addresses."""
     view = "all" if asked.view == "all" else None
-    marked_url = None
-    if narrows("_image_decision"):
-        table = place.datasette.urls.table(place.database, place.table)
-        marked_url = f"{table}?_image_decision=mark"
+    named = place.request.args.get("_collection")
+    wanted = {"_image_decision": "mark", **({"_collection": named} if named else {})}
+    table = place.datasette.urls.table(place.database, place.table)
     return {
         "scan": overview.scan,
         "any_groups": bool(overview.groups),
@@ -224,12 +223,12 @@ def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[st
         "tally": overview.tallies[tier],
         "meaning": MEANING[tier][1],
         "tabs": [
-            (MEANING[one][0], overview.tallies[one], _url(place, tier=one, view=view))
+            (MEANING[one][0], overview.tallies[one], page_url(place, tier=one, view=view))
             for one in TIERS
         ],
         "elsewhere": next(
             (
-                (MEANING[one.tier][0], _url(place, tier=one.tier, view=view))
+                (MEANING[one.tier][0], page_url(place, tier=one.tier, view=view))
                 for one in overview.tallies.values()
                 if one.open and one.tier != tier
             ),
@@ -237,17 +236,18 @@ def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[st
         ),
         "view": asked.view,
         "state": asked.state,
-        "one_url": _url(place, tier=tier),
-        "all_url": _url(place, tier=tier, view="all"),
+        "one_url": page_url(place, tier=tier),
+        "all_url": page_url(place, tier=tier, view="all"),
         "decide_url": place.url("duplicates/decide"),
         "accept_url": place.url("duplicates/accept"),
         "undo_url": place.url("duplicates/undo"),
         "steps": overview.steps,
         "marked": sum(one.marked for one in overview.tallies.values()),
-        "marked_url": marked_url,
-        "json_url": _url(place, "duplicates.json", tier=tier),
-        "csv_url": _url(place, "duplicates.csv"),
+        "marked_url": f"{table}?{urlencode(wanted)}",
+        "json_url": page_url(place, "duplicates.json", tier=tier),
+        "csv_url": page_url(place, "duplicates.csv"),
         "command": _command(place),
+        "files": place.collection.source != "blob",
         "megabytes": megabytes,
     }
 
@@ -267,12 +267,12 @@ async def _one(place: Place, asked: Asked, overview: Overview, tier: str) -> dic
     if asked.group is not None and not gone:
         now = asked.group
     else:
-        now = _next_open(groups, (asked.group or 0) - 1)
-    again = {"again_url": _url(place, tier=tier, group=ids[0]) if ids else None}
+        now = next_open(groups, (asked.group or 0) - 1)
+    again = {"again_url": page_url(place, tier=tier, group=ids[0]) if ids else None}
     if now is None:
         return {**again, "shown": None, "gone": gone}
     at = ids.index(now)
-    ahead = _next_open(groups, now)
+    ahead = next_open(groups, now)
     wanted = [now] if ahead in (None, now) else [now, ahead]
     shown = await _shown(place, wanted, overview, SHOWN)
     if not shown or shown[0].group.id != now:  # changed since the overview was read
@@ -280,7 +280,7 @@ async def _one(place: Place, asked: Asked, overview: Overview, tier: str) -> dic
 
     def beside(step: int) -> str | None:
         there = 0 <= at + step < len(ids)
-        return _url(place, tier=tier, group=ids[at + step]) if there else None
+        return page_url(place, tier=tier, group=ids[at + step]) if there else None
 
     return {
         **again,
@@ -304,11 +304,15 @@ async def _list(
         "first": first,
         "after": asked.after or None,
         "states": [
-            (title, asked.state == state, _url(place, tier=tier, view="all", state=state))
+            (
+                title,
+                asked.state == state,
+                page_url(place, tier=tier, view="all", state=state),
+            )
             for title, state in (("All", None), ("Open", "open"), ("Decided", "decided"))
         ],
-        "following_url": _url(place, **here, next=following) if following else None,
-        "group_url": lambda id: _url(place, tier=tier, group=id),
+        "following_url": page_url(place, **here, next=following) if following else None,
+        "group_url": lambda id: page_url(place, tier=tier, group=id),
     }
 
 
@@ -323,7 +327,7 @@ def _page_of(asked: Asked, groups: list[Summary]) -> tuple[list[int], int | None
     return here, here[-1] if len(ids) > len(here) else None
 
 
-def _next_open(groups: list[Summary], after: int) -> int | None:
+def next_open(groups: list[Summary], after: int) -> int | None:
     """The next group that waits, from the start again behind the last."""
     waiting = [one.id for one in groups if one.open]
     return next((id for id in waiting if id > after), waiting[0] if waiting else None)
@@ -375,7 +379,7 @@ def _picture(
     facts: Facts,
     captions: dict[int, object],
 ) -> Picture:
-    pk = _row_path(place, member.pk)
+    pk = row_path(place, member.pk)
     text = captions.get(member.item)
     named = str(text) if text not in (None, "") and not isinstance(text, bytes) else ""
     return Picture(
@@ -392,7 +396,7 @@ def _picture(
     )
 
 
-def _row_path(place: Place, key: db.Key) -> str:
+def row_path(place: Place, key: db.Key) -> str:
     parts = place.source.parts(key)
     return pk_path(parts if len(parts) > 1 else parts[0])
 
@@ -459,7 +463,7 @@ async def _as_json(place: Place, asked: Asked, overview: Overview) -> Response:
     next_url = None
     if following:
         here = {"tier": asked.tier, "state": asked.state, "size": asked.size}
-        next_url = _url(place, "duplicates.json", **here, next=following)
+        next_url = page_url(place, "duplicates.json", **here, next=following)
         next_url = place.datasette.absolute_url(place.request, next_url)
     scan = overview.scan
     return Response.json(
@@ -486,7 +490,7 @@ def _group_as_json(place: Place, shown: Shown) -> dict[str, Any]:
         "id": group.id,
         "tier": group.tier,
         "state": "open" if group.open else "decided",
-        "keeper": _row_path(place, group.keeper.pk),
+        "keeper": row_path(place, group.keeper.pk),
         "reason": group.reason,
         "version": group.version,
         "pictures": [
@@ -528,7 +532,7 @@ async def _marked_csv(place: Place) -> Response:
         writer.writerow(["pk", *columns])
         for pk, *values in decisions.marked_rows(conn, place.collection, columns):
             values = ["" if isinstance(value, bytes) else value for value in values]
-            writer.writerow([_row_path(place, pk), *values])
+            writer.writerow([row_path(place, pk), *values])
         return out.getvalue()
 
     return Response(
@@ -539,162 +543,3 @@ async def _marked_csv(place: Place) -> Response:
             **_cors(place),
         },
     )
-
-
-# Deciding
-
-
-@tells_errors
-async def decide(datasette: Datasette, request: Any) -> Response:
-    """A POST: what becomes of one group, of a whole tier, or of the newest step."""
-    place = await find_place(datasette, request)
-    fields = await read_fields(request) if request.method == "POST" else {}
-    write = {"decide": _decide_group, "accept": _accept, "undo": _undo}[
-        request.url_vars["change"]
-    ]
-    try:
-        done: Done = await change(place, lambda conn: write(conn, place, fields))
-    except GroupChanged as error:
-        raise PageError(409, str(error)) from None
-    if wants_json(request):
-        return Response.json(
-            {
-                "ok": True,
-                "message": done.said,
-                "changed": {_row_path(place, pk): new for pk, new in done.changed.items()},
-                "next_group": done.group,
-                "tiers": {tier: asdict(one) for tier, one in done.tallies.items()},
-            }
-        )
-    datasette.add_message(request, done.said, datasette.INFO)
-    return Response.redirect(_back(place, fields, done))
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a POST did, in words and by key (None: taken back), and the group to look at
-    next (None: all of the tier are decided)."""
-
-    said: str
-    changed: dict[db.Key, str | None]
-    tier: str
-    group: int | None
-    tallies: dict[str, Tally]
-
-
-def _decide_group(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> Done:
-    id = _whole(fields.get("group"), "group")
-    group = decisions.read_group(conn, place.collection, id)
-    if fields.get("version", group.version) != group.version:
-        raise GroupChanged("Other pictures are in this group by now: look again")
-    action, actor = str(fields.get("action")), actor_id(place)
-    pk = _key(conn, place, fields)
-    changed: dict[db.Key, str | None] = {}
-    if action == "split":
-        if pk is None:
-            raise PageError(400, "Say which picture: pk is missing")
-        decisions.split(conn, place.collection, group, pk, actor)
-        changed[pk] = "apart"
-    elif action in decisions.ACTIONS:
-        changed |= decisions.decide(conn, place.collection, group, action, pk, actor)
-    else:
-        known = ", ".join((*decisions.ACTIONS, "split"))
-        raise PageError(400, f"action must be one of {known}")
-    groups = decisions.summaries(conn, place.collection)
-    here = [one for one in groups if one.tier == group.tier]
-    stay = action in ("mark", "unmark", "split") and id in [one.id for one in here]
-    return Done(
-        said=_in_words(group, action, pk, changed),
-        changed=changed,
-        tier=group.tier,
-        group=id if stay else _next_open(here, id),
-        tallies=decisions.tallies(groups),
-    )
-
-
-def _key(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> db.Key | None:
-    """The key of the row in the field `pk`. Raises PageError 404 without such a row."""
-    pk = fields.get("pk")
-    if pk is None:
-        return None
-    key = place.source.find(conn, urlsafe_components(str(pk)))
-    if key is None:
-        raise PageError(404, f"There is no row {pk} in {place.table}")
-    return key
-
-
-def _in_words(
-    group: Group, action: str, pk: db.Key | None, changed: dict[db.Key, str | None]
-) -> str:
-    numbers = {one.pk: number for number, one in enumerate(group.members, 1)}
-    if action == "split":
-        return f"Split picture {numbers.get(pk)} off: it is no duplicate of the others."
-    if not changed:
-        return "Nothing to change: it has been decided so already."
-    if action == "skip":
-        return "Skipped: everything stays as it is."
-    if action in ("mark", "unmark"):
-        done = "Marked" if action == "mark" else "Kept"
-        return f"{done} picture {numbers.get(pk)}."
-    kept = numbers.get(pk, 1) if action == "keep" else 1
-    others = len(group.members) - 1
-    return f"Kept picture {kept}, marked {count(others, 'other')}."
-
-
-def _accept(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> Done:
-    tier = fields.get("tier")
-    if tier not in TIERS:
-        raise PageError(400, f"tier must be one of {', '.join(TIERS)}")
-    before = decisions.tallies(decisions.summaries(conn, place.collection))[tier]
-    expected = fields.get("pictures", before.would_mark)
-    if _whole(expected, "pictures") != before.would_mark:
-        raise PageError(
-            409,
-            f"By now this would mark {count(before.would_mark, 'picture')}, not "
-            f"{expected}: look again",
-        )
-    changed = decisions.accept_tier(conn, place.collection, tier, actor_id(place))
-    groups = decisions.summaries(conn, place.collection)
-    marked = sum(new == "mark" for new in changed.values())
-    return Done(
-        said=f"Accepted {count(before.acceptable, 'suggestion')}: "
-        f"{count(marked, 'picture')} marked.",
-        changed=dict(changed),
-        tier=tier,
-        group=_next_open([one for one in groups if one.tier == tier], 0),
-        tallies=decisions.tallies(groups),
-    )
-
-
-def _undo(conn: sqlite3.Connection, place: Place, fields: dict[str, Any]) -> Done:
-    taken = decisions.undo(conn, place.collection)
-    groups = decisions.summaries(conn, place.collection)
-    by_id = {one.id: one for one in groups}
-    found = by_id.get(decisions.group_with(conn, place.collection, taken) or 0)
-    tier = found.tier if found else fields.get("tier")
-    return Done(
-        said=f"Took back what was decided of {count(len(taken), 'picture')}."
-        if taken
-        else "There is nothing to take back.",
-        changed=dict.fromkeys(taken),
-        tier=tier if tier in TIERS else TIERS[0],
-        group=found.id if found else None,
-        tallies=decisions.tallies(groups),
-    )
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _back(place: Place, fields: dict[str, Any], done: Done) -> str:
-    """Where a form leads: to the next group, or the same page of the list."""
-    if fields.get("view") != "all":
-        return _url(place, tier=done.tier, group=done.group)
-    known = {name: fields.get(name) or None for name in ("state", "next")}
-    return _url(place, tier=done.tier, view="all", **known) + _anchor(fields)
-
-
-def _anchor(fields: dict[str, Any]) -> str:
-    group = str(fields.get("group", ""))
-    return f"#group-{group}" if group.isdecimal() else ""
