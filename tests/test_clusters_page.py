@@ -24,15 +24,24 @@ def make(path: Path, table: str = "images", **options: Any) -> None:
         collection.clusters(**options)
 
 
-@pytest.fixture
-def clustered(copied: Path) -> Path:
-    """The gallery in three clusters, with the first eight pictures in none."""
-    make(copied, k=3)
+@pytest.fixture(scope="module")
+def clustered_once(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `clustered` copies."""
+    path = tmp_path_factory.mktemp("clustered") / "gallery.db"
+    path.write_bytes(made_once.read_bytes())
+    make(path, k=3)
     sql(
-        copied,
+        path,
         "update _image_similarity_members set cluster_id = null, album = null, "
         "distance = null where item_id <= 4",
     )
+    return path
+
+
+@pytest.fixture
+def clustered(copied: Path, clustered_once: Path) -> Path:
+    """The gallery in three clusters, with the first four pictures in none."""
+    copied.write_bytes(clustered_once.read_bytes())
     return copied
 
 
