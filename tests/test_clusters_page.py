@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from core import embed, make_older, sql, value
+from datasette.utils import tilde_encode
 from serving import ROOT, ask, ask_json, change, link_to, links, open_datasette
 
 from datasette_image_similarity import ImageCollection
@@ -24,15 +25,24 @@ def make(path: Path, table: str = "images", **options: Any) -> None:
         collection.clusters(**options)
 
 
-@pytest.fixture
-def clustered(copied: Path) -> Path:
-    """The gallery in three clusters, with the first eight pictures in none."""
-    make(copied, k=3)
+@pytest.fixture(scope="module")
+def clustered_once(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `clustered` copies."""
+    path = tmp_path_factory.mktemp("clustered") / "gallery.db"
+    path.write_bytes(made_once.read_bytes())
+    make(path, k=3)
     sql(
-        copied,
+        path,
         "update _image_similarity_members set cluster_id = null, album = null, "
         "distance = null where item_id <= 4",
     )
+    return path
+
+
+@pytest.fixture
+def clustered(copied: Path, clustered_once: Path) -> Path:
+    """The gallery in three clusters, with the first four pictures in none."""
+    copied.write_bytes(clustered_once.read_bytes())
     return copied
 
 
@@ -178,6 +188,16 @@ async def test_a_table_is_narrowed_by_cluster(clustered: Path) -> None:
     assert len(mine - {9}) in (sizes[next(iter(sizes))], sizes[next(iter(sizes))] - 1)
 
 
+@pytest.mark.parametrize("name", ["there", "ranked", "passing", 'm "1"'])
+async def test_any_name_of_a_table(tmp_path: Path, photos: Path, name: str) -> None:
+    path = tmp_path / "x.db"
+    embed(path, photos / "red", table=name)
+    make(path, name, k=2)
+    page = "/x/" + tilde_encode(name) + "/-/clusters.json"
+    found = await ask_json(open_datasette(path), f"{page}?name__contains=red")
+    assert sum(one["size"] for one in found["clusters"]) == 8
+
+
 @pytest.mark.parametrize("value", ["999", "x", "", "1 or 1=1", "9" * 30, "9" * 5000])
 async def test_a_cluster_that_is_not_there(clustered: Path, value: str) -> None:
     site = open_datasette(clustered)
@@ -218,6 +238,10 @@ async def test_new_pictures_are_counted(clustered: Path, photos: Path) -> None:
     page = (await ask(site, PAGE)).text
     assert "1 picture is new since" in page
     assert "clusters gallery.db images --k 3</pre>" in page
+    sql(clustered, "update _image_similarity_items set embedded_at = '9' where id = 9")
+    assert (await ask_json(site, f"{PAGE}.json"))["changed"] == 1
+    page = (await ask(site, PAGE)).text
+    assert "in no cluster, 1 has been embedded again since" in page
 
 
 async def test_deleted_rows_are_not_shown(clustered: Path) -> None:

@@ -16,6 +16,10 @@ from ..errors import CollectionError, DatabaseError
 from ..query import Filter
 from .names import LONGEST, tidy, unique
 
+# In queries.
+THERE = "_image_similarity_there"
+RANKED = "_image_similarity_ranked"
+
 DAMAGED = (
     "The clusters in this database are damaged: make them anew with datasette "
     "image-similarity clusters"
@@ -48,12 +52,14 @@ class Album:
 class Albums:
     """All clusters that hold something, biggest first; pictures `outside` of them.
 
-    `new` of those outside came after the clusters were made.
+    `new` of those outside came after the clusters were made; `changed` pictures, inside or
+    not, have been embedded again since.
     """
 
     clusters: list[Album] = field(default_factory=list)
     outside: int = 0
     new: int = 0
+    changed: int = 0
 
     @property
     def total(self) -> int:
@@ -96,26 +102,31 @@ def made(conn: sqlite3.Connection, collection: db.Collection) -> Made | None:
 
 
 def albums(
-    conn: sqlite3.Connection, collection: db.Collection, filter: Filter | None = None
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    how: Made,
+    filter: Filter | None = None,
 ) -> Albums:
     """The clusters, counted over the pictures that are there and pass a filter."""
     source = db.source_of(conn, collection)
     with_, items, params = _passing(source, filter)
     member = "left join _image_similarity_members m on m.item_id = i.id"
     counted = conn.execute(
-        f"{with_} select m.cluster_id, m.item_id is null, count(*), avg(m.distance) "
-        f"{db.live_sql(collection, source, f'{items} {member}')} group by 1, 2",
-        params,
+        f"{with_} select m.cluster_id, count(*), sum(m.item_id is null), "
+        "sum(m.item_id is not null and i.embedded_at > :image_made), avg(m.distance) "
+        f"{db.live_sql(collection, source, f'{items} {member}')} group by 1",
+        params | {"image_made": how.at},
     ).fetchall()
     named = _clusters(conn, collection)
-    found, outside, new = [], 0, 0
-    for cluster, is_new, size, spread in counted:
+    found, outside, new, changed = [], 0, 0, 0
+    for cluster, size, just_come, again, spread in counted:
+        new, changed = new + just_come, changed + again
         if cluster in named and isinstance(spread, float):
             found.append(Album(cluster, *named[cluster], size, spread))
         else:
             outside += size
-            new += size if is_new else 0
-    return Albums(sorted(found, key=lambda a: (-a.size, a.name, a.id)), outside, new)
+    found.sort(key=lambda album: (-album.size, album.name, album.id))
+    return Albums(found, outside, new, changed)
 
 
 def _passing(
@@ -126,8 +137,8 @@ def _passing(
         return "", "_image_similarity_items i", {}
     passing = f"select {source.key_sql()} from {db.quote(source.name)} where {filter.where}"
     return (
-        f"with passing(pk) as materialized ({passing})",
-        "passing p cross join _image_similarity_items i on i.pk = +p.pk",
+        f"with _image_similarity_passing(pk) as materialized ({passing})",
+        "_image_similarity_passing p cross join _image_similarity_items i on i.pk = +p.pk",
         dict(filter.params),
     )
 
@@ -215,17 +226,18 @@ def _spread(
     most: int,
 ) -> dict[int, list[Member]]:
     """The first of each cluster, the last, and as many as fit at even steps between."""
-    there = f"{with_}, there" if with_ else "with there"
+    # Names of ours, so that no table of the user's is hidden by them.
+    there = f"{with_}, {THERE}" if with_ else f"with {THERE}"
     step = "{} * (:image_most - 1) / (size - 1)"
     rows = conn.execute(
         f"""
         {there} as (select {wanted} {live}),
-        ranked as (
+        {RANKED} as (
             select *, row_number() over nearest - 1 as place,
                 count(*) over (partition by cluster) as size
-            from there window nearest as (partition by cluster order by distance, item)
+            from {THERE} window nearest as (partition by cluster order by distance, item)
         )
-        select cluster, pk, caption, width, height, distance from ranked
+        select cluster, pk, caption, width, height, distance from {RANKED}
         where place = 0 or {step.format("place")} > {step.format("(place - 1)")}
         order by cluster, place
         """,

@@ -131,7 +131,7 @@ def _read(
     how = made(conn, collection)
     if how is None:
         return Shown(None, Albums(), {}, [], sort, None)
-    found = albums(conn, collection, question.filter)
+    found = albums(conn, collection, how, question.filter)
     end = len(found.clusters) if whole else question.offset + question.size
     start = 0 if whole else question.offset
     on_page = [album.id for album in _sorted(found, sort)[start:end]]
@@ -304,6 +304,7 @@ def _json_answer(place: Place, question: Question, shown: Shown) -> Response:
         ],
         "in_no_cluster": shown.albums.outside,
         "new": shown.albums.new,
+        "changed": shown.albums.changed,
         "next": None if shown.next is None else str(shown.next),
         "next_url": following,
     }
