@@ -310,7 +310,7 @@ def test_without_the_encoder_values_measured_elsewhere_stand_in(
     monkeypatch.setattr(ImageCollection, "_encoder_if_here", lambda self: None)
     found = find(own)
     assert found.thresholds.copies.pairs == 0
-    assert "cannot be had here" in " ".join(found.thresholds.words)
+    assert "measured elsewhere" in " ".join(found.thresholds.words)
     assert found.of_tier("same")
 
 

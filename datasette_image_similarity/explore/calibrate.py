@@ -85,12 +85,12 @@ class Thresholds:
     def words(self) -> list[str]:
         """Thresholds and reasons, a sentence each."""
         copies = self.copies
+        made = "recompressed, scaled, cropped and brightened copies"
         measured = (
-            f"of {copies.pairs:,} recompressed, scaled, cropped and brightened copies of "
-            "its pictures"
+            f"of {copies.pairs:,} {made} of its pictures"
             if copies.pairs
-            else "of such copies of other pictures (the encoder or the pictures cannot be "
-            "had here)"
+            else f"of {made} of other photos (its encoder or its pictures cannot be had "
+            "here, so this was measured elsewhere)"
         )
         why = (
             "as asked for"
