@@ -128,7 +128,7 @@ def test_groups_marked_as_a_whole_are_told(own: Path, tmp_path: Path) -> None:
     for name in ("00.png", "again/00 copy.png"):
         decide(own, name, "mark")
     result = command("duplicates", own, "--export", tmp_path / "x.csv")
-    assert "In 1 groups all pictures are marked" in result.output
+    assert "In 1 group all pictures are marked" in result.output
 
 
 def test_void_decisions_are_not_exported(own: Path, tmp_path: Path) -> None:
