@@ -9,7 +9,8 @@ with encoders of its kind stands in for it, and the result says so.
 - *Look-alikes*: as alike to the encoder as nearly all of these copies are to their
   originals, and more than all but one in 10,000 random pairs.
 - *The same picture*: that, and as near in perceptual hash and colours (see `hashes.py`) as
-  most of these copies.
+  most of these copies. Where hash and colours hardly differ, a cosine above that of 99 % of
+  random pairs is enough: what was much reduced changes for an encoder, not for the hash.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ COPIED = 100  # pictures that are copied
 COPIES = 4  # of each
 LARGEST = 1024  # pixels a side of a picture to be copied: its own number, as a square
 MEASURABLE = 20  # pairs of copies; fewer say nothing
+UNRELATED = 0.99
 RARE = 0.9999  # of random pairs are below
 NEARLY_ALL = 0.98  # of copies are at least as alike
 MOST = 0.95  # of copies have hash and colours as near
 BITS = (4, 10)  # the least and the most that hashes of the same picture may differ
 COLOURS = (8, 16)  # levels; within these, what was measured counts
+TWIN_BITS, TWIN_COLOURS = 2, 5  # 99 % of copies of half the size are as near
 COPIES_LIMITS = Limits(max_bytes=20_000_000, max_pixels=LARGEST**2, seconds=30)
 
 
@@ -74,6 +77,7 @@ class Thresholds:
     alike: float  # least cosine of look-alikes
     chosen: bool  # `alike` was asked for
     typical: float  # median cosine of random pairs
+    related: float  # 99 % of random pairs are below
     rare: float  # 99.99 % of random pairs are below
     copies: Copies
 
@@ -99,6 +103,8 @@ class Thresholds:
             f"The same picture: cosine ≥ {self.same:.3f}, hash within {self.bits} of 64 "
             f"bits, colours within {self.colours:.0f} of 255 levels, because 95 % "
             f"{measured} are within {copies.bits} bits and {copies.colours:.0f} levels.",
+            f"Or hash within {TWIN_BITS} bits, colours within {TWIN_COLOURS} levels and "
+            f"cosine ≥ {self.related:.3f}, which 99 % of its random pairs are below.",
         ]
 
     def to_json(self) -> str:
@@ -116,7 +122,7 @@ def choose_thresholds(
     alike: float | None = None,
 ) -> Thresholds:
     """Thresholds for vectors float32 (n, d), L2-normalised; `alike` is taken as given."""
-    typical, rare = _random_pairs(vectors, prints)
+    typical, related, rare = _random_pairs(vectors, prints)
     limit = _down(max(copies.low, min(rare, copies.half)))
     return Thresholds(
         same=limit,
@@ -125,13 +131,14 @@ def choose_thresholds(
         alike=limit if alike is None else alike,
         chosen=alike is not None,
         typical=typical,
+        related=related,
         rare=rare,
         copies=copies,
     )
 
 
-def _random_pairs(vectors: np.ndarray, prints: hashes.Prints) -> tuple[float, float]:
-    """The cosine that half of random pairs reach, and one that hardly any does.
+def _random_pairs(vectors: np.ndarray, prints: hashes.Prints) -> tuple[float, float, float]:
+    """What half, 99 % and 99.99 % of the cosines of random pairs are below.
 
     Pairs of near hashes are left out: in a collection of which every second picture is a
     copy, they would be what is measured.
@@ -146,9 +153,9 @@ def _random_pairs(vectors: np.ndarray, prints: hashes.Prints) -> tuple[float, fl
     unlike = np.triu((bits > BITS[1]) | ~(known[:, None] & known[None]), 1)
     pairs = product[unlike]
     if not len(pairs):
-        return 0.0, 0.0
-    typical, rare = np.quantile(pairs, [0.5, RARE])
-    return float(typical), float(rare)
+        return 0.0, 0.0, 0.0
+    typical, related, rare = np.quantile(pairs, [0.5, UNRELATED, RARE]).tolist()
+    return typical, related, rare
 
 
 def _down(cosine: float) -> float:

@@ -29,6 +29,8 @@ from ..encoders import Encoder
 from ..errors import CollectionError
 from . import hashes
 from .calibrate import (
+    TWIN_BITS,
+    TWIN_COLOURS,
     Copies,
     Thresholds,
     choose_thresholds,
@@ -225,20 +227,23 @@ class _Scan:
         prints = hashes.Prints(*(column[places] for column in self.prints))
         vectors, limits = self._vectors(places), self.thresholds
 
-        def confirmed(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            apart = hashes.colours_apart(prints.colours[a], prints.colours[b])
-            right = apart <= limits.colours
+        flat = hashes.are_flat(prints.colours)
+
+        def are_same(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            bits = hashes.bits_apart(prints.hashes[a], prints.hashes[b])
+            colours = hashes.colours_apart(prints.colours[a], prints.colours[b])
+            near = (bits <= limits.bits) & (colours <= limits.colours)
+            twins = (bits <= TWIN_BITS) & (colours <= TWIN_COLOURS) & ~flat[a] & ~flat[b]
             score = np.zeros(len(a), np.float32)
-            score[right] = cosines(vectors, a[right], b[right])
-            return right & (score >= limits.same), np.minimum(score, 1)
+            score[near] = np.minimum(1, cosines(vectors, a[near], b[near]))
+            least = np.where(twins, min(limits.related, limits.same), limits.same)
+            return near & (score >= least), score
 
         def linked(place: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            near = hashes.bits_apart(prints.hashes[others], prints.hashes[place])
-            right, score = confirmed(np.full(len(others), place), others)
-            return right & (near <= limits.bits), score
+            return are_same(np.full(len(others), place), others)
 
         pairs = pairs_by_hash(
-            prints.hashes, limits.bits, confirmed, say=self.say, stop=self.stop
+            prints.hashes, limits.bits, are_same, say=self.say, stop=self.stop
         )
         found = self._tier("same", places, vectors, pairs, linked)
         self._keep_out(places[pairs.a], places[pairs.b])

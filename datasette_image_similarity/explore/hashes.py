@@ -45,6 +45,7 @@ COLOUR_BYTES = FIELDS * FIELDS * 3
 STORED_BYTES = 1 + HASH_BYTES + COLOUR_BYTES
 SQUARE = Input(size=SIZE, resize=SIZE, fit="squash", interpolation="lanczos")
 AT_ONCE = 256  # pictures a transaction
+FLAT = 6.0  # levels of 255 that fields differ by, as standard deviation
 GAIN = (0.6, 1.67)  # changes of contrast that count as light
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 
@@ -120,6 +121,14 @@ def colours_apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     one = np.abs(y - np.clip(gain, low, high) * x).max(axis=1)
     other = np.abs(x - np.clip(back, low, high) * y).max(axis=1)
     return np.maximum(one, other)
+
+
+def are_flat(colours: np.ndarray) -> np.ndarray:
+    """Pictures without large shapes, as pages of text, whose hashes say little.
+
+    `colours` uint8 (n, 48); bool (n,).
+    """
+    return colours.reshape(len(colours), -1, 3).std(axis=1).max(axis=1) < FLAT
 
 
 # Made from pictures, and kept
