@@ -206,6 +206,15 @@ def test_a_tier_is_accepted_after_a_confirmation(either: Any, path: Path) -> Non
     assert current(path) == {6: "skip", 7: "skip"}
 
 
+def test_the_keyboard_stays_where_it_was_in_the_list(page: Any, path: Path) -> None:
+    page.goto(f"{PAGE}?_tier=same&_view=all")
+    page.locator("#group-3").get_by_role("button", name="Keep 1").focus()
+    press(page, "Enter")
+    said(page, "Kept picture 1")
+    sync_api.expect(page.locator("#group-3 h2 a")).to_be_focused()
+    assert current(path) == {6: "keep", 7: "mark"}
+
+
 def test_keys_are_shown_and_typing_elsewhere_decides_nothing(page: Any, path: Path) -> None:
     page.goto(f"{PAGE}?_tier=same")
     press(page, "?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from core import embed
 from dupes import GROUPS, put_groups
 from serving import change
 
+from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
 from datasette_image_similarity.explore import decisions
 from datasette_image_similarity.explore.decisions import GroupChanged
@@ -301,3 +303,14 @@ def test_the_finder_goes_by_what_was_decided(tmp_path: Path, photos: Path) -> No
         assert ada.current() == {kept: "mark", marked: "keep"}
         ada.undo()
         assert len(find()) == 3
+
+
+def test_an_export_lists_what_was_decided(ada: Reviewer, tmp_path: Path) -> None:
+    ada.decide(2, "keep", 4)
+    ada.decide(3, "skip")
+    ada.split(4, 11)
+    with ImageCollection(ada.path) as collection:
+        collection.export_decisions(tmp_path / "decided.csv")
+    with (tmp_path / "decided.csv").open() as file:
+        rows = {int(row["pk"]): row["decision"] for row in csv.DictReader(file)}
+    assert rows == ada.current() == {3: "mark", 4: "keep", 5: "mark", 6: "skip", 7: "skip"}

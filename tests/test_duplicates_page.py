@@ -239,9 +239,11 @@ async def test_marked_rows_as_csv(reviewed: Path) -> None:
 async def test_marked_pictures_as_a_table(reviewed: Path) -> None:
     site = open_datasette(reviewed)
     await decide(site, 2, "accept")
-    url = link_to(await show(site, "?_tier=same"), "_image_decision=mark")
-    rows = await ask_json(site, url.replace("?", ".json?") + "&_shape=array")
-    assert [row["id"] for row in rows] == [4, 5]
+    page = await show(site, "?_tier=same&_collection=default")
+    for part, expected in (("_image_decision=mark", [4, 5]), ("_image_group=3", [6, 7])):
+        url = link_to(page, part)
+        rows = await ask_json(site, url.replace("?", ".json?") + "&_shape=array")
+        assert [row["id"] for row in rows] == expected
 
 
 @pytest.mark.parametrize("actor", [None, {"id": "guest"}])

@@ -92,7 +92,10 @@ def duplicates(
     for tier in TIERS:
         groups = found.of_tier(tier)
         pictures = sum(len(group.scores) for group in groups)
-        say.line(f"{TIERS_IN_WORDS[tier]:16} {len(groups):,} groups, {pictures:,} pictures")
+        say.line(
+            f"{TIERS_IN_WORDS[tier]:16} {_count(len(groups), 'group')}, "
+            f"{_count(pictures, 'picture')}"
+        )
     say.line(f"{found.scanned:,} pictures compared in {found.seconds:.1f} seconds")
     if found.groups:
         say.line(f"To decide: datasette {database}, then the page /-/duplicates of {table}")
@@ -110,10 +113,14 @@ def _export(collection: object, file: Path, to: Path | None, as_json: bool) -> N
         click.echo(f"Left out: {count:,} {one_line(reason)}")
     if done.whole_groups:
         click.echo(
-            f"In {done.whole_groups:,} groups all pictures are marked: none of them stays."
+            f"In {_count(done.whole_groups, 'group')} all pictures are marked: none stays."
         )
     if to:
         click.echo(
             f"Read it, then run it: sh {one_line(str(file))}. Afterwards "
             f"embed {collection.database} --prune drops the rows of what has gone."
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -38,6 +38,7 @@ RANDOM = 2000  # pictures whose pairs are the random ones
 COPIED = 100  # pictures that are copied
 COPIES = 4  # of each
 LARGEST = 1024  # pixels a side of a picture to be copied: its own number, as a square
+SMALL = 277  # the same of a thumbnail of 320 × 240
 MEASURABLE = 20  # pairs of copies; fewer say nothing
 UNRELATED = 0.99
 RARE = 0.9999  # of random pairs are below
@@ -85,12 +86,12 @@ class Thresholds:
     def words(self) -> list[str]:
         """Thresholds and reasons, a sentence each."""
         copies = self.copies
+        made = "recompressed, scaled, cropped and brightened copies"
         measured = (
-            f"of {copies.pairs:,} recompressed, scaled, cropped and brightened copies of "
-            "its pictures"
+            f"of {copies.pairs:,} {made} of its pictures"
             if copies.pairs
-            else "of such copies of other pictures (the encoder or the pictures cannot be "
-            "had here)"
+            else f"of {made} of other photos (its encoder or its pictures cannot be had "
+            "here, so this was measured elsewhere)"
         )
         why = (
             "as asked for"
@@ -206,8 +207,9 @@ def measure_copies(
     some = np.sort(rng.choice(ids, min(COPIED, len(ids)), replace=False)).tolist()
     sides = _sides(conn, some)
 
-    def shape(row: sqlite3.Row) -> Input:
-        return Input(sides[row["id"]][0], LARGEST, "squash", "bicubic")
+    def shape(item: int, original: bool) -> Input:
+        side = min(sides[item][0], LARGEST if original else SMALL)
+        return Input(side, LARGEST, "squash", "bicubic")
 
     pictures = hashes.decoded(conn, collection, some, shape=shape, originals=True)
     cosines, bits, colours = [], [], []
@@ -253,7 +255,7 @@ def _sides(conn: sqlite3.Connection, items: list[int]) -> dict[int, tuple[int, i
     for item, width, height in conn.execute(sql, (json.dumps(items),)):
         numbers = isinstance(width, int) and isinstance(height, int)
         side = math.isqrt(width * height) if numbers and width * height > 0 else 256
-        sides[item] = (max(32, min(side, LARGEST)), max(16, side // 2))
+        sides[item] = (max(32, side), max(16, side // 2))
     return sides
 
 

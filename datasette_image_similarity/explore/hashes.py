@@ -128,7 +128,7 @@ def are_flat(colours: np.ndarray) -> np.ndarray:
 
     `colours` uint8 (n, 48); bool (n,).
     """
-    return colours.reshape(len(colours), -1, 3).std(axis=1).max(axis=1) < FLAT
+    return colours.reshape(-1, FIELDS**2, 3).std(axis=1).max(axis=1) < FLAT
 
 
 # Made from pictures, and kept
@@ -194,35 +194,41 @@ def decoded(
     collection: db.Collection,
     items: list[int],
     *,
-    shape: Callable[[sqlite3.Row], Input] = lambda _: SQUARE,
+    shape: Callable[[int, bool], Input] = lambda *_: SQUARE,
     originals: bool = False,
 ) -> Iterator[tuple[int, str, np.ndarray | None]]:
-    """Items with their SHA-256 and pixels, in order: uint8 (size, size, 3) as `shape` says.
+    """Items with their SHA-256 and pixels, in order: uint8 (size, size, 3).
 
     From the stored thumbnail, else from the original; the other way round with
-    `originals`. None where neither can be had. A few pictures are in memory at once.
+    `originals`. `shape` says what an item's pixels should look like, being told whether
+    they are the original's. None where neither can be had. A few pictures are in memory at
+    once.
     """
     workers = os.cpu_count() or 1
-    reader = _Reader(conn, collection)
+    reader = _Reader(conn, collection, originals)
     with (
         DecoderPool(UPLOADS, workers) as small,
         DecoderPool(LOCAL_FILES, workers) as large,
         ThreadPoolExecutor(workers) as threads,
     ):
 
-        def pixels(row: sqlite3.Row, choices: list[tuple[DecoderPool, _Bytes]]) -> object:
-            for pool, read in choices:
+        def pixels(item: int, choices: list[_Choice]) -> np.ndarray | None:
+            for pool, read, original in choices:
                 try:
-                    return pool.decode(read(), Request(input=shape(row))).pixels
+                    wanted = Request(input=shape(item, original))
+                    return pool.decode(read(), wanted).pixels
                 except ImageError:
                     continue
             return None
 
         def start(row: sqlite3.Row) -> tuple[sqlite3.Row, Future]:
-            choices = [(small, reader.thumbnail(row)), (large, reader.original(row))]
+            choices = [
+                (small, reader.thumbnail(row), False),
+                (large, reader.original(row), True),
+            ]
             if originals:
                 choices.reverse()
-            return row, threads.submit(pixels, row, choices)
+            return row, threads.submit(pixels, row["id"], choices)
 
         waiting: deque[tuple[sqlite3.Row, Future]] = deque()
         for row in reader.rows(items):
@@ -235,13 +241,16 @@ def decoded(
 
 
 _Bytes = Callable[[], bytes]  # raises ImageError
+_Choice = tuple[DecoderPool, _Bytes, bool]  # and whether it is the original
 
 
 class _Reader:
     """Where the bytes of a collection's pictures may be read from."""
 
-    def __init__(self, conn: sqlite3.Connection, collection: db.Collection) -> None:
-        self.conn, self.collection = conn, collection
+    def __init__(
+        self, conn: sqlite3.Connection, collection: db.Collection, originals: bool
+    ) -> None:
+        self.conn, self.collection, self.originals = conn, collection, originals
         self.source = db.source_of(conn, collection)
         trusted = trust.trusted_roots(db.file_of(conn))
         recorded = db.roots(conn, collection)
@@ -267,9 +276,10 @@ class _Reader:
         return read
 
     def original(self, row: sqlite3.Row) -> _Bytes:
-        """A BLOB is read when it is needed alone, in the thread of the connection."""
+        """A BLOB is read here, in the thread of the connection, and only if needed."""
         blob = None
-        if self.collection.source == "blob" and not isinstance(row["webp"], bytes):
+        needed = self.originals or not isinstance(row["webp"], bytes)
+        if self.collection.source == "blob" and needed:
             with suppress(ImageError):
                 blob = sources.read_blob(
                     self.conn, self.source, self.collection.column, row["pk"]

@@ -34,6 +34,7 @@ async function show(url, options = {}, remember = true) {
   busy = true;
   alert.textContent = "";
   const chosen = chosenPicture()?.querySelector(".imd-number")?.textContent;
+  const row = document.activeElement?.closest(".imd-groups > li")?.id;
   let response, page;
   try {
     response = await fetch(url, { ...options, headers: { Accept: "text/html" } });
@@ -58,15 +59,20 @@ async function show(url, options = {}, remember = true) {
   status.textContent = page.getElementById("imd-status").textContent.trim();
   if (remember && response.url !== location.href) history.pushState(null, "", response.url);
   draw();
-  focus(stays ? chosen : null);
+  focus(stays ? chosen : null, row);
   preload();
 }
 
 const heading = (part) => part.querySelector("#imd-group")?.textContent;
 
-function focus(number) {
+// What was pressed is gone: the same picture, the same row of the list, or the heading.
+function focus(number, row) {
   const picture = pictures().find((one) => one.querySelector(".imd-number").textContent === number);
-  const target = picture?.querySelector(".imd-view") ?? document.getElementById("imd-group");
+  const target =
+    picture?.querySelector(".imd-view") ??
+    document.getElementById(row)?.querySelector("a") ??
+    document.getElementById("imd-group") ??
+    review().querySelector(".imd-tabs [aria-current]");
   target?.focus({ preventScroll: true });
 }
 

@@ -204,6 +204,16 @@ def _tier(asked: Asked, overview: Overview) -> str:
 def page_url(place: Place, page: str = "duplicates", **parameters: object) -> str:
     """An address of this page with parameters of ours, in the collection that was named."""
     path = table_tools_url(place.datasette, place.database, place.table, page)
+    return _with_parameters(place, path, parameters)
+
+
+def _table_url(place: Place, **parameters: object) -> str:
+    """The table itself, narrowed by filters of ours."""
+    path = str(place.datasette.urls.table(place.database, place.table))
+    return _with_parameters(place, path, parameters)
+
+
+def _with_parameters(place: Place, path: str, parameters: dict[str, object]) -> str:
     named = {"collection": place.request.args.get("_collection"), **parameters}
     pairs = [(f"_{name}", value) for name, value in named.items() if value is not None]
     return path + (f"?{urlencode(pairs)}" if pairs else "")
@@ -212,13 +222,9 @@ def page_url(place: Place, page: str = "duplicates", **parameters: object) -> st
 def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[str, Any]:
     """What is around the groups: tabs, counts, addresses."""
     view = "all" if asked.view == "all" else None
-    named = place.request.args.get("_collection")
-    wanted = {"_image_decision": "mark", **({"_collection": named} if named else {})}
-    table = place.datasette.urls.table(place.database, place.table)
     return {
         "scan": overview.scan,
         "any_groups": bool(overview.groups),
-        "open_groups": sum(one.open for one in overview.tallies.values()),
         "tier": tier,
         "tally": overview.tallies[tier],
         "meaning": MEANING[tier][1],
@@ -243,7 +249,7 @@ def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[st
         "undo_url": place.url("duplicates/undo"),
         "steps": overview.steps,
         "marked": sum(one.marked for one in overview.tallies.values()),
-        "marked_url": f"{table}?{urlencode(wanted)}",
+        "marked_url": _table_url(place, image_decision="mark"),
         "json_url": page_url(place, "duplicates.json", tier=tier),
         "csv_url": page_url(place, "duplicates.csv"),
         "command": _command(place),
@@ -286,6 +292,7 @@ async def _one(place: Place, asked: Asked, overview: Overview, tier: str) -> dic
         **again,
         "shown": shown[0],
         "gone": gone,
+        "rows_url": _table_url(place, image_group=now),
         "previous_url": beside(-1),
         "next_url": beside(1),
         "preload": [one.image for group in shown[1:] for one in group.pictures[:6]],
@@ -298,10 +305,8 @@ async def _list(
     """A page of all groups of a tier."""
     ids, following = _page_of(asked, overview.of(tier))
     here = {"tier": tier, "view": "all", "state": asked.state}
-    first = next((n for n, one in enumerate(overview.of(tier)) if ids[:1] == [one.id]), 0)
     return {
         "groups": await _shown(place, ids, overview, IN_LIST),
-        "first": first,
         "after": asked.after or None,
         "states": [
             (
