@@ -52,7 +52,7 @@ def families() -> np.ndarray:
 def many(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, db.Collection]:
-    """Those vectors with a column `family` (none in family 7), with an index and without."""
+    """Those vectors with a column `family` (none in family 7), also with an index."""
     path = tmp_path_factory.mktemp("families") / f"{request.param}.db"
     collection = made(path, families())
     sql(path, "alter table t add column family text")
