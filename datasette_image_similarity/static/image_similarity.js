@@ -25,9 +25,9 @@ for (const histogram of document.querySelectorAll(".ims-histogram")) {
   check();
 }
 
-// Escape closes the form that adds a filter.
+// Escape closes the forms that fold out.
 document.addEventListener("keydown", (event) => {
-  const open = event.key === "Escape" && event.target.closest(".ims-add-filter[open]");
+  const open = event.key === "Escape" && event.target.closest(".ims-fold-out[open]");
   if (open) {
     open.open = false;
     open.querySelector("summary").focus();
