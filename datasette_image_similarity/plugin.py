@@ -53,14 +53,24 @@ def skip_csrf(scope: dict) -> bool:
 def register_routes() -> list[tuple[str, Any]]:
     from .web import pictures, views
     from .web.add import add_picture
+    from .web.exports import export
+    from .web.questions import questions
+    from .web.searches import click, searches
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
     return [
         (r"/-/image-similarity(?:\.(?P<format>json))?$", views.home),
-        (table + r"/similar(?:\.(?P<format>json|csv))?$", views.similar),
+        (table + r"/similar(?:\.(?P<format>json|csv|zip|html))?$", views.similar),
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
+        (table + r"/export\.(?P<format>zip|html)$", export),
+        (
+            table + r"/questions(?:/(?P<change>rename|delete))?(?:\.(?P<format>json))?$",
+            questions,
+        ),
+        (table + r"/searches(?:\.(?P<format>json|csv))?$", searches),
+        (table + r"/searches/click$", click),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_plus
 
 from ..errors import ImageSimilarityError
 
@@ -45,9 +46,14 @@ async def read_form(request: Any, max_file_bytes: int) -> Form:
         raise BadForm("Send the picture as a form (multipart/form-data), field image")
     form = Form()
 
+    encoded = kind == "application/x-www-form-urlencoded"  # the parser leaves it so
+
+    def text(data: bytes | None) -> str:
+        found = (data or b"").decode("utf-8", "replace")
+        return unquote_plus(found) if encoded else found
+
     def on_field(found: Any) -> None:
-        name = (found.field_name or b"").decode("utf-8", "replace")
-        form.fields[name] = (found.value or b"").decode("utf-8", "replace")
+        form.fields[text(found.field_name)] = text(found.value)
 
     def on_file(found: Any) -> None:
         name = (found.field_name or b"").decode("utf-8", "replace")

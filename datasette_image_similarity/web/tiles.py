@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..explore.exports import usual_caption
 from ..query import Answer, pk_path
 from .compat import table_tools_url
 
@@ -46,10 +47,7 @@ async def caption_column(place: Place) -> str | None:
     label = await place.db.label_column_for_table(place.table)
     if label in columns and label not in place.source.pks:  # 1.0 takes unique text keys
         return label
-    for name in ("title", "name", "caption"):
-        if name in columns:
-            return name
-    return place.collection.column if place.collection.source != "blob" else None
+    return usual_caption(place.collection, place.source)
 
 
 def tiles_of(

@@ -40,6 +40,7 @@ from .compat import (
     sql_url,
     table_tools_url,
 )
+from .exports import export_answer
 from .forms import BadForm, read_form
 from .question import (
     PageError,
@@ -51,6 +52,8 @@ from .question import (
     lookups,
     read_question,
 )
+from .questions import saving
+from .searches import note_search
 from .tiles import QueryPicture, caption_column, tiles_of
 
 if TYPE_CHECKING:
@@ -81,6 +84,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         return items, search(conn, place.collection, asked, place.service.indexes)
 
     items, answer = await ask_database(place, ask)
+    noted = await note_search(place, question, answer)
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
@@ -90,6 +94,8 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         return _json_answer(place, question, answer, next_url)
     if format == "csv":
         return _csv_answer(place, answer)
+    if format in ("zip", "html"):
+        return await export_answer(place, question, answer)
     likes = await _query_pictures(place, question, path, items)
     context = await _results(place, question, path, answer)
     context |= {
@@ -99,6 +105,10 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         "json_url": question.url(f"{path}.json", _next=question.offset or None),
         "csv_url": question.url(f"{path}.csv", _next=question.offset or None),
         "sql_url": await _sql_url(place, question),
+        "zip_url": question.url(f"{path}.zip", _next=question.offset or None),
+        "sheet_url": question.url(f"{path}.html", _next=question.offset or None),
+        "noted": noted,
+        **await saving(place, question),
     }
     return await page(place, "image_similarity_similar.html", context)
 
@@ -283,6 +293,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
             return search(conn, place.collection, query, place.service.indexes)
 
         answer = await ask_database(place, ask)
+        noted = await note_search(place, question, answer)
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
@@ -293,6 +304,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     context |= {
         "preview": preview,
         "facts": facts,
+        "noted": noted,
         "embedding": base64.b64encode(vector).decode(),
         "next_url": None
         if answer.next is None
