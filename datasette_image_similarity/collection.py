@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,6 +26,14 @@ from . import query, sources, trust
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
+from .explore.exports import (
+    Exported,
+    TrustedFiles,
+    entries_of_hits,
+    export_file,
+    filtered_entries,
+    usual_caption,
+)
 from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
@@ -339,6 +347,47 @@ class ImageCollection:
                 say=progress or (lambda *_: None),
                 stop=stop,
             )
+
+    def export(
+        self,
+        file: str | Path,
+        hits: Sequence[Hit] | None = None,
+        *,
+        where: str | None = None,
+        caption: str | None = None,
+        title: str | None = None,
+    ) -> Exported:
+        """Write pictures to a file: a zip of them, or a contact sheet in one HTML page.
+
+        `file` ends in .zip or .html. The pictures are `hits`, or without these all rows
+        that fulfil `where`, a condition over the table's columns. `caption` is the column
+        that names them. A zip holds the originals where they lie in a folder that `embed`
+        has noted for this database and have not changed, else thumbnails; its manifest.csv
+        says which. Raises CollectionError for another ending or column.
+        """
+        collection, conn = self._open()
+        source = db.source_of(conn, collection)
+        file = Path(file)
+        if file.suffix.lower() not in (".zip", ".html"):
+            raise CollectionError(f"{file} must end in .zip or .html")
+        if caption is not None and caption not in source.columns:
+            raise CollectionError(f"Table {self.table!r} has no column {caption!r}")
+        if hits is None:
+            try:
+                condition = Filter(where) if where else None
+                entries, _ = filtered_entries(conn, collection, source, condition)
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                raise CollectionError(f"The condition {where!r}: {error}") from None
+        else:
+            entries = entries_of_hits(conn, collection, source, hits)
+        roots = trust.trusted_roots(self.database)
+        return export_file(
+            file,
+            entries,
+            TrustedFiles(conn, collection, source, roots),
+            caption or usual_caption(collection, source),
+            title or f"Pictures of {collection.table}",
+        )
 
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""

@@ -12,6 +12,7 @@ import base64
 import csv
 import hashlib
 import io
+import os
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import sources
 from ..database import Collection, Key, SourceTable, live_sql, quote
-from ..errors import ImageError
+from ..errors import CollectionError, ImageError
 from ..images import THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
 
@@ -80,6 +81,35 @@ class Exported:
     originals: int = 0
     thumbnails: int = 0
     missing: int = 0
+
+
+class TrustedFiles:
+    """Pictures for a command: files in folders that the user has vouched for.
+
+    `root_paths` are these folders; a picture is looked for in the one that was recorded
+    for it.
+    """
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        collection: Collection,
+        source: SourceTable,
+        root_paths: Sequence[Path],
+    ) -> None:
+        self.conn, self.collection, self.source = conn, collection, source
+        self.trusted = {str(path): path for path in root_paths}
+
+    def original(self, entry: Entry) -> bytes:
+        if self.collection.source == "blob":
+            about = (self.conn, self.source, self.collection.column, entry.key)
+            return unchanged(sources.read_blob(*about), entry)
+        root = self.trusted.get(entry.root or "")
+        file = sources.locate(root, entry.path) if root and entry.path else None
+        return read_original(file, entry)
+
+    def thumbnail(self, entry: Entry) -> bytes | None:
+        return stored_thumbnail(self.conn, entry)
 
 
 # What to export
@@ -309,7 +339,8 @@ class Pictured:
     source: str | None
 
 
-def contact_sheet(
+def write_sheet(
+    out: IO[bytes],
     entries: Sequence[Entry],
     pictures: Pictures,
     caption: str | None,
@@ -320,9 +351,9 @@ def contact_sheet(
     total: int | None = None,
     url: str | None = None,
     row_url: Callable[[Entry], str] | None = None,
-) -> str:
-    """One HTML page that needs nothing else: thumbnails, captions and scores, to be kept,
-    sent or printed.
+) -> Exported:
+    """Write one HTML page that needs nothing else: thumbnails, captions and scores, to be
+    kept, sent or printed.
 
     `words` say what was asked, `asked_with` are the pictures it was asked with, `total` is
     how many results there were, `url` where the question stands, `row_url` where a row.
@@ -335,11 +366,13 @@ def contact_sheet(
         source = encoded and f"data:{THUMBNAIL_TYPE};base64,{encoded}"
         return Pictured(entry, caption_of(entry, caption), source)
 
-    environment = Environment(
-        loader=PackageLoader("datasette_image_similarity"), autoescape=True
+    shown = [pictured(entry) for entry in entries]
+    loader = PackageLoader("datasette_image_similarity")
+    template = Environment(loader=loader, autoescape=True).get_template(
+        "image_similarity_sheet.html"
     )
-    return environment.get_template("image_similarity_sheet.html").render(
-        shown=[pictured(entry) for entry in entries],
+    template.stream(
+        shown=shown,
         asked_with=[pictured(entry) for entry in asked_with],
         title=title,
         words=words,
@@ -347,4 +380,35 @@ def contact_sheet(
         url=url,
         row_url=row_url,
         made_at=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    )
+    ).dump(out, encoding="utf-8", errors="replace")
+    missing = sum(one.source is None for one in shown)
+    return Exported(thumbnails=len(shown) - missing, missing=missing)
+
+
+# Files
+
+
+def export_file(
+    file: Path,
+    entries: Sequence[Entry],
+    pictures: Pictures,
+    caption: str | None,
+    title: str,
+) -> Exported:
+    """Write a zip file or a contact sheet, as the name ends, whole or not at all.
+
+    Raises CollectionError where it cannot be written.
+    """
+    half = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(half, "wb") as out:
+            if file.suffix.lower() == ".zip":
+                done = write_zip(out, entries, pictures, caption)
+            else:
+                done = write_sheet(out, entries, pictures, caption, title=title)
+        os.replace(half, file)
+    except OSError as error:
+        raise CollectionError(f"{file} cannot be written: {error.strerror}") from None
+    finally:
+        half.unlink(missing_ok=True)
+    return done

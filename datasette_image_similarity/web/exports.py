@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from datasette.utils import urlsafe_components
-from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from ..errors import ImageError
 from ..explore.exports import (
     Entry,
-    contact_sheet,
     entries_of_hits,
     entries_of_keys,
     filtered_entries,
     read_original,
     stored_thumbnail,
     unchanged,
+    write_sheet,
     write_zip,
 )
 from ..query import Answer
@@ -113,41 +112,43 @@ async def _made(
     if len(entries) > PICTURES:
         raise _too_many(total)
     pictures = _OfDatasette(place)
+    caption = await caption_column(place)
     if place.request.url_vars["format"] == "zip":
         _refuse_bytes(entries, pictures)
+
+        def write(out: IO[bytes]) -> None:
+            write_zip(out, entries, pictures, caption)
+
+    else:
+        datasette, request = place.datasette, place.request
+        base = datasette.absolute_url(
+            request, str(datasette.urls.table(place.database, place.table))
+        )
+        words = in_words(question)
+        url = datasette.absolute_url(request, url)
+
+        def write(out: IO[bytes]) -> None:
+            write_sheet(
+                out,
+                entries,
+                pictures,
+                caption,
+                title=title,
+                words=words,
+                asked_with=asked_with,
+                total=total,
+                url=url,
+                row_url=lambda entry: f"{base}/{entry.row_path}",
+            )
+
     if place.service.exporting >= AT_ONCE:
         raise QueueFull("Other exports are being made just now. Try again in a moment")
     place.service.exporting += 1
     try:
-        caption = await caption_column(place)
-        if place.request.url_vars["format"] == "zip":
-            file = await asyncio.to_thread(_zip, entries, pictures, caption)
-            return FileResponse(file, f"{_safe(name)}.zip", "application/zip")
-
-        def absolute(path: str) -> str:
-            return place.datasette.absolute_url(place.request, path)
-
-        base = str(place.datasette.urls.table(place.database, place.table))
-        html = await asyncio.to_thread(
-            contact_sheet,
-            entries,
-            pictures,
-            caption,
-            title=title,
-            words=in_words(question),
-            asked_with=asked_with,
-            total=total,
-            url=absolute(url),
-            row_url=lambda entry: absolute(f"{base}/{entry.row_path}"),
-        )
+        file = await asyncio.to_thread(_written, write)
     finally:
         place.service.exporting -= 1
-    headers = _headers(f"{_safe(name)}.html")
-    # Whoever opens it here instead of keeping it: it is the same without our scripts.
-    headers["content-security-policy"] = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    )
-    return Response(html, headers=headers, content_type="text/html; charset=utf-8")
+    return FileResponse(file, name, place.request.url_vars["format"])
 
 
 class _OfDatasette:
@@ -202,9 +203,18 @@ class FileResponse:
     Datasette's own stream sends text only.
     """
 
-    def __init__(self, file: IO[bytes], name: str, content_type: str) -> None:
+    def __init__(self, file: IO[bytes], name: str, format: str) -> None:
         self.file = file
-        self.headers = {"content-type": content_type, **_headers(name)}
+        kinds = {"zip": "application/zip", "html": "text/html; charset=utf-8"}
+        self.headers = {
+            "content-type": kinds[format],
+            "content-disposition": f'attachment; filename="{_safe(name)}.{format}"',
+            "x-content-type-options": "nosniff",
+            # A sheet that is opened instead of kept is as harmless: it has no scripts.
+            "content-security-policy": (
+                "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+            ),
+        }
 
     async def asgi_send(self, send: Any) -> None:
         try:
@@ -220,10 +230,11 @@ class FileResponse:
             self.file.close()
 
 
-def _zip(entries: list[Entry], pictures: _OfDatasette, caption: str | None) -> IO[bytes]:
+def _written(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
+    """A temporary file with what `write` puts there."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it has been sent)
     try:
-        write_zip(file, entries, pictures, caption)
+        write(file)
     except BaseException:
         file.close()
         raise
@@ -247,13 +258,6 @@ def _too_many(number: int) -> PageError:
         f"These are {number:,} pictures, and up to {PICTURES:,} go into one file: narrow "
         f"them with a filter, or take them in parts with _size={PICTURES} and _next",
     )
-
-
-def _headers(name: str) -> dict[str, str]:
-    return {
-        "content-disposition": f'attachment; filename="{name}"',
-        "x-content-type-options": "nosniff",
-    }
 
 
 def _safe(name: str) -> str:
