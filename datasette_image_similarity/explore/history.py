@@ -24,7 +24,8 @@ _LOG = (
     "where collection_id = :collection and searched_at >= :since "
     "and typeof(question) = 'text' and typeof(page) = 'text' "
     "and typeof(results) = 'integer' and typeof(\"offset\") = 'integer' "
-    "and typeof(milliseconds) = 'real' and date(searched_at) is not null "
+    "and typeof(milliseconds) = 'real' and milliseconds < 1e9 "
+    "and date(searched_at) is not null "
     "and typeof(filter) in ('text', 'null') and typeof(actor) in ('text', 'null')) "
 )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from ..explore.exports import (
     write_sheet,
     write_zip,
 )
-from ..query import Answer
+from ..query import Answer, SearchTimeout
 from ..sources import read_blob
 from .answers import ask_database, tells_errors
 from .asked import in_words
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 PICTURES = 500  # in one export
 BYTES = 500_000_000  # of originals in one zip file
 AT_ONCE = 2  # exports being made
+SECONDS = 120  # for one to be made
 CHUNK = 1 << 18
 
 
@@ -158,6 +160,7 @@ class _OfDatasette:
         self.place = place
         self.loop = asyncio.get_running_loop()
         self.is_blob = place.collection.source == "blob"
+        self.until = time.monotonic() + SECONDS
 
     def may_have_originals(self, entries: Sequence[Entry]) -> bool:
         """Whether there may be files to read, from what is configured."""
@@ -170,6 +173,7 @@ class _OfDatasette:
         )
 
     def original(self, entry: Entry) -> bytes:
+        self._refuse_late()
         place = self.place
         if not place.config.originals:
             raise ImageError("originals are not given out here")
@@ -185,16 +189,25 @@ class _OfDatasette:
         return read_original(file, entry)
 
     def thumbnail(self, entry: Entry) -> bytes | None:
+        self._refuse_late()
         stored = self._on_sql_thread(lambda conn: stored_thumbnail(conn, entry))
         if stored is not None:
             return stored
         row = {"pk": entry.key, "root": entry.root, "path": entry.path}
-        making = make_picture(self.place, row, large=False)
-        return asyncio.run_coroutine_threadsafe(making, self.loop).result()
+        return self._in_the_loop(make_picture(self.place, row, large=False))
 
-    def _on_sql_thread(self, read: Any) -> Any:
-        asking = self.place.db.execute_fn(read)
-        return asyncio.run_coroutine_threadsafe(asking, self.loop).result()
+    def _on_sql_thread(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
+        return self._in_the_loop(self.place.db.execute_fn(read))
+
+    def _in_the_loop(self, work: Coroutine[Any, Any, Any]) -> Any:
+        # A loop that was stopped meanwhile would never answer.
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(SECONDS)
+
+    def _refuse_late(self) -> None:
+        if time.monotonic() > self.until:
+            raise SearchTimeout(
+                f"It took longer than {SECONDS} seconds: export fewer pictures at a time"
+            )
 
 
 class FileResponse:
@@ -231,13 +244,16 @@ class FileResponse:
 
 
 def _written(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
-    """A temporary file with what `write` puts there."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it has been sent)
+    """A temporary file with what `write` puts there. Raises PageError."""
     try:
-        write(file)
-    except BaseException:
-        file.close()
-        raise
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it has been sent)
+        try:
+            write(file)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        raise PageError(503, f"It cannot be made here: {error.strerror}") from None
     return file
 
 
