@@ -7,7 +7,6 @@ shown and linked to is made of what came out.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from datasette.utils import urlsafe_components
@@ -15,13 +14,13 @@ from datasette.utils.asgi import Request
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from ..query import pk_path
 from .answers import ask_database, sentence
 from .question import PageError, Place, Question, is_filter, read_question
 
 LENGTH = 10_000  # characters of a query string
-PICTURES = ("_like", "_unlike")  # parameters that name rows
-ELSEWHERE = ("_collection", "_size", "_next")  # how it is shown, not what is asked
+ELSEWHERE = ("_collection", "_size", "_next", "_histogram")  # not what is asked
+# What is said of a question in other ways than by the parameter itself.
+TOLD = ("_like", "_unlike", "_max_distance", "_exact", "_distinct", "_one_per")
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,17 @@ async def read_asked(place: Place, text: str) -> tuple[Question, list[str]]:
     scope = {**place.request.scope, "query_string": text.encode()}
     asked = replace(place, request=Request(scope, None))
     question = await read_question(asked, "")
-    rows = [value for name, value in question.pairs if name in PICTURES]
+    rows = [row for row, _ in rows_of(question)]
     gone = await ask_database(place, lambda conn: _gone(conn, place, rows))
     if gone:
         raise PageError(404, f"It asks with row {gone}, which is no longer there")
     return question, rows
+
+
+def rows_of(question: Question) -> list[tuple[str, bool]]:
+    """The rows that are asked with, in row-path form, and whether it is to be unlike."""
+    unlikes = getattr(question, "unlikes", ())
+    return [(row, False) for row in question.likes] + [(row, True) for row in unlikes]
 
 
 async def show(place: Place, text: str, page: str = "similar") -> Shown:
@@ -89,14 +94,8 @@ async def show(place: Place, text: str, page: str = "similar") -> Shown:
     if named := place.request.args.get("_collection"):
         pairs.append(("_collection", named))
     pictures = [
-        Pictured(
-            url=f"{base}/{_path(value)}",
-            thumbnail=place.url(f"thumbnail/{_path(value)}"),
-            key=_path(value),
-            unlike=name == "_unlike",
-        )
-        for name, value in question.pairs
-        if name in PICTURES
+        Pictured(f"{base}/{row}", place.url(f"thumbnail/{row}"), row, unlike)
+        for row, unlike in rows_of(question)
     ]
     url = f"{path}?{urlencode(pairs)}" if pairs else path
     return Shown(url, in_words(question), pictures)
@@ -107,9 +106,10 @@ def in_words(question: Question) -> list[str]:
     words = [chip.text for chip in question.chips]
     if question.max_distance is not None:
         words.append(f"up to distance {question.max_distance:.3g}")
-    told = (*PICTURES, *ELSEWHERE, "_max_distance", "_exact")
     for name, value in question.pairs:
-        if not is_filter(name) and name not in told:
+        if name == "_crop":
+            words.append("a part of the first")
+        elif not is_filter(name) and name not in (*TOLD, *ELSEWHERE):
             words.append(f"{name.removeprefix('_').replace('_', ' ')} {value}".strip())
     return words
 
@@ -122,9 +122,3 @@ def _gone(conn: sqlite3.Connection, place: Place, rows: list[str]) -> str | None
         if key is None or conn.execute(live, (key,)).fetchone() is None:
             return row
     return None
-
-
-def _path(key: str) -> str:
-    """A key that may have been typed, in row-path form."""
-    parts: list[Any] = list(urlsafe_components(key))
-    return pk_path(parts)

@@ -32,7 +32,7 @@ from ..explore.exports import (
 from ..query import Answer, SearchTimeout
 from ..sources import read_blob
 from .answers import ask_database, tells_errors
-from .asked import in_words
+from .asked import in_words, rows_of
 from .compat import table_tools_url
 from .pictures import make_picture
 from .question import PageError, Place, Question, find_place, read_question
@@ -81,7 +81,8 @@ async def export_answer(place: Place, question: Question, answer: Answer) -> Any
 
     def ask(conn: sqlite3.Connection) -> tuple[list[Entry], list[Entry]]:
         about = (conn, place.collection, place.source)
-        likes = ((0, list(urlsafe_components(like))) for like in question.likes)
+        rows = (row for row, unlike in rows_of(question) if not unlike)
+        likes = ((0, list(urlsafe_components(row))) for row in rows)
         return entries_of_hits(*about, answer.hits), list(entries_of_keys(*about, likes))
 
     entries, likes = await ask_database(place, ask)
@@ -127,6 +128,8 @@ async def _made(
             request, str(datasette.urls.table(place.database, place.table))
         )
         words = in_words(question)
+        if unlikes := sum(unlike for _, unlike in rows_of(question)):
+            words.append(f"less like {unlikes} other{'s' if unlikes > 1 else ''}")
         url = datasette.absolute_url(request, url)
 
         def write(out: IO[bytes]) -> None:
@@ -253,7 +256,7 @@ def _written(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
             file.close()
             raise
     except OSError as error:
-        raise PageError(503, f"It cannot be made here: {error.strerror}") from None
+        raise PageError(503, f"It cannot be made here: {error.strerror or error}") from None
     return file
 
 
