@@ -14,6 +14,7 @@ from datasette.utils.asgi import Request
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..errors import ImageSimilarityError
 from .answers import ask_database, sentence
 from .question import PageError, Place, Question, is_filter, read_question
 
@@ -66,7 +67,10 @@ async def read_asked(place: Place, text: str) -> tuple[Question, list[str]]:
     """
     if len(text) > LENGTH or not text.isascii():
         raise PageError(400, "The question is no query string of this page")
-    scope = {**place.request.scope, "query_string": text.encode()}
+    # Filters of ours are about the collection that the page is about.
+    named = place.request.args.getlist("_collection")[:1]
+    more = urlencode([("_collection", name) for name in named])
+    scope = {**place.request.scope, "query_string": f"{text}&{more}".encode()}
     asked = replace(place, request=Request(scope, None))
     question = await read_question(asked, "")
     rows = [row for row, _ in rows_of(question)]
@@ -86,7 +90,7 @@ async def show(place: Place, text: str, page: str = "similar") -> Shown:
     """A stored question as a page shows it."""
     try:
         question, _ = await read_asked(place, text)
-    except PageError as error:
+    except ImageSimilarityError as error:
         return Shown(None, [], [], sentence(error))
     path = place.url(page).partition("?")[0]
     base = str(place.datasette.urls.table(place.database, place.table))
