@@ -10,8 +10,10 @@ for hit in photos.similar(12, k=5):
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +25,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import query, sources, trust
+from .distances import near_duplicates, random_pairs
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, ImageError
@@ -34,7 +37,7 @@ from .explore.exports import (
     filtered_entries,
     usual_caption,
 )
-from .images import LOCAL_FILES, UPLOADS, Decoder, Limits, Request
+from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
 from .query import Filter, Hit, Query
@@ -243,24 +246,55 @@ class ImageCollection:
     # Asking
 
     def similar(
-        self, pk: Any, k: int = 10, where: str | None = None, *, exact: bool = False
+        self,
+        pk: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        unlike: Any = (),
+        crop: Crop | None = None,
+        distinct: bool = False,
+        one_per: str | None = None,
+        max_distance: float | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The k rows most like a row, best first, that row itself left out.
 
-        `pk` is the row's primary key (its rowid without one; a tuple or list for a
-        compound key); `where` a SQL condition on the table's columns; `exact` leaves
-        the compressed index alone. Raises CollectionError for an unknown key, one
-        without an embedding, or k < 1.
+        `pk` is the row's primary key (its rowid without one; a tuple for a compound key),
+        a list of keys, or a dictionary of weights by key. Results are less like the rows
+        in `unlike`, which takes the same: see `query.rocchio()`. `crop` asks with a part
+        of the first row's picture alone, which loads the encoder; where its file may not
+        be read, of the stored thumbnail, with a warning.
+
+        `where` is a SQL condition on the table's columns. `distinct` folds near-duplicates
+        of the query pictures and of better hits into these; `one_per` gives the best hit
+        of each value of a column, of each "cluster", or of each group of "duplicates".
+        `max_distance` is in the collection's metric; `exact` leaves the compressed index
+        alone. Raises CollectionError for an unknown key, one without an embedding, groups
+        that are not there, or k < 1.
         """
         collection, conn = self._open()
-        source = db.source_of(conn, collection)
-        parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
-        key = source.find(conn, parts)
-        if key is None:
-            raise CollectionError(f"{self.table!r} has no row with the key {pk!r}")
-        items = query.items_of(conn, collection, [key])
-        vector = query.mean_vector(conn, collection, items)
-        return self._ask(Query(vector, k, without=frozenset(items), exact=exact), where)
+        likes, unlikes = self._items(pk), self._items(unlike)
+        if likes.keys() & unlikes.keys():
+            raise CollectionError("A row can be liked or unliked, not both")
+        vectors = query.stored_vectors(conn, collection, [*likes, *unlikes])
+        if crop is not None and likes:
+            vectors[0] = self._encode_crop(self._key_of(next(iter(likes))), crop)
+        vector = query.rocchio(
+            collection,
+            list(zip(vectors, likes.values(), strict=False)),
+            list(zip(vectors[len(likes) :], unlikes.values(), strict=True)),
+        )
+        asked = Query(
+            vector,
+            k,
+            without=frozenset([*likes, *unlikes]),
+            max_distance=max_distance,
+            exact=exact,
+            distinct=self._near_duplicates() if distinct else None,
+            one_per=one_per,
+        )
+        return self._ask(asked, where)
 
     def search(
         self,
@@ -268,17 +302,34 @@ class ImageCollection:
         k: int = 10,
         where: str | None = None,
         *,
+        crop: Crop | None = None,
+        distinct: bool = False,
+        one_per: str | None = None,
+        max_distance: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """The k rows most like a picture: a file's path, its bytes, or a PIL image.
 
-        Loads the encoder on first use. Raises ImageError when it is no usable picture,
-        EncoderError when the encoder cannot be made again.
+        Loads the encoder on first use. Options as of `similar()`. Raises ImageError when
+        it is no usable picture, EncoderError when the encoder cannot be made again.
         """
-        return self._ask(Query(self.encode(image), k, exact=exact), where)
+        asked = Query(
+            self.encode(image, crop=crop),
+            k,
+            max_distance=max_distance,
+            exact=exact,
+            distinct=self._near_duplicates() if distinct else None,
+            one_per=one_per,
+        )
+        return self._ask(asked, where)
 
-    def encode(self, image: str | Path | bytes | Image) -> bytes:
-        """A picture's embedding as it would be stored: float32 bytes of shape (d,)."""
+    def encode(
+        self, image: str | Path | bytes | Image, *, crop: Crop | None = None
+    ) -> bytes:
+        """A picture's embedding as it would be stored: float32 bytes of shape (d,).
+
+        `crop` embeds a part of it.
+        """
         collection, _ = self._open()
         data, limits = _image_bytes(image)
         encoder = self.load_encoder()
@@ -286,7 +337,7 @@ class ImageCollection:
             # The same request as when embedding: what is asked for decides the scale at
             # which a big JPEG is decoded.
             thumbnail = THUMBNAIL if collection.thumbnails else None
-            request = Request(input=encoder.input, thumbnail=thumbnail)
+            request = Request(input=encoder.input, thumbnail=thumbnail, crop=crop)
             decoded = decoder.decode(data, request)
         vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
         if vector is None:
@@ -477,6 +528,61 @@ class ImageCollection:
             return self._existing() is None
         return False
 
+    def _items(self, pks: Any) -> dict[int, float]:
+        """Weights by item: of a key, a list of keys, or a dictionary of weights by key.
+
+        Raises CollectionError.
+        """
+        collection, conn = self._open()
+        source = db.source_of(conn, collection)
+        weights = {}
+        for pk, weight in _weights(pks, len(source.key_columns) > 1):
+            parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
+            key = source.find(conn, parts)
+            if key is None:
+                raise CollectionError(f"{self.table!r} has no row with the key {pk!r}")
+            if not 0 < weight < math.inf:
+                raise CollectionError(f"The weight of {pk!r} must be above 0, not {weight}")
+            weights[query.items_of(conn, collection, [key])[0]] = weight
+        return weights
+
+    def _encode_crop(self, key: db.Key, crop: Crop) -> bytes:
+        """A part of a row's picture, embedded. Raises ImageError, EncoderError."""
+        collection, conn = self._open()
+        source = db.source_of(conn, collection)
+        kept = sources.kept_picture(conn, collection, source, key)
+        if kept is None:
+            raise CollectionError(f"Row {key!r} of {self.table!r} has changed: embed it")
+        try:
+            if collection.source == "blob":
+                data = sources.read_blob(conn, source, collection.column, kept.pk)
+            else:
+                data = self._read_original(str(kept.root), str(kept.path))
+        except ImageError as error:
+            if kept.thumbnail is None:
+                raise
+            warnings.warn(
+                f"The crop is of the stored thumbnail: {kept.path} {error}", stacklevel=3
+            )
+            data = kept.thumbnail
+        return self.encode(data, crop=crop)
+
+    def _read_original(self, root: str, path: str) -> bytes:
+        """A picture's file, from a folder noted for this database. Raises ImageError."""
+        for folder in trust.trusted_roots(self.database):
+            if str(folder) == root:
+                file = sources.locate(folder, path)
+                return sources.read_file(file, LOCAL_FILES.max_bytes)
+        raise ImageError("may not be read: its folder was noted for no embed of this user")
+
+    def _key_of(self, item: int) -> db.Key:
+        sql = "select pk from _image_similarity_items where id = ?"
+        return self.connect().execute(sql, (item,)).fetchone()[0]
+
+    def _near_duplicates(self) -> float:
+        collection, conn = self._open()
+        return near_duplicates(conn, collection, random_pairs(conn, collection))
+
     def _ask(self, asked: Query, where: str | None) -> list[Hit]:
         collection, conn = self._open()
         asked = replace(asked, filter=Filter(where) if where else None)
@@ -535,6 +641,16 @@ class ImageCollection:
     def _describe_encoder(self) -> str:
         encoder = self._encoder
         return f"{encoder.spec} on {encoder.device}, {encoder.precision}"
+
+
+def _weights(pks: Any, compound: bool) -> list[tuple[Any, float]]:
+    """(key, weight) of a key, a list of keys, or a dictionary of weights by key."""
+    if isinstance(pks, Mapping):
+        return list(pks.items())
+    if not isinstance(pks, (list, tuple)):
+        return [(pks, 1.0)]
+    one = compound and pks and not any(isinstance(part, (list, tuple)) for part in pks)
+    return [(pks, 1.0)] if one else [(pk, 1.0) for pk in pks]
 
 
 def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:

@@ -40,7 +40,7 @@ from PIL import (
 )
 
 from .errors import ImageError
-from .images import Input, Limits, Request, in_millions, receive, send
+from .images import Crop, Input, Limits, Request, in_millions, receive, send
 
 # Not TGA: it has no signature, so any file could pass for one. JPEG includes MPO.
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
@@ -118,8 +118,12 @@ def set_alarm(seconds: float) -> None:
 def answer(data: bytes, header: dict, limits: Limits) -> tuple[dict, list[bytes]]:
     """What to send back: a description and its parts, or a refusal."""
     try:
-        wanted = header.pop("input")
-        request = Request(input=Input(**wanted) if wanted else None, **header)
+        wanted, crop = header.pop("input"), header.pop("crop")
+        request = Request(
+            input=Input(**wanted) if wanted else None,
+            crop=Crop(*crop) if crop else None,
+            **header,
+        )
         facts, parts = decode(data, request)
     except ImageError as error:
         return {"refused": str(error)}, []
@@ -145,16 +149,22 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
     form = format_name(picture)
     profile = picture.info.get("icc_profile")
     size = picture.size
-    wanted = wanted_size(size, request)
     if form == "JPEG":
         # Decodes at 1/2, 1/4 or 1/8, but leaves twice of what is needed.
-        picture.draft(None, (2 * wanted[0], 2 * wanted[1]))
+        crop = request.crop and as_stored(request.crop, turning(exif_of(picture)))
+        wanted = wanted_size(cropped_size(size, crop), request)
+        shares = crop[2:] if crop else (1, 1)
+        picture.draft(None, [int(2 * w / s) for w, s in zip(wanted, shares, strict=True)])
     picture.load()
     # After loading: PNG may have EXIF at its end, TIFF is turned upright by Pillow.
     exif = exif_of(picture)
-    small = in_srgb(shrunk(picture, wanted), profile)
-    del picture
     turn = turning(exif)
+    if request.crop:
+        crop = as_stored(request.crop, turn)
+        size = cropped_size(size, crop)
+        picture = picture.crop(box_of(crop, picture.size))
+    small = in_srgb(shrunk(picture, wanted_size(size, request)), profile)
+    del picture
     if turn is not None:
         small = small.transpose(turn)
     if turn in SIDEWAYS:
@@ -288,6 +298,47 @@ def kind_of_text(start: bytes) -> str | None:
     if "\ufffd" not in text[:-1] and not re.search(r"[\0-\x08\x0e-\x1f]", text):
         return "text"
     return None
+
+
+# Crops
+
+
+def cropped_size(size: tuple[int, int], crop: Crop | None) -> tuple[int, int]:
+    if crop is None:
+        return size
+    return max(1, round(size[0] * crop.width)), max(1, round(size[1] * crop.height))
+
+
+def box_of(crop: Crop, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, upper, right, lower in pixels: at least one, and none is cut in two."""
+    (x, y, width, height), (across, down) = crop, size
+    left = min(across - 1, math.floor(x * across + 1e-6))
+    upper = min(down - 1, math.floor(y * down + 1e-6))
+    right = math.ceil((x + width) * across - 1e-6)
+    lower = math.ceil((y + height) * down - 1e-6)
+    return (
+        left,
+        upper,
+        max(left + 1, min(across, right)),
+        max(upper + 1, min(down, lower)),
+    )
+
+
+def as_stored(crop: Crop, turn: Image.Transpose | None) -> Crop:
+    """A crop of the upright picture as one of the picture before it is turned."""
+    x, y, width, height = crop
+    right, below = 1 - x - width, 1 - y - height
+    places = {
+        Image.Transpose.FLIP_LEFT_RIGHT: (right, y),
+        Image.Transpose.ROTATE_180: (right, below),
+        Image.Transpose.FLIP_TOP_BOTTOM: (x, below),
+        Image.Transpose.TRANSPOSE: (y, x),
+        Image.Transpose.ROTATE_270: (y, right),
+        Image.Transpose.TRANSVERSE: (below, right),
+        Image.Transpose.ROTATE_90: (below, x),
+    }
+    sides = (height, width) if turn in SIDEWAYS else (width, height)
+    return Crop(*places.get(turn, (x, y)), *sides)
 
 
 # Making it small, opaque and sRGB

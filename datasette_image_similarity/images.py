@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import LifoQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from .errors import ImageError, ImageSimilarityError
 
@@ -82,24 +82,54 @@ class Input:
             raise ValueError(f"cannot crop {self.size} pixels out of {self.resize}")
 
 
+class Crop(NamedTuple):
+    """A part of a picture, in fractions of its width and height, from the upper left."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @classmethod
+    def parse(cls, text: str) -> Crop:
+        """From "x,y,width,height". Raises ImageError unless it lies in the picture."""
+        try:
+            x, y, width, height = (float(part) for part in text.split(","))
+        except ValueError:
+            raise ImageError(f"a crop is x,y,width,height, not {text!r}") from None
+        inside = 0 <= x < 1 and 0 <= y < 1 and width > 0 and height > 0
+        # A hair more than 1 is how fractions add up.
+        if not (inside and x + width <= 1 + 1e-6 and y + height <= 1 + 1e-6):
+            raise ImageError(
+                f"the crop {text} does not lie in the picture: x, y, width and height are "
+                "fractions of its sides, from 0 to 1"
+            )
+        return cls(x, y, min(width, 1 - x), min(height, 1 - y))
+
+    def __str__(self) -> str:
+        return ",".join(f"{part:.4g}" for part in self)
+
+
 @dataclass(frozen=True)
 class Request:
     """What to make of one picture; all of it comes from one decode.
 
     `thumbnail` and `picture` are the longest side, in pixels, of a small WebP and of
-    a large JPEG. What is smaller already keeps its size.
+    a large JPEG. What is smaller already keeps its size. `crop` is the part to make them
+    of, in fractions of the upright picture's width and height.
     """
 
     input: Input | None = None
     thumbnail: int | None = None
     picture: int | None = None
+    crop: Crop | None = None
 
 
 @dataclass(frozen=True)
 class Decoded:
     """One picture: what it is, and what the request asked to make of it."""
 
-    width: int  # upright, of the full picture, in pixels
+    width: int  # upright, of the full picture or of the crop, in pixels
     height: int
     format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "HEIC", ...
     facts: dict[str, str | float]  # taken_at, camera, latitude, longitude

@@ -60,7 +60,7 @@ def register_routes() -> list[tuple[str, Any]]:
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
     return [
         (r"/-/image-similarity(?:\.(?P<format>json))?$", views.home),
-        (table + r"/similar(?:\.(?P<format>json|csv|zip|html))?$", views.similar),
+        (table + r"/similar(?:\.(?P<format>json|csv|svg|zip|html))?$", views.similar),
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
-from .database import PREFIX, Key, SourceTable, quote
+from .database import PREFIX, Collection, Key, SourceTable, live_sql, quote
 from .errors import CollectionError, ImageError
 
 PICTURE_SUFFIXES = (
@@ -342,6 +342,39 @@ def read_blob(conn: sqlite3.Connection, source: SourceTable, column: str, pk: Ke
     if not rows or not isinstance(rows[0][0], bytes):
         raise ImageError("the row is gone, or its cell is empty")
     return rows[0][0]
+
+
+class Kept(NamedTuple):
+    """Where the picture of a row that was embedded is, and the thumbnail of it.
+
+    Types are as found: whoever made the database may have written anything there.
+    """
+
+    pk: Key
+    path: object
+    root: object
+    sha256: object
+    thumbnail: bytes | None
+
+
+def kept_picture(
+    conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
+) -> Kept | None:
+    """What is known of a live row's picture, or None without one."""
+    items = (
+        "_image_similarity_items i "
+        "left join _image_similarity_roots r on r.id = i.root_id "
+        "left join _image_similarity_thumbnails h on h.id = i.id"
+    )
+    row = conn.execute(
+        "select i.pk, i.path, r.path, i.sha256, h.webp "
+        f"{live_sql(collection, source, items)} and i.pk = ?",
+        (pk,),
+    ).fetchone()
+    if row is None:
+        return None
+    *known, webp = row
+    return Kept(*known, webp if isinstance(webp, bytes) else None)
 
 
 def _rows(

@@ -154,15 +154,15 @@ def test_a_filter_loses_no_result(
     indexed: Path, where: str, loose: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loose:
-        monkeypatch.setattr("datasette_image_similarity.query.LOOSE", 2)
+        monkeypatch.setattr("datasette_image_similarity.ranking.LOOSE", 2)
     assert recall(indexed, filter=Filter(where)) >= 0.99
 
 
 def test_a_filter_at_odds_with_the_picture_loses_no_result(
     indexed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datasette_image_similarity.query.LOOSE", 2)
-    monkeypatch.setattr("datasette_image_similarity.query.DEEP", 40)
+    monkeypatch.setattr("datasette_image_similarity.ranking.LOOSE", 2)
+    monkeypatch.setattr("datasette_image_similarity.ranking.DEEP", 40)
     vector = clustered(1, 5)[0]
     with opened(indexed) as conn:
         collection = db.collections(conn)[0]

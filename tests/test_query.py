@@ -15,7 +15,7 @@ import pytest
 from core import opened, sql
 from datasette.utils.sqlite import sqlite3
 
-from datasette_image_similarity import ImageCollection
+from datasette_image_similarity import ImageCollection, ranking
 from datasette_image_similarity import database as db
 from datasette_image_similarity import query as asking
 from datasette_image_similarity.encoders import encoder_spec
@@ -255,14 +255,14 @@ def test_deleted_and_changed_rows_never_show(copied: Path) -> None:
 def test_a_row_that_is_deleted_during_a_search_does_not_show(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distances = asking._distances
+    distances = ranking.distances
 
     def and_then(*arguments: object) -> list:
         found = distances(*arguments)
         sql(copied, "delete from images where id in (5, 6)")
         return found
 
-    monkeypatch.setattr(asking, "_distances", and_then)
+    monkeypatch.setattr(ranking, "distances", and_then)
     with ImageCollection(copied) as collection:
         assert {hit.pk for hit in collection.similar(1, 99)} == {*range(2, 25)} - {5, 6}
 

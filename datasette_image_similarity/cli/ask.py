@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import ImageError
+from ..images import Crop
 from .base import (
     collection_name,
     existing,
@@ -27,40 +32,84 @@ _exact = click.option(
 )
 
 
+class _CropType(click.ParamType):
+    name = "x,y,w,h"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Crop:
+        try:
+            return value if isinstance(value, Crop) else Crop.parse(value)
+        except ImageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _limits(command: Callable) -> Callable:
+    """Options that choose among the results, on every command that has any."""
+    for option in (
+        click.option(
+            "--crop",
+            type=_CropType(),
+            help="Ask with a part of the picture: fractions of its width and height",
+        ),
+        click.option(
+            "--distinct",
+            is_flag=True,
+            help="Leave out near-duplicates of the picture and of better results",
+        ),
+        click.option(
+            "--one-per",
+            metavar="COLUMN|cluster|duplicates",
+            help="The best result of each value, cluster or group of duplicates",
+        ),
+        click.option(
+            "--max-distance", type=click.FloatRange(min=0), help="Only what is so near"
+        ),
+        _exact,
+    ):
+        command = option(command)
+    return command
+
+
 @image_similarity.command()
 @existing
 @click.argument("table")
-@click.argument("pk")
+@click.argument("pks", metavar="PK...", nargs=-1, required=True)
+@click.option("--unlike", "unlikes", metavar="PK", multiple=True, help="Less like this row")
 @_k
 @_where
 @collection_name
-@_exact
+@_limits
 @json_output
 @_csv
 def similar(
     database: Path,
     table: str,
-    pk: str,
+    pks: tuple[str, ...],
+    unlikes: tuple[str, ...],
     k: int,
     where: str | None,
     name: str | None,
-    exact: bool,
     as_json: bool,
     as_csv: bool,
+    **limits: Any,
 ) -> None:
-    """Rows most like a row, best first. PK as in the row's address: 12, or a,b.
+    """Rows most like a row, best first; like the mean of several rows.
+
+    PK as in the row's address: 12, or a,b. A weight may follow: 12:2 counts twice. Rows
+    named with --unlike push results away from themselves.
 
     \b
-    Example:
+    Examples:
         datasette image-similarity similar shop.db products 12 -k 5 \\
             --where "price < 50"
+        datasette image-similarity similar shop.db products 12 40:2 \\
+            --unlike 31 --one-per brand
     """
-    from datasette.utils import urlsafe_components
-
     from ..collection import ImageCollection
 
-    with ImageCollection(database, table, name=name) as collection:
-        hits = collection.similar(urlsafe_components(pk), k, where, exact=exact)
+    with ImageCollection(database, table, name=name) as collection, _warnings_said():
+        hits = collection.similar(
+            _weights(pks), k, where, unlike=_weights(unlikes), **limits
+        )
         _print_hits(hits, as_json, as_csv)
 
 
@@ -71,7 +120,7 @@ def similar(
 @_k
 @_where
 @collection_name
-@_exact
+@_limits
 @json_output
 @_csv
 def search(
@@ -81,9 +130,9 @@ def search(
     k: int,
     where: str | None,
     name: str | None,
-    exact: bool,
     as_json: bool,
     as_csv: bool,
+    **limits: Any,
 ) -> None:
     """Rows most like a picture in a file, best first.
 
@@ -94,8 +143,28 @@ def search(
     from ..collection import ImageCollection
 
     with ImageCollection(database, table or only_table(database), name=name) as collection:
-        hits = collection.search(image, k, where, exact=exact)
+        hits = collection.search(image, k, where, **limits)
         _print_hits(hits, as_json, as_csv)
+
+
+def _weights(texts: tuple[str, ...]) -> dict[tuple[str, ...], float]:
+    """Weights by key, of keys in row-path form. Raises CollectionError."""
+    from datasette.utils import urlsafe_components
+
+    from ..query import split_weight
+
+    examples = (split_weight(text) for text in texts)
+    return {tuple(urlsafe_components(key)): weight for key, weight in examples}
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Warnings on standard error, as a command says things."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for note in notes:
+        click.echo(f"{note.message}", err=True)
 
 
 def _print_hits(hits: list, as_json: bool, as_csv: bool) -> None:

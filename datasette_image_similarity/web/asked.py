@@ -82,8 +82,8 @@ async def read_asked(place: Place, text: str) -> tuple[Question, list[str]]:
 
 def rows_of(question: Question) -> list[tuple[str, bool]]:
     """The rows that are asked with, in row-path form, and whether it is to be unlike."""
-    unlikes = getattr(question, "unlikes", ())
-    return [(row, False) for row in question.likes] + [(row, True) for row in unlikes]
+    likes = [(row, False) for row in question.likes]
+    return likes + [(row, True) for row in question.unlikes]
 
 
 async def show(place: Place, text: str, page: str = "similar") -> Shown:

@@ -30,7 +30,7 @@ from ..explore.exports import (
     write_zip,
 )
 from ..query import Answer, SearchTimeout
-from ..sources import read_blob
+from ..sources import Kept, read_blob
 from .answers import ask_database, tells_errors
 from .asked import in_words, rows_of
 from .compat import table_tools_url
@@ -196,7 +196,7 @@ class _OfDatasette:
         stored = self._on_sql_thread(lambda conn: stored_thumbnail(conn, entry))
         if stored is not None:
             return stored
-        row = {"pk": entry.key, "root": entry.root, "path": entry.path}
+        row = Kept(entry.key, entry.path, entry.root, entry.sha256, None)
         return self._in_the_loop(make_picture(self.place, row, large=False))
 
     def _on_sql_thread(self, read: Callable[[sqlite3.Connection], Any]) -> Any:

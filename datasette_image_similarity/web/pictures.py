@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from datasette.utils import urlsafe_components
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
-from .. import database as db
 from ..errors import ImageError
 from ..images import LOCAL_FILES, PICTURE_TYPE, THUMBNAIL_TYPE
 from ..images import Request as Decoding
-from ..sources import read_blob, read_file
+from ..sources import Kept, kept_picture, read_blob, read_file
 from .answers import ask_database, tells_errors
 from .question import PageError, Place, find_place
 from .service import PICTURE, THUMBNAIL
@@ -41,28 +40,19 @@ async def image(datasette: Datasette, request: Any) -> Response:
 async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     place = await find_place(datasette, request)
     pk = request.url_vars["pk"]
-    items = (
-        "_image_similarity_items i "
-        "left join _image_similarity_roots r on r.id = i.root_id "
-        "left join _image_similarity_thumbnails h on h.id = i.id"
-    )
 
-    def find(conn: sqlite3.Connection) -> sqlite3.Row | None:
+    def find(conn: sqlite3.Connection) -> Kept | None:
         key = place.source.find(conn, urlsafe_components(pk))
         if key is None:
             return None
-        return conn.execute(
-            "select i.pk, i.path, i.sha256, i.size, r.path as root, h.webp "
-            f"{db.live_sql(place.collection, place.source, items)} and i.pk = ?",
-            (key,),
-        ).fetchone()
+        return kept_picture(conn, place.collection, place.source, key)
 
     row = await ask_database(place, find)
     if row is None:
         raise PageError(404, f"There is no picture of row {pk}")
     # Whoever made the database may have written anything there.
-    digest = re.sub("[^0-9a-f]", "", str(row["sha256"]))[:32]
-    stored = row["webp"] if isinstance(row["webp"], bytes) else None
+    digest = re.sub("[^0-9a-f]", "", str(row.sha256))[:32]
+    stored = row.thumbnail
     etag = f'"{digest}-{"image" if large else "thumbnail"}"'
     headers = {
         "ETag": etag,
@@ -81,29 +71,27 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     return Response(data, headers=headers, content_type=kind)
 
 
-async def make_picture(
-    place: Place, row: Mapping[str, Any] | sqlite3.Row, large: bool
-) -> bytes | None:
+async def make_picture(place: Place, row: Kept, large: bool) -> bytes | None:
     """Decode the original and encode it again; None where it cannot be had."""
     request = Decoding(picture=PICTURE) if large else Decoding(thumbnail=THUMBNAIL)
-    if place.collection.source == "blob":
-        data = await place.db.execute_fn(
-            lambda conn: read_blob(conn, place.source, place.collection.column, row["pk"])
-        )
-
-        def read() -> bytes:
-            return data
-
-    else:
-        file = place.service.file_of(place.db, row["root"], row["path"], place.config)
-        if file is None:
-            return None
-
-        def read() -> bytes:
-            return read_file(file, LOCAL_FILES.max_bytes)
-
+    read = await original(place, row)
+    if read is None:
+        return None
     try:
         decoded = await place.service.decode_picture(read, request)
     except ImageError:
         return None
     return decoded.picture if large else decoded.thumbnail
+
+
+async def original(place: Place, row: Kept) -> Callable[[], bytes] | None:
+    """How to read a row's own picture, as a thread may; None where it may not be read."""
+    if place.collection.source == "blob":
+        data = await place.db.execute_fn(
+            lambda conn: read_blob(conn, place.source, place.collection.column, row.pk)
+        )
+        return lambda: data
+    file = place.service.file_of(place.db, str(row.root), str(row.path), place.config)
+    if file is None:
+        return None
+    return lambda: read_file(file, LOCAL_FILES.max_bytes)

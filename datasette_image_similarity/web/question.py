@@ -21,8 +21,9 @@ from datasette.utils import (
 )
 
 from ..database import Collection, SourceTable, source_of
-from ..errors import CollectionError, ImageSimilarityError
-from ..query import Filter, pk_path
+from ..errors import CollectionError, ImageError, ImageSimilarityError
+from ..images import Crop
+from ..query import Filter, pk_path, split_weight
 from .compat import may_view, table_tools_url
 from .config import Config
 from .narrow import IN_WORDS, narrows
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from datasette.database import Database
 
 LIKES = 50  # so many query pictures at most
+# Our own parameters that an address keeps, and the fields of the form for a crop.
+ASKED = (
+    *("_like", "_unlike", "_crop", "_distinct", "_one_per"),
+    *("_size", "_max_distance", "_collection", "_exact", "_histogram"),
+)
+CROP_FIELDS = ("_crop_left", "_crop_top", "_crop_width", "_crop_height")
 KEPT = ("_where", "_through", "_searchmode")  # Datasette's parameters that filter
 
 
@@ -92,19 +99,29 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
     return Place(datasette, it, request, db, table, collection, source, config)
 
 
+# Weights of pictures by key, in Datasette's row-path form.
+Weights = Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Chip:
-    """A filter that is on: in words, and the address without it."""
+    """A filter that is on: in words, the address without it, and what that does."""
 
     text: str
     remove_url: str
+    remove: str = "Remove this filter"
 
 
 @dataclass(frozen=True)
 class Question:
     """The parameters of a results page."""
 
-    likes: tuple[str, ...]  # in Datasette's row-path form
+    likes: Weights
+    unlikes: Weights
+    crop: Crop | None  # of the first like
+    distinct: bool  # near-duplicates are folded
+    one_per: str | None
+    histogram: bool
     size: int
     offset: int
     max_distance: float | None
@@ -118,6 +135,8 @@ class Question:
         gone = {*drop, *changes}
         pairs = [pair for pair in self.pairs if pair[0] not in gone]
         for name, value in changes.items():
+            if isinstance(value, Mapping):
+                value = written(value)
             values = value if isinstance(value, (list, tuple)) else [value]
             pairs += [(name, str(one)) for one in values if one is not None]
         return path + ("?" + urlencode(pairs) if pairs else "")
@@ -151,19 +170,25 @@ async def read_question(place: Place, path: str) -> Question:
     most = place.datasette.setting("max_returned_rows")
     wanted = args.get("_size") or page_size
     size = most if wanted == "max" else _whole(wanted, "_size", 1)
-    likes = tuple(dict.fromkeys(map(_row_path, args.getlist("_like"))))
-    if len(likes) > LIKES:
+    likes, unlikes = _weights(args, "_like"), _weights(args, "_unlike")
+    if len(likes) + len(unlikes) > LIKES:
         raise PageError(400, f"Up to {LIKES} pictures can be searched with at once")
+    for both in likes.keys() & unlikes.keys():
+        raise PageError(400, f"Results cannot be both like and less like {both}")
     pairs = tuple(
         (key, value)
         for key in args
         for value in args.getlist(key)
-        if is_filter(key)
-        or key in ("_like", "_size", "_max_distance", "_collection", "_exact")
+        if is_filter(key) or (key in ASKED and value)
     )
     filter, words = await _read_filter(place)
     question = Question(
         likes=likes,
+        unlikes=unlikes,
+        crop=_crop(args.get("_crop"), likes),
+        distinct=_whole(args.get("_distinct") or 0, "_distinct", 0) > 0,
+        one_per=args.get("_one_per") or None,
+        histogram=_whole(args.get("_histogram") or 0, "_histogram", 0) > 0,
         size=min(size, most),
         offset=_whole(args.get("_next") or 0, "_next", 0),
         max_distance=_distance(args.get("_max_distance")),
@@ -176,15 +201,21 @@ async def read_question(place: Place, path: str) -> Question:
         for pair in question.filters
         for text in words.get(pair) or _in_words(pair)
     ]
+    if question.distinct:
+        url = question.url(path, drop=["_distinct"])
+        chips.append(Chip("no near-duplicates", url, "Show near-duplicates again"))
+    if question.one_per:
+        url = question.url(path, drop=["_one_per"])
+        chips.append(Chip(f"one per {question.one_per}", url, "Show all of them again"))
     return Question(**{**vars(question), "chips": chips})
 
 
 def filter_redirect(request: Any, path: str) -> str | None:
-    """Where the form that adds a filter leads: to the same page with the filter on."""
-    changes = filters_should_redirect(request.args)
+    """Where the forms that add a filter or a crop lead: to the same page with it on."""
+    changes = filters_should_redirect(request.args) + _crop_of_form(request.args)
     if not changes:
         return None
-    dropped = {name for name, value in changes if value is None}
+    dropped = {name for name, value in changes if value is None or name == "_crop"}
     pairs = [
         (key, value)
         for key in request.args
@@ -193,6 +224,16 @@ def filter_redirect(request: Any, path: str) -> str | None:
     ]
     pairs += [(name, value) for name, value in changes if value is not None]
     return f"{path}?{urlencode(pairs)}"
+
+
+def _crop_of_form(args: Any) -> list[tuple[str, str | None]]:
+    """The changes for a form's four fields, in percent: they become one parameter."""
+    percents = [args.get(name) for name in CROP_FIELDS]
+    if None in percents:
+        return []
+    numbers = [_number(text, "Each side of the part") / 100 for text in percents]
+    gone = [(name, None) for name in CROP_FIELDS]
+    return [("_crop", ",".join(f"{number:.4g}" for number in numbers)), *gone]
 
 
 def lookups() -> list[tuple[str, str, bool]]:
@@ -290,15 +331,42 @@ def _whole(text: object, name: str, least: int) -> int:
 
 
 def _distance(text: str | None) -> float | None:
-    if text in (None, ""):
-        return None
+    return None if text in (None, "") else _number(text, "_max_distance")
+
+
+def _number(text: str, name: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise PageError(400, "_max_distance must be a number of at least 0")
+        raise PageError(400, f"{name} must be a number of at least 0")
     return number
+
+
+def _weights(args: Any, name: str) -> dict[str, float]:
+    """Pictures and their weights: "7" or "7:2". The last of several weights counts."""
+    try:
+        given = [split_weight(text) for text in args.getlist(name)]
+    except CollectionError as error:
+        raise PageError(400, str(error)) from None
+    return {_row_path(key): weight for key, weight in given}
+
+
+def written(weights: Weights) -> list[str]:
+    """Pictures with their weights as parameters have them."""
+    return [pk if weight == 1 else f"{pk}:{weight:g}" for pk, weight in weights.items()]
+
+
+def _crop(text: str | None, likes: Weights) -> Crop | None:
+    if not text:
+        return None
+    if not likes:
+        raise PageError(400, "A crop is one of the first picture in _like: name one")
+    try:
+        return Crop.parse(text)
+    except ImageError as error:
+        raise PageError(400, str(error)) from None
 
 
 def as_mapping(question: Question, place: Place) -> Mapping[str, object]:
@@ -308,7 +376,11 @@ def as_mapping(question: Question, place: Place) -> Mapping[str, object]:
         "table": place.table,
         "collection": place.collection.name,
         "metric": place.collection.metric,
-        "like": list(question.likes),
+        "like": written(question.likes),
+        "unlike": written(question.unlikes),
+        "crop": str(question.crop) if question.crop else None,
+        "distinct": question.distinct,
+        "one_per": question.one_per,
         "filters": [list(pair) for pair in question.filters],
         "max_distance": question.max_distance,
         "exact": question.exact,

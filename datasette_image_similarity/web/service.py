@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from datasette.utils import StartupError
 from datasette.utils.sqlite import sqlite3
 
 from .. import sources, trust
-from ..database import Collection, collections, load_vec
+from ..database import Collection, collections, item_count, load_vec
+from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
 from ..errors import DatabaseError, ImageError, ImageSimilarityError
-from ..images import LOCAL_FILES, Decoded, Decoder, DecoderPool, Limits, Request
+from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
 from .compat import configured_tables
@@ -52,6 +54,7 @@ class Service:
         self.exporting = 0  # zip files and contact sheets being made
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
+        self._pairs: dict[tuple[str, int, str, int], RandomPairs] = {}
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="image-similarity-upload")
         self._encoders: dict[str, Encoder] = {}
@@ -98,6 +101,15 @@ class Service:
             self._configs[key] = read_config(self.datasette, database, table)
         return self._configs[key]
 
+    def random_pairs(self, conn: Any, db: str, collection: Collection) -> RandomPairs:
+        """What is known of a collection's random pairs: measured once, and again when it
+        has doubled. `conn` is a connection to the database `db`."""
+        size = item_count(conn, collection).bit_length()
+        key = (db, collection.id, collection.fingerprint, size)
+        if key not in self._pairs:
+            self._pairs[key] = random_pairs(conn, collection)
+        return self._pairs[key]
+
     # Uploads
 
     async def embed_upload(
@@ -107,18 +119,45 @@ class Service:
 
         Raises QueueFull, ImageError, EncoderError.
         """
+        with self._waits(config):
+            return await self._in_turn(self._embed, data, collection, config)
+
+    async def embed_crop(
+        self,
+        read: Callable[[], bytes],
+        crop: Crop,
+        collection: Collection,
+        config: Config,
+    ) -> bytes:
+        """The vector of a part of a stored picture; `read` runs in a thread of ours.
+
+        Raises QueueFull, ImageError, EncoderError.
+        """
+        spec = EncoderSpec.from_json(collection.encoder)
+        thumbnail = THUMBNAIL if collection.thumbnails else None
+        request = Request(input=spec.input, thumbnail=thumbnail, crop=crop)
+        with self._waits(config):
+            decoded = await self.decode_picture(read, request)
+            return await self._in_turn(self._encode, decoded, collection, config)
+
+    @contextmanager
+    def _waits(self, config: Config) -> Iterator[None]:
+        """One more picture waits for the encoder. Raises QueueFull."""
         if self._waiting >= config.upload_queue:
             raise QueueFull(
                 "Too many pictures are being looked at just now. Try again in a moment"
             )
         self._waiting += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._thread, self._embed, data, collection, config
-            )
+            yield
         finally:
             self._waiting -= 1
+
+    async def _in_turn(self, work: Callable, *arguments: Any) -> Any:
+        """Run this in the thread that has the encoder."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, work, *arguments
+        )
 
     def _embed(
         self, data: bytes, collection: Collection, config: Config
@@ -132,11 +171,14 @@ class Service:
         request = Request(input=spec.input, thumbnail=thumbnail)
         # Decode first: a file that is no picture need not wait for the model.
         decoded = self._upload_decoders[limits].decode(data, request)
-        encoder = self._encoder(spec, config)
+        return self._encode(decoded, collection, config), decoded
+
+    def _encode(self, decoded: Decoded, collection: Collection, config: Config) -> bytes:
+        encoder = self._encoder(EncoderSpec.from_json(collection.encoder), config)
         vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
         if vector is None:
             raise ImageError("the encoder gave a vector of zeros, NaN or infinity for it")
-        return vector, decoded
+        return vector
 
     def _encoder(self, spec: EncoderSpec, config: Config) -> Encoder:
         key = spec.fingerprint

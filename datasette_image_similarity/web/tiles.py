@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..database import ITEMS_BY_ID, live_sql, quote
 from ..explore.exports import usual_caption
-from ..query import Answer, pk_path
+from ..folding import OURS
+from ..images import Crop
+from ..query import Answer, Hit, pk_path
 from .compat import table_tools_url
 
 if TYPE_CHECKING:
     from .question import Place, Question
+
+
+# What another query picture does not take over.
+OF_ONE_QUERY = ("_max_distance", "_unlike", "_crop")
+WEIGHTS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0)  # as the page offers them
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,28 @@ class Tile:
     distance: float
     similar_url: str
     add_url: str | None  # the same question with this picture added
+    unlike_url: str | None  # and with this one to be less like
+    others: int | None  # so many were folded into it
+    others_url: str | None  # where they are shown
 
 
 @dataclass(frozen=True)
 class QueryPicture:
-    """A picture that was searched with."""
+    """A picture that was searched with.
 
+    The addresses are of the same question without it, or with another weight for it;
+    None where that would make no difference.
+    """
+
+    pk: str
     url: str
     thumbnail: str
     caption: str
+    weight: float
     remove_url: str | None
+    lighter_url: str | None
+    heavier_url: str | None
+    crop: Crop | None
 
 
 async def caption_column(place: Place) -> str | None:
@@ -60,7 +81,10 @@ def tiles_of(
     for hit in answer.hits:
         pk = pk_path(hit.pk)
         text = hit.row.get(caption) if caption else None
-        added = [*question.likes, pk]
+        added = unliked = None
+        if question.likes:
+            added = question.url(similar, _like={**question.likes, pk: 1})
+            unliked = question.url(similar, _unlike={**question.unlikes, pk: 1})
         tiles.append(
             Tile(
                 pk=pk,
@@ -71,8 +95,96 @@ def tiles_of(
                 caption=str(text) if text not in (None, "") else pk.replace(",", ", "),
                 score=hit.score,
                 distance=hit.distance,
-                similar_url=question.url(similar, drop=["_max_distance"], _like=pk),
-                add_url=question.url(similar, _like=added) if question.likes else None,
+                similar_url=question.url(similar, drop=OF_ONE_QUERY, _like=pk),
+                add_url=added,
+                unlike_url=unliked,
+                others=hit.others,
+                others_url=_others_url(place, question, hit),
             )
         )
     return tiles
+
+
+def _others_url(place: Place, question: Question, hit: Hit) -> str | None:
+    """The same question among the rows of a hit's group, where that is a column's."""
+    column = question.one_per
+    if not hit.others or column not in hit.row or column in OURS or question.distinct:
+        return None
+    value = hit.row[column]
+    if not isinstance(value, (int, str)):
+        return None
+    path = place.request.path
+    return question.url(path, drop=["_one_per"], **{f"{column}__exact": value})
+
+
+async def query_pictures(
+    place: Place, question: Question, path: str, items: list[int]
+) -> tuple[list[QueryPicture], list[QueryPicture]]:
+    """The pictures that results are like, and those that they are less like.
+
+    `items` are theirs, in this order.
+    """
+    caption = await caption_column(place)
+    wanted = f"t.{quote(caption)}" if caption else "null"
+    live = live_sql(place.collection, place.source, ITEMS_BY_ID)
+    sql = f"select i.id, {wanted} as caption {live}"
+    found = await place.db.execute(sql, {"ids": json.dumps(items)})
+    texts = {row["id"]: row["caption"] for row in found}
+    captions = [texts.get(item) for item in items]
+    first = next(iter(question.likes), None)
+    likes, unlikes = (
+        [
+            _query_picture(
+                place,
+                question,
+                path,
+                name,
+                pk,
+                text,
+                question.crop if pk == first else None,
+            )
+            for pk, text in zip(weights, some, strict=True)
+        ]
+        for name, weights, some in (
+            ("_like", question.likes, captions[: len(question.likes)]),
+            ("_unlike", question.unlikes, captions[len(question.likes) :]),
+        )
+    )
+    return likes, unlikes
+
+
+def _query_picture(
+    place: Place,
+    question: Question,
+    path: str,
+    name: str,
+    pk: str,
+    caption: object,
+    crop: Crop | None,
+) -> QueryPicture:
+    """One of the pictures in the parameter `name`."""
+    weights = question.likes if name == "_like" else question.unlikes
+    weight = weights[pk]
+    others = {key: one for key, one in weights.items() if key != pk}
+
+    def weighing(changed: float | None) -> str | None:
+        # One picture alone is the mean whatever it weighs.
+        if changed is None or not others:
+            return None
+        return question.url(path, **{name: {**weights, pk: changed}})
+
+    last = name == "_like" and not others
+    base = str(place.datasette.urls.table(place.database, place.table))
+    return QueryPicture(
+        pk=pk,
+        url=f"{base}/{pk}",
+        thumbnail=place.url(f"thumbnail/{pk}"),
+        caption=pk if caption is None else str(caption),
+        weight=weight,
+        remove_url=None
+        if last
+        else question.url(path, drop=["_crop"] if crop else [], **{name: others}),
+        lighter_url=weighing(next((w for w in reversed(WEIGHTS) if w < weight), None)),
+        heavier_url=weighing(next((w for w in WEIGHTS if w > weight), None)),
+        crop=crop,
+    )

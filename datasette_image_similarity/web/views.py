@@ -5,25 +5,34 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import math
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasette.utils import urlsafe_components
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..distances import (
+    FARTHEST_COSINE,
+    Histogram,
+    farthest,
+    histogram,
+    near_duplicates,
+)
 from ..errors import CollectionError, ImageSimilarityError
+from ..folding import groups_there
 from ..query import (
     Answer,
     Query,
     as_sql,
     items_of,
-    mean_vector,
     pk_path,
+    rocchio,
     search,
+    stored_vectors,
 )
 from .answers import (
     ask_database,
@@ -40,8 +49,10 @@ from .compat import (
     sql_url,
     table_tools_url,
 )
+from .crops import Cropped, embed_crop
 from .exports import export_answer
 from .forms import BadForm, read_form
+from .histogram import as_svg
 from .question import (
     PageError,
     Place,
@@ -54,7 +65,7 @@ from .question import (
 )
 from .questions import saving
 from .searches import note_search
-from .tiles import QueryPicture, caption_column, tiles_of
+from .tiles import caption_column, query_pictures, tiles_of
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -72,34 +83,37 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         return Response.redirect(redirect)
     question = await read_question(place, path)
     if not question.likes:
-        raise PageError(400, "Name a picture to search with: ?_like= and a row's key")
-
-    def ask(conn: sqlite3.Connection) -> tuple[list[int], Answer]:
-        items = _items(conn, place, question.likes)
-        asked = Query(
-            mean_vector(conn, place.collection, items),
-            without=frozenset(items),
-            **_limits(question),
+        also = " as well" if question.unlikes else ""
+        raise PageError(
+            400, f"Name a picture to search with{also}: ?_like= and a row's key"
         )
-        return items, search(conn, place.collection, asked, place.service.indexes)
+    crop = await embed_crop(place, question)
+    format = request.url_vars.get("format")
+    if format == "svg":
+        return await _histogram(place, question, crop)
 
-    items, answer = await ask_database(place, ask)
+    def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
+        items, asked = _query(conn, place, question, crop)
+        return items, _answer(conn, place, question, asked)
+
+    items, answered = await ask_database(place, ask)
+    answer = answered.answer
     noted = await note_search(place, question, answer)
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
-    format = request.url_vars.get("format")
     if wants_json(request):
         next_url = next_url and question.url(f"{path}.json", _next=answer.next)
-        return _json_answer(place, question, answer, next_url)
+        return _json_answer(place, question, answer, next_url, answered.histogram)
     if format == "csv":
         return _csv_answer(place, answer)
     if format in ("zip", "html"):
         return await export_answer(place, question, answer)
-    likes = await _query_pictures(place, question, path, items)
-    context = await _results(place, question, path, answer)
+    likes, unlikes = await query_pictures(place, question, path, items)
+    context = await _results(place, question, path, answered)
     context |= {
         "likes": likes,
+        "unlikes": unlikes,
         "next_url": next_url,
         "exact_url": question.url(path, _exact=1, _next=question.offset or None),
         "json_url": question.url(f"{path}.json", _next=question.offset or None),
@@ -109,21 +123,103 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         "sheet_url": question.url(f"{path}.html", _next=question.offset or None),
         "noted": noted,
         **await saving(place, question),
+        "histogram_url": question.url(f"{path}.svg"),
+        "crop": _crop_form(place, question, path, crop),
     }
     return await page(place, "image_similarity_similar.html", context)
 
 
-def _limits(question: Question) -> dict[str, Any]:
+class _Answered(NamedTuple):
+    """An answer, and what else a page of results wants from the database."""
+
+    answer: Answer
+    groups: list[str]  # of ours that there are
+    top: float  # of the cut-off
+    histogram: Histogram | None
+
+
+def _answer(
+    conn: sqlite3.Connection, place: Place, question: Question, asked: Query
+) -> _Answered:
+    answer = search(conn, place.collection, asked, place.service.indexes)
+    top = FARTHEST_COSINE
+    if place.collection.metric == "l2":
+        pairs = place.service.random_pairs(conn, place.database, place.collection)
+        top = farthest(place.collection, pairs)
+    shown = _measure(conn, place, asked) if question.histogram else None
+    return _Answered(answer, groups_there(conn, place.collection), top, shown)
+
+
+def _query(
+    conn: sqlite3.Connection, place: Place, question: Question, crop: Cropped | None
+) -> tuple[list[int], Query]:
+    """The items of the pictures in a question, likes first, and what it asks."""
+    items = _items(conn, place, (*question.likes, *question.unlikes))
+    vectors = stored_vectors(conn, place.collection, items)
+    if crop is not None:
+        vectors[0] = crop.vector
+    number = len(question.likes)
+    vector = rocchio(
+        place.collection,
+        list(zip(vectors[:number], question.likes.values(), strict=True)),
+        list(zip(vectors[number:], question.unlikes.values(), strict=True)),
+    )
+    limits = _limits(conn, place, question)
+    return items, Query(vector, without=frozenset(items), **limits)
+
+
+def _limits(conn: sqlite3.Connection, place: Place, question: Question) -> dict[str, Any]:
+    distinct = None
+    if question.distinct:
+        pairs = place.service.random_pairs(conn, place.database, place.collection)
+        distinct = near_duplicates(conn, place.collection, pairs)
     return {
         "k": question.size,
         "offset": question.offset,
         "filter": question.filter,
         "max_distance": question.max_distance,
         "exact": question.exact,
+        "distinct": distinct,
+        "one_per": question.one_per,
     }
 
 
-def _items(conn: sqlite3.Connection, place: Place, likes: tuple[str, ...]) -> list[int]:
+def _measure(conn: sqlite3.Connection, place: Place, asked: Query) -> Histogram:
+    pairs = place.service.random_pairs(conn, place.database, place.collection)
+    return histogram(conn, place.collection, asked, pairs)
+
+
+async def _histogram(place: Place, question: Question, crop: Cropped | None) -> Response:
+    """The picture behind the cut-off: apart from the page, which need not wait for it."""
+
+    def measure(conn: sqlite3.Connection) -> Histogram:
+        return _measure(conn, place, _query(conn, place, question, crop)[1])
+
+    svg = as_svg(await ask_database(place, measure), question.max_distance)
+    headers = {
+        "Cache-Control": "private, max-age=60",
+        "Content-Security-Policy": "default-src 'none'",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(svg, headers=headers, content_type="image/svg+xml; charset=utf-8")
+
+
+def _crop_form(
+    place: Place, question: Question, path: str, crop: Cropped | None
+) -> dict[str, Any] | None:
+    """What the form for a part of the first picture shows; None where there is none."""
+    if not place.config.search_by_image:
+        return None
+    first = next(iter(question.likes))
+    return {
+        "picture": place.url(f"image/{first}"),
+        "part": question.crop,
+        "small": crop is not None and crop.small,
+        "whole_url": question.url(path, drop=["_crop"]),
+    }
+
+
+def _items(conn: sqlite3.Connection, place: Place, likes: Iterable[str]) -> list[int]:
     """The items of rows in row-path form. Raises PageError 404."""
     keys = []
     for like in likes:
@@ -152,7 +248,12 @@ def _failure(conn: sqlite3.Connection, place: Place, keys: list[db.Key]) -> str:
 
 
 def _json_answer(
-    place: Place, question: Question, answer: Answer, next_url: str | None, **more: object
+    place: Place,
+    question: Question,
+    answer: Answer,
+    next_url: str | None,
+    shown: Histogram | None = None,
+    **more: object,
 ) -> Response:
     following = str(answer.next) if answer.next is not None else None
     body = {
@@ -160,11 +261,13 @@ def _json_answer(
         "query": {**as_mapping(question, place), **more},
         "rows": [hit.as_json() for hit in answer.hits],
         "total": answer.total,
+        **({"at_least": answer.at_least} if answer.at_least else {}),
         "next": following,
         "next_url": next_url and place.datasette.absolute_url(place.request, next_url),
         "exact": answer.exact,
         "recall": answer.recall,
         "milliseconds": answer.milliseconds,
+        **({"histogram": shown.as_json()} if shown else {}),
     }
     headers = {}
     if place.datasette.cors:
@@ -173,11 +276,7 @@ def _json_answer(
 
 
 def _csv_answer(place: Place, answer: Answer) -> Response:
-    columns = [
-        name
-        for name in place.source.columns
-        if not (place.collection.source == "blob" and name == place.collection.column)
-    ]
+    columns = _plain_columns(place)
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["rank", "pk", "score", "distance", *columns])
@@ -193,7 +292,14 @@ def _csv_answer(place: Place, answer: Answer) -> Response:
 
 
 async def _sql_url(place: Place, question: Question) -> str | None:
-    """Datasette's page with this question as SQL, for those who may run SQL."""
+    """Datasette's page with this question as SQL, for those who may run SQL.
+
+    None for a question that our SQL functions cannot ask.
+    """
+    if question.crop or question.distinct or question.one_per or question.unlikes:
+        return None
+    if len(set(question.likes.values())) > 1:
+        return None
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
 
@@ -212,39 +318,11 @@ async def _sql_url(place: Place, question: Question) -> str | None:
     return sql_url(place.datasette, place.database, sql, params)
 
 
-async def _query_pictures(
-    place: Place, question: Question, path: str, items: list[int]
-) -> list[QueryPicture]:
-    """The pictures searched with, each with the address without it."""
-    caption = await caption_column(place)
-    wanted = f"t.{db.quote(caption)}" if caption else "null"
-    live = db.live_sql(place.collection, place.source, db.ITEMS_BY_ID)
-    sql = f"select i.id, {wanted} as caption {live}"
-    found = await place.db.execute(sql, {"ids": json.dumps(items)})
-    rows = {row["id"]: row for row in found}
-    base = str(place.datasette.urls.table(place.database, place.table))
-    pictures = []
-    for like, item in zip(question.likes, items, strict=True):
-        row = rows.get(item)
-        others = [one for one in question.likes if one != like]
-        pictures.append(
-            QueryPicture(
-                url=f"{base}/{like}",
-                thumbnail=place.url(f"thumbnail/{like}"),
-                caption=str(row["caption"]) if row and row["caption"] is not None else like,
-                remove_url=question.url(path, _like=others) if others else None,
-            )
-        )
-    return pictures
-
-
 async def _results(
-    place: Place, question: Question, path: str, answer: Answer
+    place: Place, question: Question, path: str, answered: _Answered
 ) -> dict[str, Any]:
     """What both pages of results show."""
-    metric = place.collection.metric
-    farthest = max((hit.distance for hit in answer.hits), default=0.0)
-    top = 1.0 if metric == "cosine" else max(farthest, question.max_distance or 0) * 1.5
+    answer, top = answered.answer, max(answered.top, question.max_distance or 0)
     caption = await caption_column(place)
     first = question.offset + 1 if answer.hits else 0
     return {
@@ -257,12 +335,20 @@ async def _results(
         "filter_columns": place.source.columns,
         "lookups": lookups(),
         "searchable": await place.db.fts_table(place.table) is not None,
+        "one_per": [*answered.groups, *_plain_columns(place)],
         "slider": {
-            "top": f"{top:.3g}" if top else "1",
-            "step": f"{(top or 1) / 100:.2g}",
+            "top": f"{top:.6g}",
+            "step": f"{top / 100:.2g}",
             "value": question.max_distance if question.max_distance is not None else top,
         },
     }
+
+
+def _plain_columns(place: Place) -> list[str]:
+    """The columns of the table, but that of the pictures themselves."""
+    blob = place.collection.source == "blob"
+    pictures = place.collection.column if blob else None
+    return [name for name in place.source.columns if name != pictures]
 
 
 # Search by image
@@ -288,19 +374,22 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     try:
         vector, facts, preview = await _query_of_upload(place)
 
-        def ask(conn: sqlite3.Connection) -> Answer:
-            query = Query(vector, **_limits(question))
-            return search(conn, place.collection, query, place.service.indexes)
+        def ask(conn: sqlite3.Connection) -> _Answered:
+            asked = Query(vector, **_limits(conn, place, question))
+            return _answer(conn, place, question, asked)
 
-        answer = await ask_database(place, ask)
-        noted = await note_search(place, question, answer)
+        answered = await ask_database(place, ask)
+        noted = await note_search(place, question, answered.answer)
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
         return await _search_page(place, question, path, {}, error)
     if wants_json(request):
-        return _json_answer(place, question, answer, None, image=facts)
-    context = await _results(place, question, path, answer)
+        return _json_answer(
+            place, question, answered.answer, None, answered.histogram, image=facts
+        )
+    answer = answered.answer
+    context = await _results(place, question, path, answered)
     context |= {
         "preview": preview,
         "facts": facts,
