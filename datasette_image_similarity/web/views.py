@@ -84,7 +84,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         return items, search(conn, place.collection, asked, place.service.indexes)
 
     items, answer = await ask_database(place, ask)
-    noted = await note_search(place, question, answer)
+    noted = note_search(place, question, answer)
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
@@ -293,7 +293,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
             return search(conn, place.collection, query, place.service.indexes)
 
         answer = await ask_database(place, ask)
-        noted = await note_search(place, question, answer)
+        noted = note_search(place, question, answer)
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
