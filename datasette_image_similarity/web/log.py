@@ -1,8 +1,8 @@
 """Writing the log of searches: after the answer, in the background, or not at all.
 
 A search never waits for it and never fails because of it. Entries are gathered and
-written once a second: after each write SQLite reads anew what it had in memory, and the next
-search waits for that.
+written once a second: after each write SQLite reads anew what it had in memory, and the
+next search waits for that.
 """
 
 from __future__ import annotations
