@@ -59,8 +59,11 @@ def test_what_is_opened_is_told(scripted: Any, copied: Path) -> None:
     with scripted.expect_request("**/searches/click") as told:
         link.click()
     assert told.value.response().status == 202
-    scripted.goto("/gallery/images/-/searches")
-    scripted.wait_for_selector(".ims-clicked img")
+    for _ in range(20):  # written once a second
+        scripted.goto("/gallery/images/-/searches")
+        if scripted.locator(".ims-clicked img").count():
+            break
+        scripted.wait_for_timeout(250)
     clicks = sql(copied, "select pk, rank from _image_similarity_clicks")
     assert clicks == [(int(pk), 5)]
 

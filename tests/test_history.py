@@ -24,8 +24,14 @@ SEARCHES = f"{TABLE}/searches"
 ON = {"history": True}
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasette_image_similarity.web.log.SECONDS", 0)
+
+
 async def written(site: Datasette) -> None:
     """Wait until all that was to be logged is."""
+    await asyncio.gather(*service(site).log._tasks)
     if site.databases["gallery"].is_mutable:
         await site.databases["gallery"].execute_write_fn(lambda conn: None)
 

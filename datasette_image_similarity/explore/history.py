@@ -6,6 +6,8 @@ written, `web/searches.py` shows what `statistics()` makes of them. All times ar
 
 from __future__ import annotations
 
+import secrets
+import time
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
@@ -21,11 +23,10 @@ CLICK_HOURS = 24  # a page may stay open for so long
 # Rows as this package writes them: whoever made the database may have put anything there.
 _LOG = (
     "with log as (select * from _image_similarity_searches "
-    "where collection_id = :collection and searched_at >= :since "
+    "where collection_id = :collection and searched_at between :since and :until "
     "and typeof(question) = 'text' and typeof(page) = 'text' "
     "and typeof(results) = 'integer' and typeof(\"offset\") = 'integer' "
     "and typeof(milliseconds) = 'real' and milliseconds < 1e9 "
-    "and date(searched_at) is not null "
     "and typeof(filter) in ('text', 'null') and typeof(actor) in ('text', 'null')) "
 )
 
@@ -36,7 +37,7 @@ class Search:
 
     `question` and `filter` are query strings: what was asked, without its page and size,
     and what narrowed it. `results` is how many there were in all, `milliseconds` what the
-    search itself took. `id` is drawn at random: who knows it was given that answer.
+    search itself took. `id` is from `new_id()`.
     """
 
     id: int
@@ -95,13 +96,20 @@ def now() -> str:
     return _text(datetime.now(timezone.utc))
 
 
+def new_id() -> int:
+    """An id that is later than those before, so that the log lies in its order, and that no
+    other search of the same millisecond has."""
+    return time.time_ns() // 1_000_000 << 20 | secrets.randbits(20)
+
+
 def put_search(conn: sqlite3.Connection, collection: Collection, search: Search) -> None:
     """Note a search. Call inside a transaction."""
     values = {**vars(search), "collection_id": collection.id}
     names = ", ".join(f'"{name}"' for name in values)
     marks = ", ".join(f":{name}" for name in values)
     conn.execute(
-        f"insert into _image_similarity_searches ({names}) values ({marks})", values
+        f"insert or ignore into _image_similarity_searches ({names}) values ({marks})",
+        values,
     )
 
 
@@ -132,8 +140,8 @@ def put_click(
 
 def statistics(conn: sqlite3.Connection, collection: Collection, days: int) -> Statistics:
     """Charts and lists of the last `days` days, today among them."""
-    first = datetime.now(timezone.utc).date() - timedelta(days=days - 1)
-    params = {"collection": collection.id, "since": first.isoformat(), "top": TOP}
+    first, params = _window(collection, days)
+    params["top"] = TOP
 
     def rows(sql: str) -> list[sqlite3.Row]:
         return conn.execute(sql, params).fetchall()
@@ -146,7 +154,8 @@ def statistics(conn: sqlite3.Connection, collection: Collection, days: int) -> S
         ]
 
     per_day = rows(
-        f"{_LOG} select date(searched_at), count(*), sum(results = 0) from log group by 1"
+        f"{_LOG} select substr(searched_at, 1, 10), count(*), sum(results = 0) "
+        "from log group by 1"
     )
     searches = sum(row[1] for row in per_day)
     # A page further down is the same question, and whether it has results says little.
@@ -162,7 +171,7 @@ def statistics(conn: sqlite3.Connection, collection: Collection, days: int) -> S
         empty=sum(row[2] for row in per_day),
         clicks=rows(
             "select count(*) from _image_similarity_clicks "
-            "where collection_id = :collection and clicked_at >= :since"
+            "where collection_id = :collection and clicked_at between :since and :until"
         )[0][0],
         median=_median(conn, params, searches),
         per_day=_every_day(first, days, {row[0]: (row[1], row[2]) for row in per_day}),
@@ -176,7 +185,8 @@ def statistics(conn: sqlite3.Connection, collection: Collection, days: int) -> S
             Clicked(*row)
             for row in rows(
                 "select pk, count(*), avg(rank) from _image_similarity_clicks "
-                "where collection_id = :collection and clicked_at >= :since "
+                "where collection_id = :collection "
+                "and clicked_at between :since and :until "
                 "and typeof(rank) = 'integer' and typeof(pk) != 'blob' "
                 "group by pk order by 2 desc, 3 limit :top"
             )
@@ -186,8 +196,7 @@ def statistics(conn: sqlite3.Connection, collection: Collection, days: int) -> S
 
 def no_statistics(days: int) -> Statistics:
     """What is to be said of a database that is older than the log."""
-    first = datetime.now(timezone.utc).date() - timedelta(days=days - 1)
-    per_day = _every_day(first, days, {})
+    per_day = _every_day(_first_day(days), days, {})
     return Statistics(days, 0, 0, 0, None, per_day, [], [], [], [])
 
 
@@ -195,15 +204,27 @@ def log_rows(
     conn: sqlite3.Connection, collection: Collection, days: int, most: int
 ) -> list[dict[str, Any]]:
     """The log itself, newest first, with the number of results opened."""
-    first = datetime.now(timezone.utc).date() - timedelta(days=days - 1)
+    _, params = _window(collection, days)
     found = conn.execute(
         f'{_LOG} select searched_at, actor, page, question, filter, "offset", results, '
         "milliseconds, (select count(*) from _image_similarity_clicks c "
         "where c.search_id = log.id) as clicks from log "
         "order by searched_at desc limit :most",
-        {"collection": collection.id, "since": first.isoformat(), "most": most},
+        {**params, "most": most},
     )
     return [dict(row) for row in found]
+
+
+def _first_day(days: int) -> date:
+    return datetime.now(timezone.utc).date() - timedelta(days=days - 1)
+
+
+def _window(collection: Collection, days: int) -> tuple[date, dict[str, Any]]:
+    """The first of the last `days` days, and parameters that stand for them."""
+    first = _first_day(days)
+    until = (first + timedelta(days=days)).isoformat()
+    since = first.isoformat()
+    return first, {"collection": collection.id, "since": since, "until": until}
 
 
 def _median(conn: sqlite3.Connection, params: dict, searches: int) -> float | None:

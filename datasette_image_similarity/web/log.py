@@ -1,10 +1,13 @@
 """Writing the log of searches: after the answer, in the background, or not at all.
 
-A search never waits for it and never fails because of it.
+A search never waits for it and never fails because of it. Entries are gathered and
+written once a second: after each write SQLite reads anew what it had in memory, and the
+next search waits for that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
     from datasette.database import Database
 
-WAITING = 1000  # entries a database, while it cannot be written to
+WAITING = 1000  # entries a database
+SECONDS = 1.0  # between writes
 
 Write = Callable[[sqlite3.Connection], None]
 
@@ -31,8 +35,9 @@ class Log:
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Write]] = {}
         self._told: set[str] = set()
+        self._tasks: set[asyncio.Task] = set()
 
-    async def put(self, datasette: Datasette, database: Database, write: Write) -> None:
+    def put(self, datasette: Datasette, database: Database, write: Write) -> None:
         """Have `write` called with a connection, soon; dropped where that cannot be."""
         if not database.is_mutable:
             return self._tell(database, "it is immutable")
@@ -41,11 +46,19 @@ class Log:
             return self._tell(database, "it cannot be written to as fast as is searched")
         waiting.append(write)
         if len(waiting) == 1:  # else what writes the first takes this as well
+            task = asyncio.create_task(self._write(datasette, database, waiting))
+            self._tasks.add(task)  # asyncio itself would forget it
+            task.add_done_callback(self._tasks.discard)
 
-            def flush(conn: sqlite3.Connection) -> None:
-                self._flush(conn, database, waiting)
+    async def _write(
+        self, datasette: Datasette, database: Database, waiting: deque[Write]
+    ) -> None:
+        await asyncio.sleep(SECONDS)
 
-            await write_later(datasette, database, flush)
+        def flush(conn: sqlite3.Connection) -> None:
+            self._flush(conn, database, waiting)
+
+        await write_later(datasette, database, flush)
 
     def _flush(
         self, conn: sqlite3.Connection, database: Database, waiting: deque[Write]

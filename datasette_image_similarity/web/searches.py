@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
@@ -20,7 +19,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..explore import history
-from ..query import Answer, pk_path
+from ..query import Answer, SearchTimeout, pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .asked import Pictured, Shown, show, without_filters
 from .compat import may_execute_sql, same_origin, sql_url
@@ -56,12 +55,12 @@ class Bar(NamedTuple):
     words: str
 
 
-async def note_search(place: Place, question: Question, answer: Answer) -> Noted | None:
+def note_search(place: Place, question: Question, answer: Answer) -> Noted | None:
     """Have a search that was answered logged, without waiting; None where none is kept."""
     if not place.config.history:
         return None
     search = history.Search(
-        id=secrets.randbelow(2**53),  # JavaScript's numbers end there
+        id=history.new_id(),
         searched_at=history.now(),
         actor=actor_id(place),
         page=place.request.path.rpartition("/")[2],
@@ -72,7 +71,7 @@ async def note_search(place: Place, question: Question, answer: Answer) -> Noted
         milliseconds=answer.milliseconds,
     )
     write = partial(history.put_search, collection=place.collection, search=search)
-    await place.service.log.put(place.datasette, place.db, write)
+    place.service.log.put(place.datasette, place.db, write)
     return Noted(search.id, place.url("searches/click")) if place.db.is_mutable else None
 
 
@@ -90,7 +89,7 @@ async def click(datasette: Datasette, request: Any) -> Response:
     if not place.config.history:
         raise PageError(404, TURNED_OFF)
     fields = (await read_form(request, 0)).fields
-    search = _number(fields.get("search"), 2**53)
+    search = _number(fields.get("search"), 2**63 - 1)
     rank = _number(fields.get("rank"), 10**9)
     key = await ask_database(place, lambda conn: _item_key(conn, place, fields.get("pk")))
     if search is None or rank is None or key is None:
@@ -98,7 +97,7 @@ async def click(datasette: Datasette, request: Any) -> Response:
     write = partial(
         history.put_click, collection=place.collection, search=search, pk=key, rank=rank
     )
-    await place.service.log.put(datasette, place.db, write)
+    place.service.log.put(datasette, place.db, write)
     return Response("", status=202)
 
 
@@ -119,7 +118,12 @@ async def searches(datasette: Datasette, request: Any) -> Response:
     if request.url_vars.get("format") == "csv":
         most = datasette.setting("max_returned_rows")
         return _csv(await ask_database(place, lambda conn: _rows(conn, place, days, most)))
-    found = await ask_database(place, lambda conn: _statistics(conn, place, days))
+    try:
+        found = await ask_database(place, lambda conn: _statistics(conn, place, days))
+    except SearchTimeout:
+        raise PageError(
+            503, f"The log of {days} days is too long to be counted in time: ask for fewer"
+        ) from None
     if wants_json(request):
         return Response.json({"ok": True, "history": place.config.history, **_json(found)})
     context = {
@@ -273,6 +277,6 @@ def _item_key(conn: sqlite3.Connection, place: Place, pk: str | None) -> db.Key 
 
 def _number(text: str | None, most: int) -> int | None:
     """A whole number from 0 to `most`, or None."""
-    if not text or not (text.isascii() and text.isdecimal() and len(text) < 17):
+    if not text or not (text.isascii() and text.isdecimal() and len(text) < 20):
         return None
     return int(text) if int(text) <= most else None

@@ -98,7 +98,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
 
     items, answered = await ask_database(place, ask)
     answer = answered.answer
-    noted = await note_search(place, question, answer)
+    noted = note_search(place, question, answer)
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
@@ -379,7 +379,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
             return _answer(conn, place, question, asked)
 
         answered = await ask_database(place, ask)
-        noted = await note_search(place, question, answered.answer)
+        noted = note_search(place, question, answered.answer)
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
