@@ -28,7 +28,7 @@ from .ranking import all_distances, distances, live_items
 if TYPE_CHECKING:
     from .query import Query
 
-PAIRED = 600  # random pictures, each compared with each: 179,700 pairs
+PAIRED = 400  # random pictures, each compared with each: 79,800 pairs
 SHARES = (0.01, 0.001)  # of random pairs, as marked on the histogram
 BINS = 40
 FARTHEST_COSINE = 1.0  # a right angle
@@ -45,11 +45,13 @@ class RandomPairs:
     """What is known of a collection's random pairs.
 
     `quantiles` are distances in the collection's metric by share: so many of the pairs
-    are nearer. `cosine` is the similarity that only the last of these shares exceeds.
-    Nothing is known (no quantiles, 1) where there are fewer than three pictures.
+    are nearer. `farthest` is the distance of the farthest of them; `cosine` the similarity
+    that only the last of the shares exceeds. With fewer than three pictures nothing is
+    known: no quantiles, 1, 1.
     """
 
     quantiles: dict[float, float]
+    farthest: float
     cosine: float
 
 
@@ -89,7 +91,7 @@ def random_pairs(conn: sqlite3.Connection, collection: Collection) -> RandomPair
     norms = np.linalg.norm(vectors, axis=1)
     vectors, norms = vectors[norms > 0], norms[norms > 0]
     if len(vectors) < 3:
-        return RandomPairs({}, 1.0)
+        return RandomPairs({}, 1.0, 1.0)
     upper = np.triu_indices(len(vectors), 1)
     products = (vectors @ vectors.T)[upper]
     cosines = products / (norms[upper[0]] * norms[upper[1]])
@@ -101,7 +103,9 @@ def random_pairs(conn: sqlite3.Connection, collection: Collection) -> RandomPair
         found_distances = 1 - cosines
     quantiles = np.quantile(found_distances, SHARES).tolist()
     closest = float(np.quantile(cosines, 1 - SHARES[-1]))
-    return RandomPairs(dict(zip(SHARES, quantiles, strict=True)), closest)
+    return RandomPairs(
+        dict(zip(SHARES, quantiles, strict=True)), float(found_distances.max()), closest
+    )
 
 
 def near_duplicates(
@@ -159,12 +163,11 @@ def histogram(
 
 
 def farthest(collection: Collection, pairs: RandomPairs) -> float:
-    """Where the histogram and the slider end: a cut-off beyond that means nothing."""
-    if collection.metric == "cosine" or not pairs.quantiles:
+    """Where the histogram and the slider end, a round number."""
+    if collection.metric == "cosine" or not pairs.farthest:
         return FARTHEST_COSINE
-    wide = 1.6 * max(pairs.quantiles.values())
-    step = 10 ** math.floor(math.log10(wide)) / 2 if wide else 1.0
-    return math.ceil(wide / step) * step
+    step = 10 ** math.floor(math.log10(pairs.farthest)) / 2
+    return math.ceil(pairs.farthest / step) * step
 
 
 def _sample(conn: sqlite3.Connection, collection: Collection, count: int) -> list[int]:

@@ -1,11 +1,13 @@
 """SQL functions over the embeddings, for every connection.
 
     image_embedding(table, pk [, collection])           float32 blob
-    mean_image_embedding(table, pks [, collection])     float32 blob; pks as a JSON array
+    mean_image_embedding(table, pks [, collection])     float32 blob; pks as a JSON array,
+                                                        or an object of weights by key
     image_distance(table, pk, pk [, collection])        in the collection's metric
     similar_images(table, pk, k [, collection])         JSON array for json_each()
 
-A compound key is a JSON array of its parts. A row without an embedding gives NULL; an
+A compound key is a JSON array of its parts. Weights below 0 are of pictures to be less
+like: see `query.rocchio()`. A row without an embedding gives NULL; an
 unknown table or collection is an error. None of them takes the path of a file.
 """
 
@@ -20,7 +22,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, DatabaseError
-from .query import Query, mean_vector, search
+from .query import HEAVIEST, Query, mean_vector, rocchio, search, stored_vectors
 
 if TYPE_CHECKING:
     from .index import IndexCache
@@ -88,13 +90,29 @@ def _mean_image_embedding(
 ) -> bytes:
     collection = db.find_collection(conn, table, name)
     keys = json.loads(pks)
-    if not isinstance(keys, list):
-        raise CollectionError("The keys must be a JSON array")
-    items = [
-        _item(conn, collection, json.dumps(pk) if isinstance(pk, list) else pk)
-        for pk in keys
+    if isinstance(keys, list):
+        weights = [(json.dumps(k) if isinstance(k, list) else k, 1.0) for k in keys]
+    elif isinstance(keys, dict) and all(map(_is_weight, keys.values())):
+        weights = list(keys.items())
+    else:
+        raise CollectionError(
+            "The keys must be a JSON array, or an object of weights (not 0) by key"
+        )
+    items = [_item(conn, collection, key) for key, _ in weights]
+    examples = [
+        (vector, weight)
+        for vector, (_, weight) in zip(
+            stored_vectors(conn, collection, items), weights, strict=True
+        )
     ]
-    return mean_vector(conn, collection, items)
+    likes = [(vector, weight) for vector, weight in examples if weight > 0]
+    unlikes = [(vector, -weight) for vector, weight in examples if weight < 0]
+    return rocchio(collection, likes, unlikes)
+
+
+def _is_weight(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 < abs(value) <= HEAVIEST
 
 
 def _image_distance(

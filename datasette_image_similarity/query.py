@@ -416,18 +416,23 @@ def _weighted_mean(vectors: Sequence[tuple[bytes, float]]) -> list[float]:
 def as_sql(
     collection: Collection,
     source: SourceTable,
-    likes: Sequence[Key],
+    weights: Mapping[Key, float],
     k: int,
     filter: Filter | None,
     max_distance: float | None,
 ) -> tuple[str, dict[str, object]]:
-    """A search like these rows as SQL that anyone can run and change, with parameters."""
+    """A search like these rows as SQL that anyone can run and change, with parameters.
+
+    Weights below 0 are of rows to be less like.
+    """
     table, name = literal(collection.table), literal(collection.name)
-    if len(likes) == 1:
-        vector = f"image_embedding({table}, {literal(likes[0])}, {name})"
+    if len(weights) == 1:
+        vector = f"image_embedding({table}, {literal(*weights)}, {name})"
     else:
-        compound = len(source.key_columns) > 1
-        keys = [json.loads(str(like)) if compound else like for like in likes]
+        keys: object = {f"{key}": weight for key, weight in weights.items()}
+        if set(weights.values()) == {1}:
+            compound = len(source.key_columns) > 1
+            keys = [json.loads(str(key)) if compound else key for key in weights]
         array = literal(json.dumps(keys, ensure_ascii=False))
         vector = f"mean_image_embedding({table}, {array}, {name})"
     shown = [
@@ -447,7 +452,7 @@ def as_sql(
         "join _image_similarity_items i on i.id = v.id",
         f"join {quote(source.name)} t on {source.join_sql('t', 'i.pk')}",
         f"where v.embedding match {vector}",
-        f"  and v.k = {min(k + len(likes), KNN_LIMIT)}",
+        f"  and v.k = {min(k + len(weights), KNN_LIMIT)}",
     ]
     if filter is not None:
         lines += [
@@ -462,7 +467,7 @@ def as_sql(
     if max_distance is not None:
         lines.append(f"  and v.distance <= {max_distance!r}")
     lines += [
-        f"  and i.pk not in ({', '.join(map(literal, likes))})",
+        f"  and i.pk not in ({', '.join(map(literal, weights))})",
         "order by v.distance",
     ]
     return "\n".join(lines), dict(filter.params) if filter else {}

@@ -103,6 +103,7 @@ def test_nothing_in_gives_nothing_out(conn: sqlite3.Connection) -> None:
         "similar_images('images', 999, 3)",
         "similar_images('images', 1, null)",
         "mean_image_embedding('images', '[1, 999]')",
+        "mean_image_embedding('images', '{\"999\": 1}')",
     ):
         assert one(conn, f"select {call}") is None, call
 
@@ -116,7 +117,11 @@ def test_what_cannot_be_is_an_error(conn: sqlite3.Connection) -> None:
         "similar_images('images', 1, 'many')",
         "mean_image_embedding('images', 'no json')",
         "mean_image_embedding('images', '3')",
-        "mean_image_embedding('images', '{\"a\": 1}')",
+        "mean_image_embedding('images', '{}')",
+        "mean_image_embedding('images', '{\"1\": 0}')",
+        "mean_image_embedding('images', '{\"1\": \"2\"}')",
+        "mean_image_embedding('images', '{\"1\": true}')",
+        "mean_image_embedding('images', '{\"1\": -1}')",
         "mean_image_embedding('images', '[]')",
         "image_embedding('images')",
         "similar_images()",

@@ -19,6 +19,8 @@ PAGES = [
     "images/-/similar?_like=1",
     "images/-/similar.json?_like=1",
     "images/-/similar.csv?_like=1",
+    "images/-/similar.svg?_like=1",
+    "images/-/similar.json?_like=1&_crop=0,0,1,1",
     "images/-/similar.json?_like=999",
     "images/-/search-by-image",
     "images/-/thumbnail/1",

@@ -314,7 +314,8 @@ def test_view_as_sql_gives_the_same_rows(copied: Path) -> None:
         source = db.source_of(conn, collection)
         filter = Filter("label = :p0", {"p0": "red"})
         for likes in ([1], [1, 2]):
-            text, params = asking.as_sql(collection, source, likes, 5, filter, 0.9)
+            weights = dict.fromkeys(likes, 1)
+            text, params = asking.as_sql(collection, source, weights, 5, filter, 0.9)
             rows = [tuple(row) for row in conn.execute(text, params)]
             vector = asking.mean_vector(conn, collection, likes)
             hits = search(

@@ -407,3 +407,29 @@ async def test_other_posts_keep_datasettes_own_check(site: Datasette) -> None:
         site, "/-/messages", method="POST", data={"message": "x"}, headers={"cookie": "a=1"}
     )
     assert response.status_code == 403
+
+
+async def test_stored_pictures_can_be_added_to_ones_own(site: Datasette) -> None:
+    plain = await post_picture(site, SEARCH, picture("red", 99), json=False)
+    fields = hidden_fields(plain.text)
+    assert "More like" in plain.text
+    assert 'formaction="/gallery/images/-/search-by-image?_like=' in plain.text
+    url = f"{SEARCH}?_like=1&_like=9&_unlike=24"
+    page = await post_picture(site, url, None, fields=fields, json=False)
+    assert page.status_code == 200
+    assert len(re.findall(r"<figure", page.text)) == 3
+    assert hidden_fields(page.text)["embedding"] == fields["embedding"]
+    # Every picture may go: one's own is left.
+    assert page.text.count("Search without this picture") == 3
+    answer = await post_picture(site, url, None, fields=fields)
+    assert answer.json()["query"]["like"] == ["1", "9"]
+    assert answer.json()["query"]["unlike"] == ["24"]
+    assert {"1", "9", "24"}.isdisjoint(pks(answer.json()))
+    assert answer.json()["total"] == 21
+    assert pks(answer.json()) != pks(
+        (await post_picture(site, SEARCH, picture("red", 99))).json()
+    )
+    gone = await post_picture(site, f"{SEARCH}?_like=999", None, fields=fields)
+    assert gone.status_code == 404
+    crop = await post_picture(site, f"{SEARCH}?_like=1&_crop=0,0,.5,.5", picture())
+    assert crop.status_code == 400

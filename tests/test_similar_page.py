@@ -8,8 +8,10 @@ import json
 import re
 import threading
 import time
+from html import unescape
 from pathlib import Path
 from urllib.parse import urlencode
+from xml.etree import ElementTree
 
 import pytest
 from datasette.app import Datasette
@@ -17,6 +19,7 @@ from datasette.utils.sqlite import sqlite3
 from serving import ask, ask_json, change, link_to, links, open_datasette, parameters, pks
 
 from datasette_image_similarity.collection import EncoderOptions, ImageCollection
+from datasette_image_similarity.distances import random_pairs
 
 SIMILAR = "/gallery/images/-/similar"
 
@@ -225,6 +228,8 @@ async def test_csv(site: Datasette) -> None:
         "_like=1&name__contains=it's",
         "_like=1&_max_distance=0.3",
         "_like=1&_where=id>4",
+        "_like=1:3&_like=9&_unlike=24",
+        "_like=1&_unlike=24:2&_unlike=9&label=red",
     ],
 )
 async def test_view_as_sql_runs_and_gives_the_same_rows(
@@ -246,7 +251,7 @@ async def test_view_as_sql_runs_and_gives_the_same_rows(
     # already, a few more come back.
     found = [str(row["id"]) for row in result["rows"]]
     assert found[: len(pks(answer))] == pks(answer)
-    assert len(found) <= len(pks(answer)) + query.count("_like")
+    assert len(found) <= len(pks(answer)) + query.count("like=")
 
 
 async def test_sql_is_for_those_who_may_run_it(gallery: Path) -> None:
@@ -444,7 +449,9 @@ async def test_links_stay_in_the_collection_that_is_not_the_usual_one(
     site = open_datasette(gallery)
     for path in (f"{SIMILAR}?_like=1&_collection=second", "/-/image-similarity"):
         page = await ask(site, path)
-        pictures = re.findall(r'<img[^>]* src="([^"]+_collection=second)"', page.text)
+        pictures = re.findall(
+            r'<img[^>]* src="([^"]+_collection=second)"', unescape(page.text)
+        )
         assert len(pictures) >= 9
         for url in pictures:
             assert (await ask(site, url)).status_code == 200, url
@@ -472,3 +479,150 @@ async def test_json_survives_odd_values(gallery: Path) -> None:
     body = json.loads(response.text, parse_constant=lambda name: pytest.fail(name))
     odd = {row["pk"]: row["row"]["odd"] for row in body["rows"]}
     assert odd["2"] == {"$base64": True, "encoded": "AP8="}
+
+
+# Several pictures, folding and the histogram
+
+
+async def test_more_like_and_less_like(site: Datasette, gallery: Path) -> None:
+    query = "_like=1&_like=9:2&_unlike=24:0.5&_one_per=label"
+    answer = await ask_json(site, f"{SIMILAR}.json?{query}")
+    assert answer["query"]["like"] == ["1", "9:2"]
+    assert answer["query"]["unlike"] == ["24:0.5"]
+    assert answer["query"]["one_per"] == "label"
+    with ImageCollection(gallery) as collection:
+        hits = collection.similar({1: 1, 9: 2}, 24, unlike={24: 0.5}, one_per="label")
+    assert answer["rows"] == [hit.as_json() for hit in hits]
+    assert sum(row["others"] for row in answer["rows"]) + 3 == 21
+    assert "at_least" not in answer
+
+
+async def test_tiles_and_query_pictures_lead_to_other_questions(site: Datasette) -> None:
+    page = await ask(site, f"{SIMILAR}?_like=1&_like=9:2&_unlike=24&_size=2&label__not=x")
+    found = [parameters(link) for link in links(page.text)]
+    first = pks(await ask_json(site, f"{SIMILAR}.json?_like=1&_like=9:2&_unlike=24"))[0]
+    same = [("_size", "2"), ("label__not", "x")]
+    for likes, unlikes in (
+        (["1", "9:2", first], ["24"]),  # + on the first tile
+        (["1", "9:2"], ["24", first]),  # −
+        (["9:2"], ["24"]),  # × on the first like
+        (["1", "9:2"], []),  # × on the unlike
+        (["1:2", "9:2"], ["24"]),  # a weight up
+        (["1:0.5", "9:2"], ["24"]),  # and down
+        (["1", "9"], ["24"]),
+        (["1", "9:3"], ["24"]),
+    ):
+        wanted = [*same, *(("_like", one) for one in likes)]
+        wanted += [("_unlike", one) for one in unlikes]
+        assert sorted(wanted) in [sorted(one) for one in found], (likes, unlikes)
+    # One alone counts the same whatever it weighs; and one at least must be left.
+    page = await ask(site, f"{SIMILAR}?_like=1&_unlike=24")
+    assert "count more" not in page.text
+    assert "Search without blue-0.png" not in page.text
+    assert "less like" in page.text
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("_unlike=1", "Name a picture to search with as well"),
+        ("_like=1&_unlike=1:2", "both like and less like 1"),
+        ("_like=1:0", "weight of 1 must be above 0"),
+        ("_like=1:-2", "weight of 1 must be above 0"),
+        ("_like=1&_unlike=999", "no row 999"),
+        ("_like=1:x", "no row 1~3Ax"),
+        ("_like=1&_crop=1,2,3", "crop is x,y,width,height"),
+        ("_like=1&_crop=0.5,0,0.6,1", "does not lie in the picture"),
+        ("_like=1&_crop=nan,0,1,1", "does not lie in the picture"),
+        ("_like=1&_distinct=yes", "_distinct must be a whole number"),
+        ("_like=1&_one_per=nope", "has no column &#39;nope&#39;"),
+        ("_like=1&_one_per=cluster", "no clusters yet: run datasette image-similarity"),
+        ("_like=1&_crop_left=a&_crop_top=1&_crop_width=1&_crop_height=1", "Each side"),
+    ],
+)
+async def test_what_cannot_be_asked_is_told(site: Datasette, query: str, said: str) -> None:
+    page = await ask(site, f"{SIMILAR}?{query}")
+    assert page.status_code in (400, 404)
+    assert said in page.text
+    assert "Traceback" not in page.text
+
+
+async def test_keys_with_a_colon(tmp_path: Path, photos: Path) -> None:
+    path = tmp_path / "gallery.db"
+    rows = [
+        {"id": key, "file": f"red/red-{n}.png"} for n, key in enumerate(("a:2", "a", "b"))
+    ]
+    with ImageCollection(path) as collection:
+        encoder = EncoderOptions("hog")
+        collection.embed(rows, path_column="file", root=photos, encoder=encoder)
+    site = open_datasette(path)
+    answer = await ask_json(site, f"{SIMILAR}.json?_like=a~3A2&_like=a:3")
+    assert answer["query"]["like"] == ["a~3A2", "a:3"]
+    assert pks(answer) == ["b"]
+    page = await ask(site, f"{SIMILAR}?_like=b")
+    assert {("_like", "a~3A2")} <= {
+        pair for link in links(page.text) for pair in parameters(link)
+    }
+
+
+async def test_folded_results_are_counted_on_the_page(site: Datasette) -> None:
+    page = await ask(site, f"{SIMILAR}?_like=1&_one_per=label&_distinct=1")
+    assert "one per label" in page.text
+    assert "no near-duplicates" in page.text
+    assert "more like it" in page.text
+    assert "View as SQL" not in page.text
+    for gone, left in (("_one_per", "_distinct"), ("_distinct", "_one_per")):
+        chips = [dict(parameters(link)) for link in links(page.text)]
+        assert any(gone not in one and left in one for one in chips)
+    page = await ask(site, f"{SIMILAR}?_like=1&_one_per=label")
+    among = link_to(page.text, "label__exact=blue")
+    assert "_one_per" not in dict(parameters(among))
+    page = await ask(site, f"{SIMILAR}?_like=1&_one_per=&_distinct=")
+    assert "near-duplicates ×" not in page.text
+
+
+async def test_the_histogram_as_json_and_as_a_picture(site: Datasette) -> None:
+    plain = await ask_json(site, f"{SIMILAR}.json?_like=1&label__in=red,blue")
+    assert "histogram" not in plain
+    query = "_like=1&label__in=red,blue&_max_distance=0.1"
+    answer = await ask_json(site, f"{SIMILAR}.json?{query}&_histogram=1")
+    found = answer["histogram"]
+    assert list(found) == ["counts", "top", "measured", "total", "random_pairs"]
+    assert sum(found["counts"]) == found["measured"] == found["total"] == 15
+    assert list(found["random_pairs"]) == ["0.01", "0.001"]
+    near = sum(found["counts"][: round(0.1 / found["top"] * len(found["counts"]))])
+    assert abs(near - answer["total"]) <= 2  # what lies in the bar at the cut-off
+    page = await ask(site, f"{SIMILAR}?{query}")
+    address = re.search(r'class="ims-histogram" src="([^"]+)"', page.text)[1]
+    picture = await ask(site, unescape(address))
+    assert picture.headers["content-type"].startswith("image/svg+xml")
+    ElementTree.fromstring(picture.text)
+    assert "15 pictures" in picture.text
+    assert "0.1 % of random pairs are nearer than" in picture.text
+    colours = set(re.findall(r'fill="(#\w+)"/>', picture.text))
+    assert len(colours) == 2  # on both sides of the cut-off
+
+
+async def test_the_plain_page_measures_no_random_pairs(
+    site: Datasette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("datasette_image_similarity.web.service.random_pairs", never)
+    assert (await ask(site, f"{SIMILAR}?_like=1&_like=9&_unlike=24")).status_code == 200
+
+
+async def test_random_pairs_are_measured_once(
+    site: Datasette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return random_pairs(*arguments)
+
+    monkeypatch.setattr("datasette_image_similarity.web.service.random_pairs", counted)
+    for _ in range(2):
+        await ask_json(site, f"{SIMILAR}.json?_like=1&_distinct=1&_histogram=1")
+    assert len(calls) == 1

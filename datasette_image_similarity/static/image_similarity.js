@@ -18,6 +18,13 @@ document.addEventListener("change", (event) => {
   }
 });
 
+// The histogram is made apart from the page: where that takes too long, go without.
+for (const histogram of document.querySelectorAll(".ims-histogram")) {
+  const check = () => (histogram.hidden = histogram.complete && !histogram.naturalWidth);
+  histogram.addEventListener("error", check);
+  check();
+}
+
 // Escape closes the form that adds a filter.
 document.addEventListener("keydown", (event) => {
   const open = event.key === "Escape" && event.target.closest(".ims-add-filter[open]");
@@ -100,7 +107,9 @@ function setUpSearch() {
     const body = new FormData();
     body.append("image", file);
     latest = { body, name: file.name };
-    ask(search.action);
+    const url = new URL(search.action); // stored pictures belonged to the one before
+    for (const name of ["_like", "_unlike"]) url.searchParams.delete(name);
+    ask(url.href);
   }
 
   function fail(text) {

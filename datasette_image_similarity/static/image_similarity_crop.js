@@ -11,6 +11,11 @@ function setUpCrop(panel) {
   );
   let start = null; // where the mouse went down, in percent
 
+  // The picture itself takes a moment to make: only for those who want to draw on it.
+  panel.closest("details").addEventListener("toggle", () => {
+    const image = picture.querySelector("img");
+    if (!image.src.endsWith(image.dataset.picture)) image.src = image.dataset.picture;
+  });
   picture.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     start = place(event);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..distances import Histogram
 
-WIDTH, HEIGHT, TEXT = 320, 58, 14  # units; the text stands above the bars
+WIDTH, HEIGHT, TEXT = 240, 50, 14  # units; the text stands above the bars
 INK, QUIET, MARK = "#276890", "#b4bbc3", "#5a6069"
 
 
@@ -34,7 +34,7 @@ def as_svg(histogram: Histogram, max_distance: float | None) -> str:
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'font-family="system-ui, sans-serif" font-size="10.5" fill="{MARK}">'
+        f'font-family="system-ui, sans-serif" font-size="11" fill="{MARK}">'
         f"<title>{in_words(histogram)}</title>{''.join(parts)}</svg>"
     )
 

@@ -35,8 +35,8 @@ class Tile:
     score: float
     distance: float
     similar_url: str
-    add_url: str | None  # the same question with this picture added
-    unlike_url: str | None  # and with this one to be less like
+    add_url: str  # the same question with this picture added
+    unlike_url: str  # and with this one to be less like
     others: int | None  # so many were folded into it
     others_url: str | None  # where they are shown
 
@@ -72,19 +72,15 @@ async def caption_column(place: Place) -> str | None:
 
 
 def tiles_of(
-    place: Place, question: Question, answer: Answer, caption: str | None
+    place: Place, question: Question, path: str, answer: Answer, caption: str | None
 ) -> list[Tile]:
-    """The tiles of an answer, in its order."""
+    """The tiles of an answer, in its order; `path` is the page's own address."""
     base = str(place.datasette.urls.table(place.database, place.table))
     similar = table_tools_url(place.datasette, place.database, place.table, "similar")
     tiles = []
     for hit in answer.hits:
         pk = pk_path(hit.pk)
         text = hit.row.get(caption) if caption else None
-        added = unliked = None
-        if question.likes:
-            added = question.url(similar, _like={**question.likes, pk: 1})
-            unliked = question.url(similar, _unlike={**question.unlikes, pk: 1})
         tiles.append(
             Tile(
                 pk=pk,
@@ -96,24 +92,28 @@ def tiles_of(
                 score=hit.score,
                 distance=hit.distance,
                 similar_url=question.url(similar, drop=OF_ONE_QUERY, _like=pk),
-                add_url=added,
-                unlike_url=unliked,
+                add_url=question.url(path, _like={**question.likes, pk: 1}),
+                unlike_url=question.url(path, _unlike={**question.unlikes, pk: 1}),
                 others=hit.others,
-                others_url=_others_url(place, question, hit),
+                others_url=_others_url(question, path, hit),
             )
         )
     return tiles
 
 
-def _others_url(place: Place, question: Question, hit: Hit) -> str | None:
+def _others_url(question: Question, path: str, hit: Hit) -> str | None:
     """The same question among the rows of a hit's group, where that is a column's."""
     column = question.one_per
-    if not hit.others or column not in hit.row or column in OURS or question.distinct:
+    if (
+        not (hit.others and question.likes)
+        or column not in hit.row
+        or column in OURS
+        or question.distinct
+    ):
         return None
     value = hit.row[column]
     if not isinstance(value, (int, str)):
         return None
-    path = place.request.path
     return question.url(path, drop=["_one_per"], **{f"{column}__exact": value})
 
 
@@ -166,14 +166,15 @@ def _query_picture(
     weights = question.likes if name == "_like" else question.unlikes
     weight = weights[pk]
     others = {key: one for key, one in weights.items() if key != pk}
+    needed = place.request.method != "POST"  # else there is an uploaded picture as well
 
     def weighing(changed: float | None) -> str | None:
         # One picture alone is the mean whatever it weighs.
-        if changed is None or not others:
+        if changed is None or (not others and (needed or name == "_unlike")):
             return None
         return question.url(path, **{name: {**weights, pk: changed}})
 
-    last = name == "_like" and not others
+    last = needed and name == "_like" and not others
     base = str(place.datasette.urls.table(place.database, place.table))
     return QueryPicture(
         pk=pk,

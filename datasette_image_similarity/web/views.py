@@ -93,7 +93,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         return await _histogram(place, question, crop)
 
     def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
-        items, asked = _query(conn, place, question, crop)
+        items, asked = _query(conn, place, question, crop=crop)
         return items, _answer(conn, place, question, asked)
 
     items, answered = await ask_database(place, ask)
@@ -151,19 +151,27 @@ def _answer(
 
 
 def _query(
-    conn: sqlite3.Connection, place: Place, question: Question, crop: Cropped | None
+    conn: sqlite3.Connection,
+    place: Place,
+    question: Question,
+    *,
+    crop: Cropped | None = None,
+    upload: bytes | None = None,
 ) -> tuple[list[int], Query]:
-    """The items of the pictures in a question, likes first, and what it asks."""
+    """The items of the pictures in a question, likes first, and what it asks.
+
+    `crop` stands for the first like; `upload` is the vector of one like more.
+    """
     items = _items(conn, place, (*question.likes, *question.unlikes))
     vectors = stored_vectors(conn, place.collection, items)
     if crop is not None:
         vectors[0] = crop.vector
     number = len(question.likes)
-    vector = rocchio(
-        place.collection,
-        list(zip(vectors[:number], question.likes.values(), strict=True)),
-        list(zip(vectors[number:], question.unlikes.values(), strict=True)),
-    )
+    likes = list(zip(vectors[:number], question.likes.values(), strict=True))
+    unlikes = list(zip(vectors[number:], question.unlikes.values(), strict=True))
+    if upload is not None:
+        likes.append((upload, 1.0))
+    vector = rocchio(place.collection, likes, unlikes)
     limits = _limits(conn, place, question)
     return items, Query(vector, without=frozenset(items), **limits)
 
@@ -193,7 +201,7 @@ async def _histogram(place: Place, question: Question, crop: Cropped | None) -> 
     """The picture behind the cut-off: apart from the page, which need not wait for it."""
 
     def measure(conn: sqlite3.Connection) -> Histogram:
-        return _measure(conn, place, _query(conn, place, question, crop)[1])
+        return _measure(conn, place, _query(conn, place, question, crop=crop)[1])
 
     svg = as_svg(await ask_database(place, measure), question.max_distance)
     headers = {
@@ -296,19 +304,20 @@ async def _sql_url(place: Place, question: Question) -> str | None:
 
     None for a question that our SQL functions cannot ask.
     """
-    if question.crop or question.distinct or question.one_per or question.unlikes:
-        return None
-    if len(set(question.likes.values())) > 1:
+    if question.crop or question.distinct or question.one_per:
         return None
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
 
     def write(conn: sqlite3.Connection) -> tuple[str, dict[str, object]]:
-        keys = [place.source.find(conn, urlsafe_components(pk)) for pk in question.likes]
+        unlikes = {pk: -weight for pk, weight in question.unlikes.items()}
+        weights = {**question.likes, **unlikes}
+        keys = [place.source.find(conn, urlsafe_components(pk)) for pk in weights]
+        found = zip(keys, weights.values(), strict=True)
         return as_sql(
             place.collection,
             place.source,
-            [key for key in keys if key is not None],
+            {key: weight for key, weight in found if key is not None},
             question.offset + question.size,
             question.filter,
             question.max_distance,
@@ -326,7 +335,7 @@ async def _results(
     caption = await caption_column(place)
     first = question.offset + 1 if answer.hits else 0
     return {
-        "tiles": tiles_of(place, question, answer, caption),
+        "tiles": tiles_of(place, question, path, answer, caption),
         "answer": answer,
         "first": first,
         "last": question.offset + len(answer.hits),
@@ -365,6 +374,9 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     if redirect:
         return Response.redirect(redirect)
     question = await read_question(place, path)
+    if question.crop:
+        raise PageError(400, "Only of stored pictures a part can be searched with: cut out "
+                        "what you upload")  # fmt: skip
     if request.method in ("GET", "HEAD"):
         return await _search_page(place, question, path, {})
     if request.method != "POST":
@@ -374,11 +386,11 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     try:
         vector, facts, preview = await _query_of_upload(place)
 
-        def ask(conn: sqlite3.Connection) -> _Answered:
-            asked = Query(vector, **_limits(conn, place, question))
-            return _answer(conn, place, question, asked)
+        def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
+            items, asked = _query(conn, place, question, upload=vector)
+            return items, _answer(conn, place, question, asked)
 
-        answered = await ask_database(place, ask)
+        items, answered = await ask_database(place, ask)
         noted = note_search(place, question, answered.answer)
     except ImageSimilarityError as error:
         if wants_json(request):
@@ -390,7 +402,11 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
         )
     answer = answered.answer
     context = await _results(place, question, path, answered)
+    likes, unlikes = await query_pictures(place, question, path, items)
     context |= {
+        "likes": likes,
+        "unlikes": unlikes,
+        "post": True,
         "preview": preview,
         "facts": facts,
         "noted": noted,
@@ -413,7 +429,8 @@ async def _search_page(
     context = {
         "question": question,
         "path": path,
-        "action": question.url(path),
+        # Another picture begins another question.
+        "action": question.url(path, drop=["_like", "_unlike"]),
         "filter_columns": place.source.columns,
         "lookups": lookups(),
         "searchable": await place.db.fts_table(place.table) is not None,
