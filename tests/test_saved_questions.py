@@ -279,3 +279,20 @@ async def test_insert_row_is_the_permission(copied: Path) -> None:
     config = {"permissions": {"insert-row": {"id": "editor"}}}
     site = open_datasette(copied, config=config)
     assert (await save(site, "x", actor={"id": "editor"})).status_code == 200
+
+
+async def test_weights_and_pictures_to_be_less_like(copied: Path) -> None:
+    site = open_datasette(copied)
+    question = "_like=1%3A2&_unlike=20&_distinct=1&_histogram=1"
+    assert (await save(site, "x", question)).status_code == 200
+    (one,) = await saved(site)
+    assert one["question"] == "_like=1%3A2&_unlike=20&_distinct=1"
+    assert one["words"] == ["no near-duplicates"]
+    page = (await ask(site, BASE)).text
+    assert 'alt="unlike row 20"' in page
+    assert (await ask(site, link_to(page, "_unlike=20"))).status_code == 200
+    sheet = await ask(site, f"/gallery/images/-/similar.html?{question}")
+    assert "less like 1 other" in sheet.text
+    change(copied, "delete from images where id = 20")
+    (one,) = await saved(site)
+    assert "row 20" in one["problem"]
