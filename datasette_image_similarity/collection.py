@@ -29,6 +29,14 @@ from .distances import near_duplicates, random_pairs
 from .embed import Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, EncoderError, ImageError
+from .explore.exports import (
+    Exported,
+    TrustedFiles,
+    entries_of_hits,
+    export_file,
+    filtered_entries,
+    usual_caption,
+)
 from .explore.map import MapStatus, make_map, map_status
 from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from .explore.clusters import Clustering
     from .explore.duplicates import Duplicates
     from .explore.evaluate import Evaluation
-    from .explore.export import Exported
+    from .explore.marked import Written
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -398,6 +406,47 @@ class ImageCollection:
                 stop=stop,
             )
 
+    def export(
+        self,
+        file: str | Path,
+        hits: Sequence[Hit] | None = None,
+        *,
+        where: str | None = None,
+        caption: str | None = None,
+        title: str | None = None,
+    ) -> Exported:
+        """Write pictures to a file: a zip of them, or a contact sheet in one HTML page.
+
+        `file` ends in .zip or .html. The pictures are `hits`, or without these all rows
+        that fulfil `where`, a condition over the table's columns. `caption` is the column
+        that names them. A zip holds the originals where they lie in a folder that `embed`
+        has noted for this database and have not changed, else thumbnails; its manifest.csv
+        says which. Raises CollectionError for another ending or column.
+        """
+        collection, conn = self._open()
+        source = db.source_of(conn, collection)
+        file = Path(file)
+        if file.suffix.lower() not in (".zip", ".html"):
+            raise CollectionError(f"{file} must end in .zip or .html")
+        if caption is not None and caption not in source.columns:
+            raise CollectionError(f"Table {self.table!r} has no column {caption!r}")
+        if hits is None:
+            try:
+                condition = Filter(where) if where else None
+                entries, _ = filtered_entries(conn, collection, source, condition)
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                raise CollectionError(f"The condition {where!r}: {error}") from None
+        else:
+            entries = entries_of_hits(conn, collection, source, hits)
+        roots = trust.trusted_roots(self.database)
+        return export_file(
+            file,
+            entries,
+            TrustedFiles(conn, collection, source, roots),
+            caption or usual_caption(collection, source),
+            title or f"Pictures of {collection.table}",
+        )
+
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""
         collection, conn = self._open()
@@ -530,13 +579,13 @@ class ImageCollection:
                 stop=stop,
             )
 
-    def export_decisions(self, file: str | Path, to: str | Path | None = None) -> Exported:
-        """Write what was decided about duplicates: see `explore/export.py`.
+    def export_decisions(self, file: str | Path, to: str | Path | None = None) -> Written:
+        """Write what was decided about duplicates: see `explore/marked.py`.
 
         `file` ends in .csv, .json or .sh: a script that moves what is marked to the
         folder `to`. Raises CollectionError, also when nothing was decided.
         """
-        from .explore.export import export_decisions
+        from .explore.marked import export_decisions
 
         collection, conn = self._open()
         folder = None if to is None else Path(to).expanduser()

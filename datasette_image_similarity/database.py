@@ -349,6 +349,7 @@ MIGRATIONS = (
         page text not null,
         question text not null,
         filter text,
+        offset integer not null,
         results integer not null,
         milliseconds real not null
     );
@@ -362,6 +363,9 @@ MIGRATIONS = (
         rank integer not null,
         clicked_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
     );
+    create index _image_similarity_clicks_search on _image_similarity_clicks (search_id);
+    create index _image_similarity_clicks_time
+        on _image_similarity_clicks (collection_id, clicked_at);
     """,
 )
 

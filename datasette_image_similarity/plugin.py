@@ -54,12 +54,15 @@ def register_routes() -> list[tuple[str, Any]]:
     from .web import deciding, duplicates, evaluations, map_data, pictures, views
     from .web.add import add_picture
     from .web.clusters import clusters, rename_cluster
+    from .web.exports import export
     from .web.map import map_view
+    from .web.questions import questions
+    from .web.searches import click, searches
 
     table = r"/(?P<database>[^/]+)/(?P<table>[^/]+)/-"
     return [
         (r"/-/image-similarity(?:\.(?P<format>json))?$", views.home),
-        (table + r"/similar(?:\.(?P<format>json|csv|svg))?$", views.similar),
+        (table + r"/similar(?:\.(?P<format>json|csv|svg|zip|html))?$", views.similar),
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),
@@ -70,6 +73,13 @@ def register_routes() -> list[tuple[str, Any]]:
         (table + r"/map/column\.(?P<format>json)$", map_data.column),
         (table + r"/map/pictures\.(?P<format>json)$", map_data.pictures),
         (table + r"/map/atlas/(?P<number>[0-9]{1,9})$", map_data.atlas),
+        (table + r"/export\.(?P<format>zip|html)$", export),
+        (
+            table + r"/questions(?:/(?P<change>rename|delete))?(?:\.(?P<format>json))?$",
+            questions,
+        ),
+        (table + r"/searches(?:\.(?P<format>json|csv))?$", searches),
+        (table + r"/searches/click$", click),
         (table + r"/add-picture(?:\.(?P<format>json))?$", add_picture),
         (table + r"/duplicates(?:\.(?P<format>json|csv))?$", duplicates.review),
         (

@@ -1,6 +1,6 @@
 """The commands of `datasette image-similarity`: parse, call the collection, print."""
 
-from . import ask, clusters, duplicates, embed, evaluate, keep, map
+from . import ask, clusters, duplicates, embed, evaluate, export, keep, map
 from .base import image_similarity
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "duplicates",
     "embed",
     "evaluate",
+    "export",
     "image_similarity",
     "keep",
     "map",

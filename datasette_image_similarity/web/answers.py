@@ -12,6 +12,7 @@ from datasette.utils.sqlite import sqlite3
 
 from ..errors import EncoderError, ImageError, ImageSimilarityError
 from ..query import SearchTimeout, deadline
+from .curate import is_curator
 from .forms import BadForm, UploadTooBig
 from .question import PageError, Place
 from .service import QueueFull
@@ -141,6 +142,8 @@ async def page(
 ) -> Response:
     """One of our pages about a table."""
     datasette = place.datasette
+    logs = place.config.history
+    more = {"searches": "Searches"} if logs and await is_curator(place) else {}
     html = await datasette.render_template(
         template,
         {
@@ -150,7 +153,8 @@ async def page(
             "search_url": place.url("search-by-image")
             if place.config.search_by_image
             else None,
-            "pages": pages_of(place),
+            "pages": pages_of(place, more),
+            "history": logs,
             "static_url": static_url(datasette),
             **context,
         },
@@ -160,10 +164,10 @@ async def page(
     return Response.html(html, status=status, headers=_retry_header(status))
 
 
-def pages_of(place: Place) -> list[tuple[str, str, bool]]:
+def pages_of(place: Place, more: dict[str, str]) -> list[tuple[str, str, bool]]:
     """(title, address, whether this is it) of the pages about a table."""
     here = place.request.path
-    names = [(name, place.url(name), title) for name, title in PAGES.items()]
+    names = [(name, place.url(name), title) for name, title in {**PAGES, **more}.items()]
     return [(title, url, here == url.split("?")[0]) for name, url, title in names]
 
 

@@ -206,6 +206,12 @@ async def table_links(
         {"href": table_tools_url(datasette, database, table, name) + more, "label": title}
         for name, title in pages.items()
     ]
+    for name, label in (
+        ("export.html", "Contact sheet"),
+        ("export.zip", "Pictures as ZIP"),
+    ):
+        url = table_tools_url(datasette, database, table, name)
+        links.append({"href": url + more, "label": label})
     db = datasette.get_database(database)
     if db.is_mutable and await may_insert(datasette, actor, database, table):
         url = table_tools_url(datasette, database, table, "add-picture")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -12,6 +12,7 @@ from datasette.utils.asgi import Forbidden
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
+    from datasette.database import Database
 
 Actor = Mapping[str, Any] | None
 
@@ -140,6 +141,15 @@ def same_origin(request: Any) -> bool:
 def has_own_csrf_check(scope: Mapping[str, Any]) -> bool:
     """Whether an address is one of ours that checks `same_origin()` itself."""
     return re.search(OWN_CSRF_CHECK, scope["path"]) is not None
+
+
+async def write_later(
+    datasette: Datasette, database: Database, write: Callable[[Any], None]
+) -> None:
+    """Queue a write that nobody waits for. It opens its own transaction: 1.0 would open
+    one first, and fail where nobody hears of it."""
+    options = {"transaction": False} if is_one(datasette) else {}
+    await database.execute_write_fn(write, block=False, **options)
 
 
 def row_of(request: Any) -> tuple[str, str, str]:

@@ -36,6 +36,7 @@ class Config:
     upload_queue: int = 8
     curators: dict[str, Any] | bool | None = None
     history: bool = False
+    originals: bool = True
 
     @property
     def upload_limits(self) -> Limits:
@@ -64,6 +65,7 @@ KINDS: dict[str, Any] = {
     "upload_queue": int,
     "curators": (dict, bool),
     "history": bool,
+    "originals": bool,
 }
 
 

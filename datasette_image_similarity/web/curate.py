@@ -18,13 +18,13 @@ from .question import PageError, Place
 
 
 async def may_curate(place: Place) -> bool:
-    """Whether the actor may decide, name and save.
+    """Whether the actor may decide, name and save: a curator, where it can be written."""
+    return place.db.is_mutable and await is_curator(place)
 
-    Whoever the setting `curators` (an allow block of Datasette's, or true) names; without
-    it, whoever may insert rows into the table.
-    """
-    if not place.db.is_mutable:
-        return False
+
+async def is_curator(place: Place) -> bool:
+    """Whoever the setting `curators` (an allow block of Datasette's, or true) names;
+    without it, whoever may insert rows into the table."""
     curators = place.config.curators
     if curators is not None:
         return actor_matches_allow(place.request.actor, curators)

@@ -64,14 +64,14 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
         return Response("", status=304, headers=headers)
     data = None if large else stored
     if data is None:
-        data = await _make_picture(place, row, large) or stored
+        data = await make_picture(place, row, large) or stored
     if data is None:
         raise PageError(404, f"The picture of row {pk} cannot be read here")
     kind = PICTURE_TYPE if large and data is not stored else THUMBNAIL_TYPE
     return Response(data, headers=headers, content_type=kind)
 
 
-async def _make_picture(place: Place, row: Kept, large: bool) -> bytes | None:
+async def make_picture(place: Place, row: Kept, large: bool) -> bytes | None:
     """Decode the original and encode it again; None where it cannot be had."""
     request = Decoding(picture=PICTURE) if large else Decoding(thumbnail=THUMBNAIL)
     read = await original(place, row)

@@ -29,6 +29,7 @@ from ..index import IndexCache
 from ..pipeline import finished_vector
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
+from .log import Log
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -49,6 +50,8 @@ class Service:
     def __init__(self, datasette: Datasette) -> None:
         self.datasette = datasette
         self.indexes = IndexCache()
+        self.log = Log()
+        self.exporting = 0  # zip files and contact sheets being made
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
         self._pairs: dict[tuple[str, int, str, int], RandomPairs] = {}

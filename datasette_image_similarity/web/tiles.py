@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..database import ITEMS_BY_ID, live_sql, quote
+from ..explore.exports import usual_caption
 from ..folding import OURS
 from ..images import Crop
 from ..query import Answer, Hit, pk_path
@@ -67,10 +68,7 @@ async def caption_column(place: Place) -> str | None:
     label = await place.db.label_column_for_table(place.table)
     if label in columns and label not in place.source.pks:  # 1.0 takes unique text keys
         return label
-    for name in ("title", "name", "caption"):
-        if name in columns:
-            return name
-    return place.collection.column if place.collection.source != "blob" else None
+    return usual_caption(place.collection, place.source)
 
 
 def tiles_of(

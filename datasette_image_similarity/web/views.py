@@ -50,6 +50,7 @@ from .compat import (
     table_tools_url,
 )
 from .crops import Cropped, embed_crop
+from .exports import export_answer
 from .forms import BadForm, read_form
 from .histogram import as_svg
 from .question import (
@@ -62,6 +63,8 @@ from .question import (
     lookups,
     read_question,
 )
+from .questions import saving
+from .searches import note_search
 from .tiles import caption_column, query_pictures, tiles_of
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
 
     items, answered = await ask_database(place, ask)
     answer = answered.answer
+    noted = note_search(place, question, answer)
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
@@ -103,6 +107,8 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         return _json_answer(place, question, answer, next_url, answered.histogram)
     if format == "csv":
         return _csv_answer(place, answer)
+    if format in ("zip", "html"):
+        return await export_answer(place, question, answer)
     likes, unlikes = await query_pictures(place, question, path, items)
     context = await _results(place, question, path, answered)
     context |= {
@@ -113,6 +119,10 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         "json_url": question.url(f"{path}.json", _next=question.offset or None),
         "csv_url": question.url(f"{path}.csv", _next=question.offset or None),
         "sql_url": await _sql_url(place, question),
+        "zip_url": question.url(f"{path}.zip", _next=question.offset or None),
+        "sheet_url": question.url(f"{path}.html", _next=question.offset or None),
+        "noted": noted,
+        **await saving(place, question),
         "histogram_url": question.url(f"{path}.svg"),
         "crop": _crop_form(place, question, path, crop),
     }
@@ -381,6 +391,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
             return items, _answer(conn, place, question, asked)
 
         items, answered = await ask_database(place, ask)
+        noted = note_search(place, question, answered.answer)
     except ImageSimilarityError as error:
         if wants_json(request):
             raise
@@ -398,6 +409,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
         "post": True,
         "preview": preview,
         "facts": facts,
+        "noted": noted,
         "embedding": base64.b64encode(vector).decode(),
         "next_url": None
         if answer.next is None

@@ -58,7 +58,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Exported:
+class Written:
     """What an export wrote, and for a script what it left out and why."""
 
     file: Path
@@ -72,7 +72,7 @@ def export_decisions(
     collection: db.Collection,
     file: Path,
     to: Path | None = None,
-) -> Exported:
+) -> Written:
     """Write decisions to a file: .csv, .json, or .sh, which moves what is marked to `to`.
 
     Raises CollectionError for another ending, a missing or unfit folder, or where nothing
@@ -103,7 +103,7 @@ def export_decisions(
         text = script(movable, to, collection.table)
         _write(file, text)
         file.chmod(file.stat().st_mode | 0o100)
-        return Exported(file, len(movable), left_out, whole)
+        return Written(file, len(movable), left_out, whole)
     if form == ".csv":
         with _opened(file) as out:
             writer = csv.writer(out)
@@ -111,7 +111,7 @@ def export_decisions(
             writer.writerows(asdict(one).values() for one in decided)
     else:
         _write(file, json.dumps([asdict(one) for one in decided], indent=2))
-    return Exported(file, len(decided), {}, whole)
+    return Written(file, len(decided), {}, whole)
 
 
 def read_decisions(conn: sqlite3.Connection, collection: db.Collection) -> list[Decision]:

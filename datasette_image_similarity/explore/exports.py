@@ -1,0 +1,414 @@
+"""Pictures to take along: a zip file of them, or a contact sheet, one HTML page that holds
+everything.
+
+Both are made of `Entry`s. Where their bytes come from is for the caller to say, by a
+`Pictures`: a Datasette opens files only in folders it may show, a command those that the
+user has vouched for.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+
+from datasette.utils.sqlite import sqlite3
+
+from .. import sources
+from ..database import Collection, Key, SourceTable, live_sql, quote
+from ..errors import CollectionError, ImageError
+from ..images import THUMBNAIL_TYPE
+from ..query import Filter, Hit, pk_path
+
+THUMBNAIL_BYTES = 200_000  # of one; ours have some ten thousand
+STEM = 60  # characters of a name inside a zip file, without rank and suffix
+MANIFEST = ("file", "holds", "why", "rank", "pk", "score", "distance", "caption", "sha256")
+SIGNATURES = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG\r\n", ".png"),
+    (b"GIF8", ".gif"),
+    (b"BM", ".bmp"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+)
+BOXES = {b"heic": ".heic", b"heix": ".heic", b"mif1": ".heic", b"avif": ".avif"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture to export: its row, and what was embedded of it."""
+
+    rank: int
+    pk: Any  # in its own type; a list for compound keys
+    row: dict[str, object]
+    item: int
+    key: Key
+    root: str | None
+    path: str | None
+    size: int
+    sha256: str
+    score: float | None = None
+    distance: float | None = None
+
+    @property
+    def row_path(self) -> str:
+        return pk_path(self.pk)
+
+
+class Pictures(Protocol):
+    """Where the bytes come from."""
+
+    def original(self, entry: Entry) -> bytes:
+        """The file or BLOB as it is now. Raises ImageError where it cannot be had."""
+
+    def thumbnail(self, entry: Entry) -> bytes | None:
+        """A small WebP, or None."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many pictures an export holds, and how."""
+
+    originals: int = 0
+    thumbnails: int = 0
+    missing: int = 0
+
+
+class TrustedFiles:
+    """Pictures for a command: files in folders that the user has vouched for.
+
+    `root_paths` are these folders; a picture is looked for in the one that was recorded
+    for it.
+    """
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        collection: Collection,
+        source: SourceTable,
+        root_paths: Sequence[Path],
+    ) -> None:
+        self.conn, self.collection, self.source = conn, collection, source
+        self.trusted = {str(path): path for path in root_paths}
+
+    def original(self, entry: Entry) -> bytes:
+        if self.collection.source == "blob":
+            about = (self.conn, self.source, self.collection.column, entry.key)
+            return unchanged(sources.read_blob(*about), entry)
+        root = self.trusted.get(entry.root or "")
+        file = sources.locate(root, entry.path) if root and entry.path else None
+        return read_original(file, entry)
+
+    def thumbnail(self, entry: Entry) -> bytes | None:
+        return stored_thumbnail(self.conn, entry)
+
+
+# What to export
+
+
+def entries_of_hits(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    source: SourceTable,
+    hits: Sequence[Hit],
+) -> list[Entry]:
+    """The entries of a search's results; rows that went meanwhile are left out."""
+    by_rank = {hit.rank: hit for hit in hits}
+    keys = ((hit.rank, hit.pk if isinstance(hit.pk, list) else [hit.pk]) for hit in hits)
+    return [
+        replace(
+            entry, score=by_rank[entry.rank].score, distance=by_rank[entry.rank].distance
+        )
+        for entry in entries_of_keys(conn, collection, source, keys)
+    ]
+
+
+def entries_of_keys(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    source: SourceTable,
+    keys: Iterable[tuple[int, Sequence[Any]]],
+) -> Iterator[Entry]:
+    """The entries of rows, given as (rank, values of the key columns)."""
+    sql = f"{_select(collection, source, '_image_similarity_items i')} and i.pk = ?"
+    for rank, parts in keys:
+        key = source.find(conn, parts)
+        row = None if key is None else conn.execute(sql, (key,)).fetchone()
+        if row is not None:
+            yield _entry(collection, source, rank, row)
+
+
+def filtered_entries(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    source: SourceTable,
+    filter: Filter | None,
+    size: int = -1,
+    offset: int = 0,
+) -> tuple[list[Entry], int]:
+    """The entries of rows that pass a filter, `size` from `offset` on, and how many there
+    are in all."""
+    where = filter.where if filter is not None and filter.where else "1"
+    passing = f"select {source.key_sql()} from {quote(source.name)} where {where}"
+    items = "passing p cross join _image_similarity_items i on i.pk = +p.pk"
+    # The filter stands where it knows the table's own columns alone: see query.py.
+    beginning = f"with passing(pk) as materialized ({passing}) "
+    params = {**filter.params} if filter is not None else {}
+    live = live_sql(collection, source, items)
+    total = conn.execute(f"{beginning} select count(*) {live}", params).fetchone()[0]
+    rows = conn.execute(
+        f"{beginning} {_select(collection, source, items)} "
+        f"order by i.id limit {int(size)} offset {int(offset)}",
+        params,
+    )
+    entries = [
+        _entry(collection, source, rank, row) for rank, row in enumerate(rows, offset + 1)
+    ]
+    return entries, total
+
+
+def _select(collection: Collection, source: SourceTable, items: str) -> str:
+    columns = "".join(f", t.{quote(name)}" for name in _shown(collection, source))
+    roots = "left join _image_similarity_roots r on r.id = i.root_id"
+    return (
+        "select i.id, i.pk, r.path, i.path, i.size, i.sha256"
+        f"{columns} {live_sql(collection, source, f'{items} {roots}')}"
+    )
+
+
+def _shown(collection: Collection, source: SourceTable) -> list[str]:
+    """The columns but for that with the picture itself."""
+    blob = collection.column if collection.source == "blob" else None
+    return [name for name in source.columns if name != blob]
+
+
+def _entry(collection: Collection, source: SourceTable, rank: int, row: tuple) -> Entry:
+    item, key, root, path, size, sha256, *values = tuple(row)
+    parts = source.parts(key)
+    return Entry(
+        rank=rank,
+        pk=parts if len(parts) > 1 else parts[0],
+        row=dict(zip(_shown(collection, source), values, strict=True)),
+        item=item,
+        key=key,
+        root=root if isinstance(root, str) else None,
+        path=path if isinstance(path, str) else None,
+        # Whoever made the database may have written anything there.
+        size=size if isinstance(size, int) and size >= 0 else 0,
+        sha256=sha256 if isinstance(sha256, str) else "",
+    )
+
+
+def usual_caption(collection: Collection, source: SourceTable) -> str | None:
+    """The column that names a picture where nobody has said which does."""
+    for name in ("title", "name", "caption"):
+        if name in source.columns:
+            return name
+    return collection.column if collection.source != "blob" else None
+
+
+def caption_of(entry: Entry, column: str | None) -> str:
+    """What a picture is called: what the column says, or its key."""
+    text = entry.row.get(column) if column else None
+    if text in (None, "") or isinstance(text, bytes):
+        return entry.row_path.replace(",", ", ")
+    return str(text)
+
+
+# Bytes
+
+
+def stored_thumbnail(conn: sqlite3.Connection, entry: Entry) -> bytes | None:
+    """The thumbnail in the database, if there is one of a sensible size."""
+    row = conn.execute(
+        "select webp from _image_similarity_thumbnails "
+        "where id = ? and typeof(webp) = 'blob' and length(webp) <= ?",
+        (entry.item, THUMBNAIL_BYTES),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def read_original(file: Path | None, entry: Entry) -> bytes:
+    """A picture's file. Raises ImageError for one that changed since it was embedded."""
+    if file is None:
+        raise ImageError("not in a folder that may be read here")
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
+    if size != entry.size:  # before so much is read into memory
+        raise ImageError("the file has changed since it was embedded")
+    return unchanged(sources.read_file(file, entry.size), entry)
+
+
+def unchanged(data: bytes, entry: Entry) -> bytes:
+    """These bytes, which must be those that were embedded: nothing else goes out."""
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise ImageError("it has changed since it was embedded")
+    return data
+
+
+# Zip files
+
+
+def write_zip(
+    out: IO[bytes],
+    entries: Sequence[Entry],
+    pictures: Pictures,
+    caption: str | None,
+) -> Exported:
+    """Write the pictures, uncompressed as they are compressed already, and manifest.csv.
+
+    Each is the original; where that cannot be had the thumbnail, and the manifest says why.
+    `caption` is the column that names files and pictures.
+    """
+    count = {"original": 0, "thumbnail": 0, "nothing": 0}
+    rows = []
+    digits = max(3, len(str(max((entry.rank for entry in entries), default=0))))
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for entry in entries:
+            data, holds, why = _picture(entry, pictures)
+            count[holds] += 1
+            called = caption_of(entry, caption)
+            name = ""
+            if data is not None:
+                named = entry.path or called
+                suffix = ".webp" if holds == "thumbnail" else _suffix(data, entry.path)
+                name = f"{entry.rank:0{digits}}-{_stem(named)}{suffix}"
+                archive.writestr(zipfile.ZipInfo(name), data)
+            place = (entry.rank, entry.row_path, entry.score, entry.distance)
+            rows.append([name, holds, why, *place, called, entry.sha256])
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(MANIFEST)
+        writer.writerows(rows)
+        archive.writestr(zipfile.ZipInfo("manifest.csv"), text.getvalue())
+    return Exported(count["original"], count["thumbnail"], count["nothing"])
+
+
+def _picture(entry: Entry, pictures: Pictures) -> tuple[bytes | None, str, str]:
+    """The bytes, what they are, and why not the original."""
+    try:
+        return pictures.original(entry), "original", ""
+    except ImageError as error:
+        data = pictures.thumbnail(entry)
+        return data, "nothing" if data is None else "thumbnail", str(error)
+
+
+def _stem(name: str) -> str:
+    """A name that means nothing to any file system: letters and digits, and - _ . between.
+
+    Folders before the last slash go, and so do dots at either end.
+    """
+    last = PurePosixPath(name.replace("\\", "/")).name
+    last = unicodedata.normalize("NFC", PurePosixPath(last).stem)
+    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in last)
+    return kept[:STEM].strip("-_.") or "picture"
+
+
+def _suffix(data: bytes, path: str | None) -> str:
+    """The ending of a picture's file: its own if it is a picture's, else by its bytes."""
+    suffix = PurePosixPath(path or "").suffix.lower()
+    if suffix in sources.PICTURE_SUFFIXES:
+        return suffix
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    if data[4:8] == b"ftyp":
+        return BOXES.get(data[8:12], ".img")
+    return next((end for start, end in SIGNATURES if data.startswith(start)), ".img")
+
+
+# Contact sheets
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A picture on a contact sheet; `source` is a data: address, None without one."""
+
+    entry: Entry
+    caption: str
+    source: str | None
+
+
+def write_sheet(
+    out: IO[bytes],
+    entries: Sequence[Entry],
+    pictures: Pictures,
+    caption: str | None,
+    *,
+    title: str,
+    words: Sequence[str] = (),
+    asked_with: Sequence[Entry] = (),
+    total: int | None = None,
+    url: str | None = None,
+    row_url: Callable[[Entry], str] | None = None,
+) -> Exported:
+    """Write one HTML page that needs nothing else: thumbnails, captions and scores, to be
+    kept, sent or printed.
+
+    `words` say what was asked, `asked_with` are the pictures it was asked with, `total` is
+    how many results there were, `url` where the question stands, `row_url` where a row.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    def pictured(entry: Entry) -> Pictured:
+        data = pictures.thumbnail(entry)
+        encoded = base64.b64encode(data).decode() if data is not None else None
+        source = encoded and f"data:{THUMBNAIL_TYPE};base64,{encoded}"
+        return Pictured(entry, caption_of(entry, caption), source)
+
+    shown = [pictured(entry) for entry in entries]
+    loader = PackageLoader("datasette_image_similarity")
+    template = Environment(loader=loader, autoescape=True).get_template(
+        "image_similarity_sheet.html"
+    )
+    template.stream(
+        shown=shown,
+        asked_with=[pictured(entry) for entry in asked_with],
+        title=title,
+        words=words,
+        total=total,
+        url=url,
+        row_url=row_url,
+        made_at=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    ).dump(out, encoding="utf-8", errors="replace")
+    missing = sum(one.source is None for one in shown)
+    return Exported(thumbnails=len(shown) - missing, missing=missing)
+
+
+# Files
+
+
+def export_file(
+    file: Path,
+    entries: Sequence[Entry],
+    pictures: Pictures,
+    caption: str | None,
+    title: str,
+) -> Exported:
+    """Write a zip file or a contact sheet, as the name ends, whole or not at all.
+
+    Raises CollectionError where it cannot be written.
+    """
+    half = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(half, "wb") as out:
+            if file.suffix.lower() == ".zip":
+                done = write_zip(out, entries, pictures, caption)
+            else:
+                done = write_sheet(out, entries, pictures, caption, title=title)
+        os.replace(half, file)
+    except OSError as error:
+        raise CollectionError(f"{file} cannot be written: {error.strerror}") from None
+    finally:
+        half.unlink(missing_ok=True)
+    return done
