@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from .explore.evaluate import Evaluation
+    from .explore.evaluations import Evaluation
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"

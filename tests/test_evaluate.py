@@ -13,7 +13,8 @@ from test_index import MANY, make
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
 from datasette_image_similarity.errors import CollectionError, DatabaseError
-from datasette_image_similarity.explore import evaluate as stored
+from datasette_image_similarity.explore import evaluate
+from datasette_image_similarity.explore import evaluations as stored
 from datasette_image_similarity.explore.ranking import (
     METRICS,
     Task,
@@ -280,7 +281,7 @@ def test_a_paired_difference_is_surer_than_its_sides(copied: Path) -> None:
 def test_through_the_compressed_index(
     tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "THROUGH_INDEX", 200)
+    monkeypatch.setattr(evaluate, "THROUGH_INDEX", 200)
     path = make(tmp_path / "indexed.db", metric)
     found = answer("evaluate", path, "--label", "folder")
     index = found["through_index"]

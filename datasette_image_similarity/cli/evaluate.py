@@ -22,7 +22,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from ..explore.evaluate import Comparison, Evaluation
+    from ..explore.evaluations import Comparison, Evaluation
 
 SHOWN = 5  # classes, confusions and queries that go worst
 
@@ -90,7 +90,7 @@ def evaluate(
 
 def _forget(database: Path, run: int) -> None:
     from .. import database as db
-    from ..explore.evaluate import forget_run
+    from ..explore.evaluations import forget_run
 
     with closing(db.connect(database)) as conn, db.explained(database):
         forget_run(conn, run)
@@ -113,7 +113,7 @@ def _one_run(
 def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool) -> None:
     """The runs, and what those after the first change."""
     from .. import database as db
-    from ..explore.evaluate import compare
+    from ..explore.evaluations import compare
 
     with closing(db.connect(database)) as conn:
         compared = [compare(conn, runs[0], run) for run in runs[1:]]
@@ -132,7 +132,7 @@ def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool)
 
 def _whole(conn: Any, run: Evaluation) -> dict[str, Any]:
     """A run as JSON, with its classes and confusions."""
-    from ..explore.evaluate import classes_of, confusions_of
+    from ..explore.evaluations import classes_of, confusions_of
 
     return {
         **run.as_json(),
@@ -143,7 +143,7 @@ def _whole(conn: Any, run: Evaluation) -> dict[str, Any]:
 
 def _say_run(conn: Any, run: Evaluation, say: Reporter) -> None:
     """The metrics, and what goes worst."""
-    from ..explore.evaluate import classes_of, confusions_of
+    from ..explore.evaluations import classes_of, confusions_of
     from ..explore.ranking import MAP, NAMES
 
     found = run.report

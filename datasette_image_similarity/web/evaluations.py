@@ -17,8 +17,8 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError
-from ..explore import evaluate as stored
-from ..explore.evaluate import Asked, Comparison, Confused, Evaluation
+from ..explore import evaluations as stored
+from ..explore.evaluations import Asked, Comparison, Confused, Evaluation
 from ..explore.ranking import METRICS, NAMES
 from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
