@@ -83,6 +83,7 @@ def evaluate(
         raise click.UsageError("--collections names the collections: leave --name out")
     table = table or only_table(database)
     names = [one.strip() for one in collections.split(",")] if collections else [name]
+    _check(database, table, names)
     options = {"label": label, "split": split, "queries": queries, "exact": exact}
     runs = [_one_run(database, table, one, options, say) for one in names]
     _print(database, runs, say, as_json)
@@ -94,6 +95,15 @@ def _forget(database: Path, run: int) -> None:
 
     with closing(db.connect(database)) as conn, db.explained(database):
         forget_run(conn, run)
+
+
+def _check(database: Path, table: str, names: list[str | None]) -> None:
+    """Raises CollectionError for a collection that is not there, before minutes pass."""
+    from .. import database as db
+
+    with closing(db.connect(database)) as conn:
+        for name in names:
+            db.find_collection(conn, table, name)
 
 
 def _one_run(

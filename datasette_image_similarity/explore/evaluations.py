@@ -173,7 +173,9 @@ class Confused(NamedTuple):
     examples: list[tuple[int, int]]
 
     def as_json(self) -> dict[str, Any]:
-        return self._asdict()
+        found = self._asdict()
+        del found["examples"]  # ids of ours: pages turn them into keys
+        return found
 
 
 class Asked(NamedTuple):

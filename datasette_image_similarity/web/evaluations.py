@@ -174,11 +174,9 @@ def _run_as_json(found: dict[str, Any]) -> dict[str, Any]:
         "per_class": [one.as_json() for one in found["classes"]],
         "confusions": [
             {
-                **{name: getattr(one, name) for name in ("label", "other")},
-                "queries": one.queries,
-                "share": one.share,
+                **one.as_json(),
                 "examples": [
-                    [picture and picture.pk for picture in pair] for pair in pairs
+                    {"query": asked.pk, "found": wrong.pk} for asked, wrong in pairs
                 ],
             }
             for one, pairs in found["confusions"]
