@@ -47,10 +47,11 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from .explore.clusters import Clustering
-    from .explore.duplicates import Duplicates
-    from .explore.evaluate import Evaluation
-    from .explore.marked import Written
+    from .explore.clusters import (Clustering)
+    from .explore.duplicates import (Duplicates)
+    from .explore.evaluate import (Evaluation)
+    from .explore.marked import (Written)
+    from .explore.evaluations import (Evaluation)
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"

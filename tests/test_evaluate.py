@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, WEIGHTS
 from core import answer, command, embed, opened, refused, sql, value
+from test_index import MANY, make
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
-from datasette_image_similarity.collection import EncoderOptions
 from datasette_image_similarity.errors import CollectionError, DatabaseError
-from datasette_image_similarity.explore import evaluate as stored
+from datasette_image_similarity.explore import evaluate
+from datasette_image_similarity.explore import evaluations as stored
 from datasette_image_similarity.explore.ranking import (
     METRICS,
     Task,
@@ -131,9 +131,9 @@ def test_means_over_queries_and_over_classes() -> None:
 def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     chance = np.random.default_rng(0)
     covered = []
-    for seed in range(150):
+    for seed in range(100):
         values = chance.random((80, 1)) ** 2  # mean 1/3
-        (low, high), *_ = intervals(values, np.zeros(80, int), 300, seed)[0]
+        (low, high), *_ = intervals(values, np.zeros(80, int), 200, seed)[0]
         covered.append(low <= 1 / 3 <= high)
     assert 0.89 <= np.mean(covered) <= 0.99
     again = [intervals(values, np.zeros(80, int), 300)[0].tolist() for _ in range(2)]
@@ -277,57 +277,30 @@ def test_a_paired_difference_is_surer_than_its_sides(copied: Path) -> None:
     assert one.changes == []
 
 
-def test_through_the_compressed_index(copied: Path) -> None:
-    assert answer("evaluate", copied, "--label", "folder")["through_index"] is None
-    many_vectors(copied, 1500)
-    with ImageCollection(copied) as photos:
-        photos.build_index()
-    found = answer("evaluate", copied, "--label", "folder")
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_through_the_compressed_index(
+    tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "THROUGH_INDEX", 200)
+    path = make(tmp_path / "indexed.db", metric)
+    found = answer("evaluate", path, "--label", "folder")
     index = found["through_index"]
-    assert index["queries"] == found["queries"] == 1500
-    assert 0.9 <= index["found"] <= 1
-    assert index["exact"]["precision_at_5"] == pytest.approx(found["precision_at_5"])
-    assert index["index"]["precision_at_5"] == pytest.approx(
-        found["precision_at_5"], abs=0.05
-    )
-    assert set(index["index"]) == set(METRICS) - {"map"}
-    exact = answer("evaluate", copied, "--label", "folder", "--exact")
-    assert exact["through_index"] is None
+    assert (found["queries"], index["queries"]) == (MANY, 200)
+    assert 0.97 <= index["found"] <= 1
+    assert set(index["exact"]) == set(index["index"]) == set(METRICS) - {"map"}
+    for name, exact in index["exact"].items():
+        assert exact == pytest.approx(found[name], abs=0.05)
+        assert index["index"][name] == pytest.approx(exact, abs=0.005)
     # With a gallery that is not everything, the index is asked among that.
-    sql(copied, "update images set folder = null where id % 3 = 0")
-    some = answer("evaluate", copied, "--label", "folder")
-    assert some["through_index"]["found"] > 0.9
+    sql(path, "update images set folder = null where id % 3 = 0")
+    some = answer("evaluate", path, "--label", "folder")
+    assert 0.97 <= some["through_index"]["found"] <= 1
+    exact = answer("evaluate", path, "--label", "folder", "--exact")
+    assert exact["through_index"] is None
 
 
-def many_vectors(path: Path, count: int) -> None:
-    """So many items, in ten clusters, in place of the collection's own."""
-    chance = np.random.default_rng(0)
-    with opened(path) as conn, db.transaction(conn):
-        (collection,) = db.collections(conn)
-        db.drop_items(conn, collection, db.item_ids(conn, collection))
-        conn.execute("delete from images")
-        centres = chance.standard_normal((10, collection.dimensions))
-        for number in range(1, count + 1):
-            vector = centres[number % 10] + chance.standard_normal(collection.dimensions)
-            name = f"{number}.png"
-            conn.execute(
-                "insert into images (id, path, folder) values (?, ?, ?)",
-                (number, name, f"c{number % 10}"),
-            )
-            db.put_item(
-                conn,
-                collection,
-                pk=number,
-                root=None,
-                path=name,
-                size=1,
-                mtime_ns=None,
-                sha256=str(number),
-                width=1,
-                height=1,
-                vector=(vector / np.linalg.norm(vector)).astype("<f4").tobytes(),
-                thumbnail=None,
-            )
+def test_without_an_index_there_is_nothing_to_compare(copied: Path) -> None:
+    assert answer("evaluate", copied, "--label", "folder")["through_index"] is None
 
 
 def test_a_run_says_when_the_collection_has_changed(copied: Path, photos: Path) -> None:
@@ -391,26 +364,3 @@ def test_an_older_database_has_no_runs(copied: Path) -> None:
         sql(copied, f"drop table _image_similarity_{table}")
     with opened(copied) as conn:
         assert stored.runs(conn, "images") == ([], [])
-
-
-@pytest.mark.skipif(
-    not (WEIGHTS.exists() and (PHOTOS / "caltech101").exists()),
-    reason="the shared photos are not here",
-)
-def test_photos_with_real_weights(tmp_path: Path) -> None:
-    """A few folders of real photos: easily told apart, and far better than chance."""
-    folders = [PHOTOS / "caltech101" / name for name in ("pizza", "yin_yang", "lotus")]
-    if not all(folder.exists() for folder in folders):
-        pytest.skip("other photos are here")
-    pytest.importorskip("torchvision")
-    path = tmp_path / "photos.db"
-    encoder = EncoderOptions("mobilenet_v2", weights=str(WEIGHTS))
-    with ImageCollection(path) as photos:
-        files = [file for folder in folders for file in sorted(folder.iterdir())[:12]]
-        photos.embed(files, encoder=encoder, label_from_folder=True)
-        run = photos.evaluate("label" if "label" in columns(path) else "folder")
-    assert run.report.metrics["precision_at_5"] > 0.9
-
-
-def columns(path: Path) -> list[str]:
-    return [row[1] for row in sql(path, "pragma table_info(images)")]

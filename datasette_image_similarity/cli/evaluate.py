@@ -22,7 +22,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from ..explore.evaluate import Comparison, Evaluation
+    from ..explore.evaluations import Comparison, Evaluation
 
 SHOWN = 5  # classes, confusions and queries that go worst
 
@@ -83,6 +83,7 @@ def evaluate(
         raise click.UsageError("--collections names the collections: leave --name out")
     table = table or only_table(database)
     names = [one.strip() for one in collections.split(",")] if collections else [name]
+    _check(database, table, names)
     options = {"label": label, "split": split, "queries": queries, "exact": exact}
     runs = [_one_run(database, table, one, options, say) for one in names]
     _print(database, runs, say, as_json)
@@ -90,10 +91,19 @@ def evaluate(
 
 def _forget(database: Path, run: int) -> None:
     from .. import database as db
-    from ..explore.evaluate import forget_run
+    from ..explore.evaluations import forget_run
 
     with closing(db.connect(database)) as conn, db.explained(database):
         forget_run(conn, run)
+
+
+def _check(database: Path, table: str, names: list[str | None]) -> None:
+    """Raises CollectionError for a collection that is not there, before minutes pass."""
+    from .. import database as db
+
+    with closing(db.connect(database)) as conn:
+        for name in names:
+            db.find_collection(conn, table, name)
 
 
 def _one_run(
@@ -113,7 +123,7 @@ def _one_run(
 def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool) -> None:
     """The runs, and what those after the first change."""
     from .. import database as db
-    from ..explore.evaluate import compare
+    from ..explore.evaluations import compare
 
     with closing(db.connect(database)) as conn:
         compared = [compare(conn, runs[0], run) for run in runs[1:]]
@@ -132,7 +142,7 @@ def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool)
 
 def _whole(conn: Any, run: Evaluation) -> dict[str, Any]:
     """A run as JSON, with its classes and confusions."""
-    from ..explore.evaluate import classes_of, confusions_of
+    from ..explore.evaluations import classes_of, confusions_of
 
     return {
         **run.as_json(),
@@ -143,7 +153,7 @@ def _whole(conn: Any, run: Evaluation) -> dict[str, Any]:
 
 def _say_run(conn: Any, run: Evaluation, say: Reporter) -> None:
     """The metrics, and what goes worst."""
-    from ..explore.evaluate import classes_of, confusions_of
+    from ..explore.evaluations import classes_of, confusions_of
     from ..explore.ranking import MAP, NAMES
 
     found = run.report

@@ -17,8 +17,8 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError
-from ..explore import evaluate as stored
-from ..explore.evaluate import Asked, Comparison, Confused, Evaluation
+from ..explore import evaluations as stored
+from ..explore.evaluations import Asked, Comparison, Confused, Evaluation
 from ..explore.ranking import METRICS, NAMES
 from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
@@ -174,11 +174,9 @@ def _run_as_json(found: dict[str, Any]) -> dict[str, Any]:
         "per_class": [one.as_json() for one in found["classes"]],
         "confusions": [
             {
-                **{name: getattr(one, name) for name in ("label", "other")},
-                "queries": one.queries,
-                "share": one.share,
+                **one.as_json(),
                 "examples": [
-                    [picture and picture.pk for picture in pair] for pair in pairs
+                    {"query": asked.pk, "found": wrong.pk} for asked, wrong in pairs
                 ],
             }
             for one, pairs in found["confusions"]
