@@ -208,7 +208,13 @@ class _Scan:
         import numpy as np
 
         places = self.left
-        digests = np.array([self.sha256[item] for item in self.ids.tolist()])
+        numbers: dict[str, int] = {}  # of hashes, which may be text of any length
+        digests = np.array(
+            [
+                numbers.setdefault(self.sha256[item], len(numbers))
+                for item in self.ids.tolist()
+            ]
+        )
         order = np.argsort(digests, kind="stable")
         _, starts = np.unique(digests[order], return_index=True)
         ends = order[np.repeat(starts, np.diff(np.r_[starts, len(order)]))]
@@ -226,7 +232,6 @@ class _Scan:
         places = self.left[self.prints.known[self.left]]
         prints = hashes.Prints(*(column[places] for column in self.prints))
         vectors, limits = self._vectors(places), self.thresholds
-
         flat = hashes.are_flat(prints.colours)
 
         def are_same(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -306,6 +311,8 @@ class _Scan:
 
     def _apart_here(self, places: np.ndarray) -> Apart:
         """Which rows of `places` were set apart, themselves or in what they stand for."""
+        if not self.apart:
+            return {}
         row_of = {
             one: row
             for row, place in enumerate(places.tolist())

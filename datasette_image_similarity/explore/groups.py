@@ -44,10 +44,10 @@ def groups_of(
     import numpy as np
 
     apart = apart or {}
-    free = np.array(
-        [b not in apart.get(a, ()) for a, b in zip(*_ends(pairs), strict=True)], bool
-    )
-    pairs = Pairs(*(column[free] for column in pairs))
+    if apart:
+        ends = zip(pairs.a.tolist(), pairs.b.tolist(), strict=True)
+        free = np.array([b not in apart.get(a, ()) for a, b in ends], bool)
+        pairs = Pairs(*(column[free] for column in pairs))
     degree = np.bincount(np.concatenate([pairs.a, pairs.b]), minlength=len(vectors))
     groups = []
     for members in components(pairs):
@@ -111,7 +111,3 @@ def _stars(
 def _holds_apart(members: np.ndarray, apart: Apart) -> bool:
     inside = apart.keys() & set(members.tolist()) if apart else set()
     return any(not apart[place].isdisjoint(members.tolist()) for place in inside)
-
-
-def _ends(pairs: Pairs) -> tuple[list[int], list[int]]:
-    return pairs.a.tolist(), pairs.b.tolist()
