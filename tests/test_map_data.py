@@ -419,6 +419,7 @@ async def test_an_immutable_database_has_its_map(mapped: Path) -> None:
         "update _image_similarity_points set x = 'text'",
         "update _image_similarity_points set x = 1e300",
         "update _image_similarity_points set slot = -5",
+        "update _image_similarity_points set slot = 'x' where item_id = 1",
         "update _image_similarity_points set cell = 1 << 40",
         "update _image_similarity_items set width = 0",
         "update _image_similarity_items set height = 'x'",

@@ -199,12 +199,19 @@ def need_map(conn: sqlite3.Connection, collection: db.Collection) -> MapStatus:
     return status
 
 
-def live_points(collection: db.Collection, source: db.SourceTable) -> str:
-    """SQL for the points `p`, items `i` and source rows `t` of what the map shows."""
+def live_points(
+    collection: db.Collection, source: db.SourceTable, by_slot: bool = False
+) -> str:
+    """SQL for the points `p`, items `i` and source rows `t` of what the map shows.
+
+    `by_slot` finds the first ones in the order of their slots soon. To read all, it is
+    five times quicker to read the three tables in the order of their keys, and sort then.
+    """
     items = "_image_similarity_points p cross join _image_similarity_items i "
     items += "on i.id = p.item_id"
     live = db.live_sql(collection, source, items)
-    return f"{live} and p.collection_id = {int(collection.id)}"
+    column = "p.collection_id" if by_slot else "+p.collection_id"  # with + no index is used
+    return f"{live} and {column} = {int(collection.id)}"
 
 
 def passing_sql(source: db.SourceTable, filter: Filter | None) -> tuple[str, str]:
@@ -229,7 +236,7 @@ def read_points(
     clause, passes = passing_sql(source, filter)
     rows = conn.execute(
         f"{clause}select p.item_id, p.x, p.y, i.width, i.height, ifnull(p.cell, -1), "
-        f"p.slot, {passes} {live_points(collection, source)} order by p.slot",
+        f"p.slot, {passes} {live_points(collection, source)}",
         dict(filter.params) if filter else {},
     ).fetchall()
     columns = list(zip(*rows, strict=True)) if rows else [()] * 8
@@ -243,16 +250,18 @@ def read_points(
         and min(width.min(), height.min()) > 0
         and -1 <= cells.min() <= cells.max() < MOST_COLUMNS**2
         and 0 <= slots.min() <= slots.max() < 1 << 31
+        and ids.max() < 1 << 32
     ):
         raise DatabaseError(DAMAGED)
+    order = slots.argsort(kind="stable")
     return Points(
-        ids=ids,
-        x=x.astype(np.float32),
-        y=y.astype(np.float32),
-        aspect=(width / height).astype(np.float32),
-        cells=cells.astype(np.int32),
-        slots=slots.astype(np.uint32),
-        passes=np.array(columns[7], bool),
+        ids=ids[order],
+        x=x[order].astype(np.float32),
+        y=y[order].astype(np.float32),
+        aspect=(width / height)[order].astype(np.float32),
+        cells=cells[order].astype(np.int32),
+        slots=slots[order].astype(np.uint32),
+        passes=np.array(columns[7], bool)[order],
     )
 
 
@@ -282,7 +291,7 @@ def region_slots(
         raise CollectionError(f"The map of {collection.table!r} has no grid")
     rows = conn.execute(
         "select x, y, ifnull(cell, -1), slot from _image_similarity_points "
-        f"where collection_id = ? and {where} order by slot",
+        f"where +collection_id = ? and {where}",
         (collection.id, *params),
     ).fetchall()
     try:
@@ -292,7 +301,7 @@ def region_slots(
     places, slots = table[:, :2], table[:, 3].astype(np.int64)
     if on_grid:
         places = np.stack(np.divmod(table[:, 2], status.columns)[::-1], axis=1) + 0.5
-    slots = slots[inside(places, corners)]
+    slots = np.sort(slots[inside(places, corners)])
     ends = np.flatnonzero(np.diff(slots) > 1)
     firsts = slots[[0, *(ends + 1)]] if len(slots) else slots
     lasts = slots[[*ends, -1]] if len(slots) else slots

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 MAGIC, VERSION = b"IMSP", 1
 # The whole map is read at once, however small a part of it a page shows: its size is the
 # owner's choice and not the visitor's. So many times Datasette's time limit.
-PATIENCE = 5
+PATIENCE = 10
 PICTURES = 200  # asked for at once, at most
 CATEGORIES = 20  # values with a colour of their own; the others share one
 SAMPLED = 2_000  # rows that decide what a column is fit for
@@ -165,7 +165,7 @@ async def columns(datasette: Datasette, request: Any) -> Response:
         status = _map_of(conn, place)
         # One row in so many, from all over the map.
         step = max(1, status.count // SAMPLED)
-        live = live_points(place.collection, place.source)
+        live = live_points(place.collection, place.source, by_slot=True)
         chosen = ", ".join(_value_sql(name) for name in names) or "null"
         sql = f"select {chosen} {live} and p.slot % :step = 0 limit :most"
         rows = conn.execute(sql, {"step": step, "most": 2 * SAMPLED}).fetchall()
@@ -245,7 +245,7 @@ async def column(datasette: Datasette, request: Any) -> Response:
     def ask(conn: sqlite3.Connection) -> dict[str, object]:
         _map_of(conn, place)
         live = live_points(place.collection, place.source)
-        rows = conn.execute(f"select {value} {live} order by p.slot")
+        rows = conn.execute(f"select {value} {live} order by +p.slot")
         return coloured([row[0] for row in rows])
 
     found = await ask_database(place, ask, PATIENCE)
@@ -330,6 +330,7 @@ async def map_page(place: Place, question: Question) -> MapPage:
         live = f"{live_points(place.collection, place.source)} and {passes}"
         params = dict(question.filter.params) if question.filter else {}
         total = conn.execute(f"{clause}select count(*) {live}", params).fetchone()[0]
+        live = f"{live_points(place.collection, place.source, by_slot=True)} and {passes}"
         rows = conn.execute(
             f"{clause}select {_picture_sql(caption)} {live} order by p.slot "
             "limit :map_size offset :map_offset",
