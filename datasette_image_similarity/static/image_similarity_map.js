@@ -3,6 +3,7 @@
 import { filtersOf, hashOf, parseRegion, readHash, REGION, regionText } from "./image_similarity_map_address.js";
 import { Colouring, legendRows, names } from "./image_similarity_map_colour.js";
 import { Details, fetchJson, fetchPoints, withParameters } from "./image_similarity_map_data.js";
+import { webgl } from "./image_similarity_map_draw.js";
 import { Card, placeNames } from "./image_similarity_map_over.js";
 import { gridLayout, inside, scatterLayout, simplify } from "./image_similarity_map_points.js";
 import { Scene } from "./image_similarity_map_scene.js";
@@ -15,7 +16,7 @@ if (root) start();
 
 async function start() {
   const canvas = root.querySelector("canvas");
-  if (!canvas.getContext("webgl2")) {
+  if (!webgl(canvas)) {
     return sayUnusable("This browser has no WebGL 2, with which the map is drawn. The pictures are listed here instead.");
   }
   try {
@@ -332,11 +333,24 @@ class Page {
       const controls = page.querySelector(".ims-controls");
       if (controls) document.querySelector(".ims-controls")?.replaceWith(document.adoptNode(controls));
       this.say(list.querySelector("h2").textContent);
+      this.keepInSight();
     } catch (error) {
       if (error.name === "AbortError") return;
       there.removeAttribute("aria-busy");
       this.say(`The list cannot be had: ${error.message}`);
     }
+  }
+
+  /** Move what is selected out from under the tray. */
+  keepInSight() {
+    const { camera, region, layout } = this;
+    const tray = document.querySelector("#ims-map-list.ims-tray")?.getBoundingClientRect();
+    camera.covered = tray ? Math.max(this.canvas.getBoundingClientRect().bottom - tray.top, 0) : 0;
+    if (region?.layout !== layout) return this.moveBy(0, 0);
+    const tops = region.corners.map((corner) => camera.toScreen(...corner)[1]);
+    const hidden = Math.max(...tops) - (camera.height - camera.covered - 12);
+    const room = Math.min(...tops) - 12; // its top stays in sight as well
+    this.moveBy(0, -Math.max(0, Math.min(hidden, room)));
   }
 
   say(text) {
