@@ -1,14 +1,14 @@
 // The map's page: what is asked by mouse, touch and keyboard becomes what is drawn and listed.
-//
-// The address keeps it all: the selection as a filter of the server's (`?_image_region=`), what
-// only this script knows behind the "#": color, only, hide, layout, view.
 
+import { filtersOf, hashOf, parseRegion, readHash, REGION, regionText } from "./image_similarity_map_address.js";
 import { Colouring, legendRows, names } from "./image_similarity_map_colour.js";
-import { decodePoints, gridLayout, inside, scatterLayout, simplify } from "./image_similarity_map_points.js";
+import { Details, fetchJson, fetchPoints, withParameters } from "./image_similarity_map_data.js";
+import { webgl } from "./image_similarity_map_draw.js";
+import { Card, placeNames } from "./image_similarity_map_over.js";
+import { gridLayout, inside, scatterLayout, simplify } from "./image_similarity_map_points.js";
 import { Scene } from "./image_similarity_map_scene.js";
 import { Camera, listen } from "./image_similarity_map_view.js";
 
-const REGION = "_image_region";
 const MANY = 20_000; // points, from which some dots may be left out while the map moves
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const root = document.getElementById("ims-map");
@@ -16,7 +16,7 @@ if (root) start();
 
 async function start() {
   const canvas = root.querySelector("canvas");
-  if (!canvas.getContext("webgl2")) {
+  if (!webgl(canvas)) {
     return sayUnusable("This browser has no WebGL 2, with which the map is drawn. The pictures are listed here instead.");
   }
   try {
@@ -32,67 +32,6 @@ async function start() {
 function sayUnusable(text) {
   root.dataset.state = "unusable";
   document.getElementById("ims-map-message").textContent = text;
-}
-
-async function fetchPoints(url) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`the server answered ${response.status}`);
-  return decodePoints(await response.arrayBuffer());
-}
-
-async function fetchJson(url) {
-  const response = await fetch(url, { headers: { Accept: "application/json" } });
-  const answer = await response.json();
-  if (!answer.ok) throw new Error(answer.error);
-  return answer;
-}
-
-/** The part of an address that decides which points pass: all but selection and page. */
-function filtersOf(url) {
-  const left = [...url.searchParams].filter(([name]) => ![REGION, "_next", "_size"].includes(name));
-  return JSON.stringify(left.sort());
-}
-
-/** An address with parameters added. */
-function withParameters(url, pairs) {
-  const made = new URL(url, location.href);
-  for (const [name, value] of pairs) made.searchParams.append(name, value);
-  return made.href;
-}
-
-/** What pictures.json says of items: asked for together, and kept. */
-class Details {
-  constructor(url) {
-    this.url = url;
-    this.known = new Map();
-    this.waiting = [];
-  }
-
-  get(item) {
-    if (!this.known.has(item)) {
-      this.known.set(item, new Promise((found, failed) => this.waiting.push({ item, found, failed })));
-      if (this.waiting.length === 1) setTimeout(() => this.#ask(), 20);
-    }
-    return this.known.get(item);
-  }
-
-  async #ask() {
-    const asked = this.waiting.splice(0, 200);
-    if (this.waiting.length) setTimeout(() => this.#ask(), 20);
-    try {
-      const answer = await fetchJson(withParameters(this.url, asked.map(({ item }) => ["_item", item])));
-      const found = new Map(answer.pictures.map((picture) => [picture.id, picture]));
-      for (const one of asked) {
-        if (found.has(one.item)) one.found(found.get(one.item));
-        else one.failed(new Error("This picture is no longer there"));
-      }
-    } catch (error) {
-      for (const one of asked) {
-        this.known.delete(one.item);
-        one.failed(error);
-      }
-    }
-  }
 }
 
 class Page {
@@ -116,7 +55,7 @@ class Page {
     this.colouring = null;
     this.only = new Set();
     this.hidden = new Set();
-    this.pointed = -1;
+    this.card = new Card(this.part, this.scene, this.details);
     this.frame = 0;
     this.pace = 1;
     this.offerColumns(columns);
@@ -135,7 +74,7 @@ class Page {
       this.keepPace(now);
       this.scene.draw();
       this.drawRegion();
-      this.placeRing();
+      this.card.place();
       this.placeNames();
       const { x, y, zoom, scale } = this.camera;
       root.dataset.zoom = zoom.toFixed(3);
@@ -394,6 +333,7 @@ class Page {
       const controls = page.querySelector(".ims-controls");
       if (controls) document.querySelector(".ims-controls")?.replaceWith(document.adoptNode(controls));
       this.say(list.querySelector("h2").textContent);
+      this.keepInSight();
     } catch (error) {
       if (error.name === "AbortError") return;
       there.removeAttribute("aria-busy");
@@ -401,99 +341,60 @@ class Page {
     }
   }
 
+  /** Move what is selected out from under the tray. */
+  keepInSight() {
+    const { camera, region, layout } = this;
+    const tray = document.querySelector("#ims-map-list.ims-tray")?.getBoundingClientRect();
+    camera.covered = tray ? Math.max(this.canvas.getBoundingClientRect().bottom - tray.top, 0) : 0;
+    if (region?.layout !== layout) return this.moveBy(0, 0);
+    const tops = region.corners.map((corner) => camera.toScreen(...corner)[1]);
+    const hidden = Math.max(...tops) - (camera.height - camera.covered - 12);
+    const room = Math.min(...tops) - 12; // its top stays in sight as well
+    this.moveBy(0, -Math.max(0, Math.min(hidden, room)));
+  }
+
   say(text) {
     document.getElementById("ims-map-status").textContent = text.trim();
   }
 
-  // The picture that is pointed at
-
-  /** Show the card of a point; -1 for none. `pinned`: it stays, with links, until it is closed. */
-  async point(i, pinned = false) {
-    if (i === this.pointed && pinned === this.pinned) return;
-    this.pointed = i;
-    this.pinned = pinned;
-    this.canvas.style.cursor = i >= 0 && this.mode === "pan" ? "pointer" : "";
-    this.placeRing();
-    const card = this.part("card");
-    card.classList.toggle("ims-pinned", pinned);
-    if (i < 0) {
-      card.hidden = true;
-      return;
-    }
-    let picture;
-    try {
-      picture = await this.details.get(this.points.id[i]);
-    } catch (error) {
-      return this.say(error.message);
-    }
-    if (i !== this.pointed) return;
-    const image = this.part("picture");
-    if (image.getAttribute("src") !== picture.thumbnail) image.src = picture.thumbnail;
-    image.width = picture.width;
-    image.height = picture.height;
-    image.alt = picture.caption;
-    const caption = this.part("caption");
-    caption.textContent = picture.caption;
-    this.part("row").href = caption.href = picture.url;
-    this.part("similar").href = picture.similar_url;
-    const value = this.colouring ? this.colouring.labels[this.colouring.of[i]] : "";
-    this.part("value").textContent = value ? `${this.part("color").selectedOptions[0].text}: ${value}` : "";
-    card.hidden = false;
-    root.dataset.pointed = picture.pk;
-    this.placeCard();
-    if (this.byKeyboard) this.say(`${picture.caption}. Enter opens it.`);
-  }
-
-  placeRing() {
-    const ring = this.part("ring");
-    ring.hidden = this.pointed < 0;
-    if (this.pointed < 0) return;
-    const [left, top, width, height] = this.scene.boxOf(this.pointed);
-    Object.assign(ring.style, {
-      left: `${left - width / 2 - 4}px`, top: `${top - height / 2 - 4}px`,
-      width: `${width + 8}px`, height: `${height + 8}px`,
-    });
-    ring.classList.toggle("ims-round", width < 14);
-    if (!this.part("card").hidden) this.placeCard();
-  }
-
-  /** Each group's name where most of it is, unless a larger group's is there. */
+  /** Names of the groups that are shown, while nothing moves between layouts. */
   placeNames() {
-    const { colouring, scene, camera, layout, only, hidden } = this;
+    const { colouring, scene, layout, only, hidden } = this;
     if (!colouring) return;
     const resting = scene.progress === 0 || scene.progress === 1;
     this.middles[layout] ??= colouring.middles(this.layouts[layout].xy);
-    const boxes = [];
-    [...this.part("names").children].forEach((name, at) => {
-      const group = colouring.named[at];
+    const places = colouring.named.map((group) => {
       const label = colouring.labels[group];
-      const [x, y] = camera.toScreen(...this.middles[layout][group]);
-      const [width, height] = [(name.wide ??= name.offsetWidth) / 2 + 2, 12];
-      const free = boxes.every((box) => Math.abs(box.x - x) > box.width + width || Math.abs(box.y - y) > 2 * height);
-      const shown = resting && free && !hidden.has(label) && (!only.size || only.has(label));
-      name.classList.toggle("ims-away", !shown);
-      if (!shown) return;
-      boxes.push({ x, y, width });
-      name.style.transform = `translate(${Math.round(x - width)}px, ${Math.round(y - height)}px)`;
+      const shown = resting && !hidden.has(label) && (!only.size || only.has(label));
+      return shown ? this.middles[layout][group] : null;
     });
+    placeNames([...this.part("names").children], places, this.camera);
   }
 
-  /** Beside the point, and inside the window; a pinned card has its place in the style sheet. */
-  placeCard() {
-    const card = this.part("card");
-    if (this.pinned) return card.removeAttribute("style");
-    const [left, top, width] = this.scene.boxOf(this.pointed);
-    const room = this.camera.width - card.offsetWidth - 8;
-    let x = left + width / 2 + 14;
-    if (x > room) x = left - width / 2 - 14 - card.offsetWidth;
-    const y = Math.min(Math.max(top - card.offsetHeight / 2, 8), this.camera.height - card.offsetHeight - 8);
-    card.style.transform = `translate(${Math.max(8, Math.min(x, room))}px, ${Math.max(8, y)}px)`;
+  /** Show the card of a point; -1 for none. `pinned`: it stays, with links, until it is closed. */
+  async point(i, pinned = false) {
+    const { card, colouring } = this;
+    if (i === card.i && pinned === card.pinned) return;
+    this.canvas.style.cursor = i >= 0 && this.mode === "pan" ? "pointer" : "";
+    const label = i >= 0 && colouring ? colouring.labels[colouring.of[i]] : "";
+    try {
+      const picture = await card.show(i, { pinned, value: label && `${this.color}: ${label}` });
+      if (!picture) return;
+      root.dataset.pointed = picture.pk;
+      if (this.byKeyboard) this.say(`${picture.caption}. Enter opens it.`);
+    } catch (error) {
+      this.say(error.message);
+    }
   }
 
   async open(i, elsewhere) {
-    const { url } = await this.details.get(this.points.id[i]);
-    if (elsewhere) window.open(url, "_blank", "noopener");
-    else location.href = url;
+    try {
+      const { url } = await this.details.get(this.points.id[i]);
+      if (elsewhere) window.open(url, "_blank", "noopener");
+      else location.href = url;
+    } catch (error) {
+      this.say(error.message);
+    }
   }
 
   // What is done by mouse, touch and keyboard
@@ -522,7 +423,7 @@ class Page {
       },
       hover: (left, top) => {
         this.byKeyboard = false;
-        if (this.pinned) return;
+        if (this.card.pinned) return;
         cancelAnimationFrame(this.hovering);
         this.hovering = requestAnimationFrame(() => {
           this.point(left === undefined || this.mode !== "pan" ? -1 : this.scene.at(left, top, 8));
@@ -547,7 +448,7 @@ class Page {
       this.writeHash();
     });
     this.canvas.addEventListener("keydown", (event) => this.key(event));
-    this.canvas.addEventListener("blur", () => !this.pinned && this.point(-1));
+    this.canvas.addEventListener("blur", () => !this.card.pinned && this.point(-1));
     window.addEventListener("popstate", () => {
       this.readAddress();
       this.list();
@@ -590,7 +491,7 @@ class Page {
       0: () => this.reset(),
       g: () => this.setLayout(this.layout === "grid" ? "scatter" : "grid"),
       s: () => this.selectView(),
-      Enter: () => this.pointed >= 0 && this.open(this.pointed, false),
+      Enter: () => this.card.i >= 0 && this.open(this.card.i, false),
       Escape: () => (this.mode === "pan" ? this.region && this.select(null) : this.setMode("pan")),
     };
     const act = acts[event.key];
@@ -613,52 +514,24 @@ class Page {
   // The address
 
   readAddress() {
-    const said = new URLSearchParams(location.hash.slice(1));
-    this.setLayout(this.layouts[said.get("layout")] ? said.get("layout") : "scatter", false);
-    const view = (said.get("view") ?? "").split(",").map(Number);
-    const [x, y, zoom] = view.length === 3 && view.every(Number.isFinite) ? view : [0, 0, 1];
+    const { color, only, hidden, layout, view: [x, y, zoom] } = readHash(location.hash);
+    Object.assign(this, { only, hidden });
+    this.setLayout(this.layouts[layout] ? layout : "scatter", false);
     this.camera.set({ x, y, zoom: Math.min(Math.max(zoom, 1), this.camera.mostZoom) });
-    this.only = new Set(said.getAll("only"));
-    this.hidden = new Set(said.getAll("hide"));
     this.readRegion();
-    const offered = [...this.part("color").options].some((one) => one.value === said.get("color"));
-    const color = offered ? said.get("color") || null : null;
-    if (color !== this.color || (color && !this.colouring)) this.setColor(color);
-    else this.refresh();
-    if (color !== null && !this.colouring) this.refresh();
+    this.refresh();
+    const offered = [...this.part("color").options].some(({ value }) => value === color);
+    if (color !== this.color) this.setColor(offered ? color : null);
   }
 
   writeHash() {
-    const said = new URLSearchParams();
     const { x, y, zoom } = this.camera;
-    if (this.color) said.set("color", this.color);
-    for (const label of this.only) said.append("only", label);
-    for (const label of this.hidden) said.append("hide", label);
-    if (this.layout !== "scatter") said.set("layout", this.layout);
-    if (zoom > 1.001) said.set("view", [x.toFixed(5), y.toFixed(5), zoom.toFixed(3)].join());
-    const hash = said.size ? `#${said}` : location.pathname + location.search;
-    history.replaceState(null, "", hash);
+    const hash = hashOf({ ...this, view: [x, y, zoom] });
+    history.replaceState(null, "", location.pathname + location.search + hash);
   }
 
   writeViewSoon() {
     clearTimeout(this.writing);
     this.writing = setTimeout(() => this.writeHash(), 250);
   }
-}
-
-/** A region as its filter's value: "x1,y1,x2,y2,…", with "grid:" before it on the grid. */
-function regionText({ layout, corners }, layouts, scale) {
-  const there = layouts[layout];
-  const digits = Math.ceil(Math.log10(layout === "grid" ? scale * there.unit : scale)) + 1;
-  const numbers = there.toAddress(corners).flat().map((one) => Number(one.toFixed(Math.max(digits, 2))));
-  return (layout === "grid" ? "grid:" : "") + numbers.join();
-}
-
-function parseRegion(text, layouts) {
-  const layout = text.startsWith("grid:") ? "grid" : "scatter";
-  const numbers = text.replace(/^grid:/, "").split(",").map(Number);
-  if (!layouts[layout] || numbers.length < 6 || numbers.length % 2 || !numbers.every(Number.isFinite)) return null;
-  const corners = [];
-  for (let at = 0; at < numbers.length; at += 2) corners.push([numbers[at], numbers[at + 1]]);
-  return { layout, corners: layouts[layout].fromAddress(corners) };
 }

@@ -54,11 +54,15 @@ const PICTURES = {
 
 const FLOATS = 10; // of a picture: box (4), part of its texture (4), frame (4 bytes), alpha
 
-/** Throws an Error where there is no WebGL 2. */
+/** WebGL 2 for a canvas, or null. What is asked for first is what a canvas has ever after. */
+export function webgl(canvas) {
+  return canvas.getContext("webgl2", { alpha: false, antialias: false });
+}
+
+/** Throws an Error for a WebGL 2 that these programs do not run on. */
 export class Renderer {
   constructor(canvas) {
-    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false });
-    if (!gl) throw new Error("This browser has no WebGL 2");
+    const gl = webgl(canvas);
     this.gl = gl;
     this.ground = getComputedStyle(canvas).backgroundColor.match(/\d+/g).slice(0, 3).map((part) => part / 255);
     this.dots = program(gl, DOTS);

@@ -15,7 +15,7 @@ const DOT = "#3f4a5e";
 const FAINT = "#9aa1ab";
 
 export class Scene {
-  /** `details(item)` promises what pictures.json says of an item. Throws without WebGL 2. */
+  /** `details(item)` promises what pictures.json says of an item. */
   constructor(canvas, points, layouts, camera, { atlas, details, redraw, arrived }) {
     Object.assign(this, { canvas, points, layouts, camera, atlas, details, redraw, arrived });
     const { n } = points;
@@ -126,7 +126,9 @@ export class Scene {
     const [width, height] = layouts.scatter.extent;
     const room = Math.sqrt(4 * width * height / Math.max(points.n, 1)) * camera.base;
     const scattered = Math.min(Math.max(room * 0.55 * camera.zoom ** 0.4, 2.4), 12);
-    return scattered * (1 - progress) + Math.max(this.cell() * 0.88, 1) * progress;
+    const cell = this.cell();
+    const gridded = cell * (cell < LEAST_CELL ? 0.88 : 0.3); // behind its picture
+    return scattered * (1 - progress) + Math.max(gridded, 1) * progress;
   }
 
   drawPictures(ratio) {

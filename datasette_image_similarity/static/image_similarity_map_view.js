@@ -8,6 +8,7 @@ const CLICK = { mouse: 4, pen: 8, touch: 10 }; // pixels a pointer may move and 
 export class Camera {
   constructor(mostZoom) {
     Object.assign(this, { x: 0, y: 0, zoom: 1, width: 1, height: 1, base: 1, mostZoom });
+    this.covered = 0; // pixels at the bottom that something lies over
   }
 
   /** The window's size in CSS pixels, and what has to fit into it at zoom 1. */
@@ -55,7 +56,7 @@ export class Camera {
     // At zoom 1 the whole map is in the middle; closer, some of it always stays in sight.
     const free = Math.min(1, (this.zoom - 1) * 2);
     this.x = Math.min(Math.max(this.x, -free), free);
-    this.y = Math.min(Math.max(this.y, -free), free);
+    this.y = Math.min(Math.max(this.y, -free - this.covered / this.scale), free);
   }
 }
 
