@@ -47,11 +47,10 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from .explore.clusters import (Clustering)
-    from .explore.duplicates import (Duplicates)
-    from .explore.evaluate import (Evaluation)
-    from .explore.marked import (Written)
-    from .explore.evaluations import (Evaluation)
+    from .explore.clusters import Clustering
+    from .explore.duplicates import Duplicates
+    from .explore.evaluations import Evaluation
+    from .explore.marked import Written
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -496,7 +495,7 @@ class ImageCollection:
 
         Every labelled picture asks for its nearest among the others, or the rows whose
         value in the column `split` is one of `queries` among the rest. `exact` leaves the
-        compressed index alone. Definitions: `explore/ranking.py`. Raises CollectionError
+        compressed index alone. Definitions: `explore/judging.py`. Raises CollectionError
         for columns that do not fit, Stopped when `stop()` turns true.
         """
         from .explore.evaluate import evaluate

@@ -15,7 +15,7 @@ from datasette_image_similarity import database as db
 from datasette_image_similarity.errors import CollectionError, DatabaseError
 from datasette_image_similarity.explore import evaluate
 from datasette_image_similarity.explore import evaluations as stored
-from datasette_image_similarity.explore.ranking import (
+from datasette_image_similarity.explore.judging import (
     METRICS,
     Task,
     confusions,
@@ -93,7 +93,7 @@ def test_products_that_round_differently_still_tie() -> None:
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     task = random_task(5)
     whole = judge(task)
-    monkeypatch.setattr("datasette_image_similarity.explore.ranking.AT_ONCE", 200)
+    monkeypatch.setattr("datasette_image_similarity.explore.judging.AT_ONCE", 200)
     steps = []
     parts = judge(task, say=lambda *step: steps.append(step))
     assert np.array_equal(whole.values, parts.values)

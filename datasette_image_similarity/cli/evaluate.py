@@ -154,7 +154,7 @@ def _whole(conn: Any, run: Evaluation) -> dict[str, Any]:
 def _say_run(conn: Any, run: Evaluation, say: Reporter) -> None:
     """The metrics, and what goes worst."""
     from ..explore.evaluations import classes_of, confusions_of
-    from ..explore.ranking import MAP, NAMES
+    from ..explore.judging import MAP, NAMES
 
     found = run.report
     say.line(f"{run.collection.table} ({run.collection.name}), {found.encoder}")
@@ -184,7 +184,7 @@ def _say_run(conn: Any, run: Evaluation, say: Reporter) -> None:
 
 def _say_comparison(first: Evaluation, one: Comparison, say: Reporter) -> None:
     """The differences, with their intervals."""
-    from ..explore.ranking import NAMES
+    from ..explore.judging import NAMES
 
     say.line(
         f"Evaluation {one.run.id} ({one.run.collection.name}) against {first.id} "

@@ -1,6 +1,6 @@
 """How good a collection's results are, by a label column.
 
-`ranking.py` has the definitions. Every labelled picture asks for its nearest among the
+`judging.py` has the definitions. Every labelled picture asks for its nearest among the
 others, or those that a split column names ask among the rest. What was found is stored:
 see `evaluations.py`.
 """
@@ -20,7 +20,7 @@ from .. import database as db
 from ..encoders import EncoderSpec
 from ..errors import CollectionError
 from ..index import IndexCache, open_index
-from . import ranking
+from . import judging
 from .evaluations import (
     BOTH,
     BY_QUERY,
@@ -33,7 +33,7 @@ from .evaluations import (
     find_run,
     state_of,
 )
-from .ranking import METRICS, TOP, Task
+from .judging import METRICS, TOP, Task
 from .vectors import Say, Stopped, read_vectors
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def evaluate(
         state = state_of(conn, collection)
         labelled = _labelled(conn, collection, label, split, queries, say, stop)
     task, names = labelled.task, labelled.names
-    judged = ranking.judge(task, say, stop)
+    judged = judging.judge(task, say, stop)
     classes = task.classes[task.queries]
     metrics, intervals = _summary(judged.values, classes)
     relevant = task.relevant()
@@ -221,12 +221,12 @@ def _summary(
     """The metrics and their intervals, by the names in BOTH."""
     import numpy as np
 
-    means = np.concatenate(ranking.means(values, classes)).tolist()
-    intervals = np.concatenate(ranking.intervals(values, classes)).tolist()
+    means = np.concatenate(judging.means(values, classes)).tolist()
+    intervals = np.concatenate(judging.intervals(values, classes)).tolist()
     return dict(zip(BOTH, means, strict=True)), dict(zip(BOTH, intervals, strict=True))
 
 
-def _by_class(task: Task, judged: ranking.Judged, names: list[str]) -> list[ClassFigures]:
+def _by_class(task: Task, judged: judging.Judged, names: list[str]) -> list[ClassFigures]:
     import numpy as np
 
     classes = task.classes[task.queries]
@@ -246,7 +246,7 @@ def _by_class(task: Task, judged: ranking.Judged, names: list[str]) -> list[Clas
 
 
 def _confused(
-    task: Task, judged: ranking.Judged, names: list[str], ids: np.ndarray
+    task: Task, judged: judging.Judged, names: list[str], ids: np.ndarray
 ) -> list[Confused]:
     """The greatest shares first; of a pair that one query confuses, nothing can be said."""
     import numpy as np
@@ -260,7 +260,7 @@ def _confused(
             one.queries / sizes[one.label],
             [(int(ids[query]), int(ids[place])) for query, place in one.examples],
         )
-        for one in ranking.confusions(task, judged.nearest)
+        for one in judging.confusions(task, judged.nearest)
         if one.queries > 1
     ]
     found.sort(key=lambda one: (-one.share, -one.queries, one.label, one.other))
@@ -271,7 +271,7 @@ def _through_index(
     conn: sqlite3.Connection,
     collection: db.Collection,
     labelled: _Labelled,
-    judged: ranking.Judged,
+    judged: judging.Judged,
     say: Say,
     stop: Callable[[], bool],
 ) -> ThroughIndex | None:
@@ -301,9 +301,9 @@ def _through_index(
         places = gallery.searchsorted(items)
         there = gallery[np.minimum(places, len(gallery) - 1)] == items
         candidates = task.gallery[places[there]]
-        nearest = ranking.nearest_of(task, query, candidates)
+        nearest = judging.nearest_of(task, query, candidates)
         ranks = np.flatnonzero(task.classes[nearest] == task.classes[query])
-        values.append(ranking.metrics_of(ranks, int(relevant[place])))
+        values.append(judging.metrics_of(ranks, int(relevant[place])))
         shared += len(np.intersect1d(nearest, judged.nearest[place]))
         say("Asking the compressed index", done, len(sample))
     both = [judged.values[sample].mean(axis=0), np.array(values).mean(axis=0)]
@@ -365,7 +365,7 @@ def _put_evaluated(
     collection: db.Collection,
     run: int,
     labelled: _Labelled,
-    judged: ranking.Judged,
+    judged: judging.Judged,
 ) -> None:
     """A row for each query, and one without figures for all else that could be found:
     a neighbour without a row is an item whose id was given out again since."""

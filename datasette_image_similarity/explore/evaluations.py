@@ -17,8 +17,8 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, DatabaseError
-from . import ranking
-from .ranking import MAP, METRICS, TOP
+from . import judging
+from .judging import MAP, METRICS, TOP
 
 CONFUSIONS = 1000  # pairs of labels kept
 CHANGES = 50  # queries told of that changed most, each way
@@ -437,9 +437,9 @@ def compare(conn: sqlite3.Connection, before: Evaluation, after: Evaluation) -> 
     number = {name: place for place, name in enumerate(names)}
     classes = np.array([number[str(row[2])] for row in rows])
     changed = figures[:, :, 1] - figures[:, :, 0]
-    resamples = max(100, min(ranking.RESAMPLES, 4_000_000 // len(rows)))
-    means = np.concatenate(ranking.means(changed, classes)).tolist()
-    intervals = np.concatenate(ranking.intervals(changed, classes, resamples)).tolist()
+    resamples = max(100, min(judging.RESAMPLES, 4_000_000 // len(rows)))
+    means = np.concatenate(judging.means(changed, classes)).tolist()
+    intervals = np.concatenate(judging.intervals(changed, classes, resamples)).tolist()
     counts = np.bincount(classes)
     both = [np.bincount(classes, weights=figures[:, MAP, one]) / counts for one in (0, 1)]
     by_class = zip(names, counts.tolist(), *(one.tolist() for one in both), strict=True)

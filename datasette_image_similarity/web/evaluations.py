@@ -19,7 +19,7 @@ from .. import database as db
 from ..errors import CollectionError
 from ..explore import evaluations as stored
 from ..explore.evaluations import Asked, Comparison, Confused, Evaluation
-from ..explore.ranking import METRICS, NAMES
+from ..explore.judging import METRICS, NAMES
 from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .compat import similar_url, table_tools_url
