@@ -46,7 +46,7 @@ NEARLY_ALL = 0.98  # of copies are at least as alike
 MOST = 0.95  # of copies have hash and colours as near
 BITS = (4, 10)  # the least and the most that hashes of the same picture may differ
 COLOURS = (8, 16)  # levels; within these, what was measured counts
-TWIN_BITS, TWIN_COLOURS = 2, 5  # 99 % of copies of half the size are as near
+TWIN_BITS, TWIN_COLOURS = 2, 5  # 95 % of copies of half the size are as near
 COPIES_LIMITS = Limits(max_bytes=20_000_000, max_pixels=LARGEST**2, seconds=30)
 
 
