@@ -2,6 +2,10 @@
 
 document.documentElement.classList.add("ims-js");
 
+// On a phone the list of pages is wider than the screen: show where one is.
+const here = document.querySelector(".ims-pages [aria-current]");
+if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - 48;
+
 // The cut-off: say where it stands while it moves, ask when it is let go.
 document.addEventListener("input", (event) => {
   if (event.target.matches("#ims-max-distance")) {

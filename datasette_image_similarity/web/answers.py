@@ -165,10 +165,14 @@ async def page(
 
 
 def pages_of(place: Place, more: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """(title, address, whether this is it) of the pages about a table."""
-    here = place.request.path
-    names = [(name, place.url(name), title) for name, title in {**PAGES, **more}.items()]
-    return [(title, url, here == url.split("?")[0]) for name, url, title in names]
+    """(title, address, whether this is it, or lies below) of the pages about a table."""
+    pages = []
+    for name, title in {**PAGES, **more}.items():
+        url = place.url(name)
+        path = url.split("?")[0]
+        here = f"{place.request.path}/".startswith(f"{path}/")
+        pages.append((title, url, here))
+    return pages
 
 
 def static_url(datasette: Datasette) -> Callable[[str], str]:
