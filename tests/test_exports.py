@@ -22,6 +22,7 @@ from datasette_image_similarity import ImageCollection, trust
 from datasette_image_similarity.errors import CollectionError
 from datasette_image_similarity.web.service import service
 
+ORIGINALS = {"originals": True}
 TABLE = "/gallery/images/-"
 NASTY = '<img src=x onerror="alert(1)">&\' "\n\x07'
 NAME = re.compile(r"\d{3,}-[\w.-]+\.[a-z0-9]+")
@@ -52,7 +53,7 @@ def read_zip(data: bytes) -> tuple[zipfile.ZipFile, list[dict[str, str]]]:
 
 
 async def test_a_zip_holds_the_originals(gallery: Path, photos: Path) -> None:
-    site = open_datasette(gallery)
+    site = open_datasette(gallery, plugin=ORIGINALS)
     archive, manifest = await unzipped(site, f"{TABLE}/similar.zip?_like=1&_size=5&_next=2")
     assert [row["rank"] for row in manifest] == ["3", "4", "5", "6", "7"]
     assert {row["holds"] for row in manifest} == {"original"}
@@ -151,7 +152,7 @@ async def test_names_when_there_is_no_path(tmp_path: Path) -> None:
             conn.execute("insert into t values (?, ?, ?, ?)", row)
     with ImageCollection(path, "t") as collection:
         collection.embed(blob_column="pic", encoder=HOG)
-    site = open_datasette(path)
+    site = open_datasette(path, plugin=ORIGINALS)
     archive, manifest = await unzipped(site, "/blobs/t/-/export.zip")
     assert [row["holds"] for row in manifest] == ["original"] * 5
     assert manifest[0]["file"] == "001-x.png"
@@ -185,14 +186,17 @@ async def test_without_a_trusted_root_thumbnails_alone(
     assert "24 thumbnails" in output
 
 
-async def test_originals_can_be_kept_back(gallery: Path) -> None:
-    site = open_datasette(gallery, plugin={"originals": False})
-    _, manifest = await unzipped(site, f"{TABLE}/export.zip")
-    assert {row["holds"] for row in manifest} == {"thumbnail"}
+async def test_originals_are_kept_back_unless_configured(gallery: Path) -> None:
+    site = open_datasette(gallery)
+    archive, manifest = await unzipped(site, f"{TABLE}/export.zip")
+    assert {row["holds"] for row in manifest} == {"picture"}
+    shown = (await ask(site, f"{TABLE}/image/1")).content
+    assert archive.read(manifest[0]["file"]) == shown
+    assert {Path(row["file"]).suffix for row in manifest} == {".jpg"}
 
 
 async def test_files_that_changed_or_went(gallery: Path, photos: Path) -> None:
-    site = open_datasette(gallery)
+    site = open_datasette(gallery, plugin=ORIGINALS)
     rows = dict(sql(gallery, "select id, path from images"))
     (photos / rows[1]).unlink()
     (photos / rows[2]).write_bytes(b"not what it was")
@@ -220,7 +224,7 @@ async def test_thumbnails_are_made_where_none_is_stored(gallery: Path) -> None:
 
 
 async def test_limits(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = open_datasette(gallery)
+    site = open_datasette(gallery, plugin=ORIGINALS)
     monkeypatch.setattr("datasette_image_similarity.web.exports.PICTURES", 10)
     for path in (
         "export.zip",

@@ -15,6 +15,7 @@ import io
 import os
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -65,10 +66,14 @@ class Entry:
 
 
 class Pictures(Protocol):
-    """Where the bytes come from."""
+    """Where the bytes come from. `holds` says what `picture()` gives: "original", the file
+    or BLOB as it is now, or "picture", made of it."""
 
-    def original(self, entry: Entry) -> bytes:
-        """The file or BLOB as it is now. Raises ImageError where it cannot be had."""
+    @property
+    def holds(self) -> str: ...
+
+    def picture(self, entry: Entry) -> bytes:
+        """The picture for a zip. Raises ImageError where it cannot be had."""
 
     def thumbnail(self, entry: Entry) -> bytes | None:
         """A small WebP, or None."""
@@ -100,7 +105,9 @@ class TrustedFiles:
         self.conn, self.collection, self.source = conn, collection, source
         self.trusted = {str(path): path for path in root_paths}
 
-    def original(self, entry: Entry) -> bytes:
+    holds = "original"
+
+    def picture(self, entry: Entry) -> bytes:
         if self.collection.source == "blob":
             about = (self.conn, self.source, self.collection.column, entry.key)
             return unchanged(sources.read_blob(*about), entry)
@@ -268,10 +275,11 @@ def write_zip(
 ) -> Exported:
     """Write the pictures, uncompressed as they are compressed already, and manifest.csv.
 
-    Each is the original; where that cannot be had the thumbnail, and the manifest says why.
+    Each is what `pictures` gives; where that cannot be had the thumbnail, and the manifest
+    says why.
     `caption` is the column that names files and pictures.
     """
-    count = {"original": 0, "thumbnail": 0, "nothing": 0}
+    count: Counter[str] = Counter()
     rows = []
     digits = max(3, len(str(max((entry.rank for entry in entries), default=0))))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
@@ -282,7 +290,8 @@ def write_zip(
             name = ""
             if data is not None:
                 named = entry.path or called
-                suffix = ".webp" if holds == "thumbnail" else _suffix(data, entry.path)
+                path = entry.path if holds == "original" else None
+                suffix = ".webp" if holds == "thumbnail" else _suffix(data, path)
                 name = f"{entry.rank:0{digits}}-{_stem(named)}{suffix}"
                 archive.writestr(zipfile.ZipInfo(name), data)
             place = (entry.rank, entry.row_path, entry.score, entry.distance)
@@ -296,9 +305,9 @@ def write_zip(
 
 
 def _picture(entry: Entry, pictures: Pictures) -> tuple[bytes | None, str, str]:
-    """The bytes, what they are, and why not the original."""
+    """The bytes, what they are, and why they are no more."""
     try:
-        return pictures.original(entry), "original", ""
+        return pictures.picture(entry), pictures.holds, ""
     except ImageError as error:
         data = pictures.thumbnail(entry)
         return data, "nothing" if data is None else "thumbnail", str(error)

@@ -36,7 +36,7 @@ class Config:
     upload_queue: int = 8
     curators: dict[str, Any] | bool | None = None
     history: bool = False
-    originals: bool = True
+    originals: bool = False
 
     @property
     def upload_limits(self) -> Limits:

@@ -175,11 +175,18 @@ class _OfDatasette:
             place.service.trusted_roots(place.db, recorded, place.config)
         )
 
-    def original(self, entry: Entry) -> bytes:
+    @property
+    def holds(self) -> str:
+        return "original" if self.place.config.originals else "picture"
+
+    def picture(self, entry: Entry) -> bytes:
         self._refuse_late()
         place = self.place
         if not place.config.originals:
-            raise ImageError("originals are not given out here")
+            data = self._in_the_loop(make_picture(place, _kept(entry), large=True))
+            if data is None:
+                raise ImageError("cannot be read here")
+            return data
         if self.is_blob:
             column = place.collection.column
             data = self._on_sql_thread(
@@ -196,8 +203,7 @@ class _OfDatasette:
         stored = self._on_sql_thread(lambda conn: stored_thumbnail(conn, entry))
         if stored is not None:
             return stored
-        row = Kept(entry.key, entry.path, entry.root, entry.sha256, None)
-        return self._in_the_loop(make_picture(self.place, row, large=False))
+        return self._in_the_loop(make_picture(self.place, _kept(entry), large=False))
 
     def _on_sql_thread(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
         return self._in_the_loop(self.place.db.execute_fn(read))
@@ -211,6 +217,10 @@ class _OfDatasette:
             raise SearchTimeout(
                 f"It took longer than {SECONDS} seconds: export fewer pictures at a time"
             )
+
+
+def _kept(entry: Entry) -> Kept:
+    return Kept(entry.key, entry.path, entry.root, entry.sha256, None)
 
 
 class FileResponse:
