@@ -307,9 +307,9 @@ async def test_clusters_are_a_column(mapped: Path) -> None:
                 (collection.id, name, name),
             )
         conn.execute(
-            "insert into _image_similarity_members (item_id, collection_id, cluster_id) "
-            "select id, collection_id, case when id > 8 then 2 else 1 end "
-            "from _image_similarity_items where id < 20"
+            "insert into _image_similarity_members (item_id, collection_id, cluster_id, "
+            "table_name, pk) select id, collection_id, case when id > 8 then 2 else 1 end, "
+            "'images', pk from _image_similarity_items where id < 20"
         )
     site = open_datasette(mapped)
     names = (await ask_json(site, f"{MAP}/columns.json"))["columns"]

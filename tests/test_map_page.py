@@ -74,6 +74,9 @@ async def test_filters_and_a_region_narrow_the_list_the_table_and_the_files(
     assert sorted(row["id"] for row in csv.DictReader(io.StringIO(text))) == wanted
     table = await shown(site, link_to(page, "/gallery/images?"))
     assert {f"/gallery/images/{pk}" for pk in wanted} <= set(links(table))
+    for ending in ("html", "zip"):
+        response = await ask(site, link_to(page, f"export.{ending}"))
+        assert response.status_code == 200
     # The drawing is told of the filter, and chooses by itself what lies in the region.
     points = re.search(r'data-points="([^"]+)"', page)[1]
     assert parameters(points.replace("&amp;", "&")) == [("label", "red")]

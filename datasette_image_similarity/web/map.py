@@ -20,6 +20,7 @@ from ..explore.map import MapStatus, live_points, passing_sql
 from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .compat import table_tools_url
+from .exports import PICTURES
 from .map_data import PATIENCE, map_page, rows
 from .question import (
     LIKES,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
 REGION = "_image_region"
-OF_THE_LIST = (REGION, "_size", "_max_distance", "_exact", "_like")
+OF_THE_PAGE = ("_size", "_max_distance", "_exact", "_like")
 
 
 @tells_errors
@@ -71,6 +72,7 @@ async def map_view(datasette: Datasette, request: Any) -> Response:
             "selected": any(name == REGION for name, _ in question.filters),
             "clear_url": clear_url,
             "similar_url": similar,
+            "exports": found.total <= PICTURES,
             "first_url": question.url(path) if question.offset else None,
             "next_url": found.next and question.url(path, _next=found.next),
         }
@@ -92,14 +94,17 @@ def _addresses(
     """Where a question's rows are, on the table's page and as files, and the map's data."""
     version = "&v=" if "?" in place.url("") else "?v="
     streams = place.datasette.setting("allow_csv_stream")
+    base = path.removesuffix("map")
     return {
         "table_filtered_url": _table_url(place, question),
         "csv_url": _table_url(place, question, "csv", _stream="on")
         if streams
         else _table_url(place, question, "csv", _size="max"),
         "json_url": _table_url(place, question, "json", _shape="objects", _size="max"),
+        "zip_url": question.url(f"{base}export.zip", drop=OF_THE_PAGE),
+        "sheet_url": question.url(f"{base}export.html", drop=OF_THE_PAGE),
         "data_urls": {
-            "points": question.url(f"{path}/points.bin", drop=OF_THE_LIST),
+            "points": question.url(f"{path}/points.bin", drop=(REGION, *OF_THE_PAGE)),
             "atlas": f"{place.url('map/atlas/NUMBER')}{version}{status.version}",
             "columns": place.url("map/columns.json"),
             "column": place.url("map/column.json"),
