@@ -127,7 +127,7 @@ def _scanned(conn: sqlite3.Connection, collection: Collection) -> float | None:
     ).fetchone()
     try:
         alike = json.loads(row[0])["alike"] if row else None
-    except (KeyError, TypeError, ValueError):  # whoever made the database
+    except (KeyError, TypeError, ValueError, RecursionError):  # whoever made the database
         return None
     return alike if isinstance(alike, float) and 0 < alike <= 1 else None
 

@@ -373,6 +373,7 @@ def test_the_threshold_for_near_duplicates(copied: Path) -> None:
             ('{"alike": "x"}', by_pairs),
             ('{"alike": 7.5}', by_pairs),
             ("[1]", by_pairs),
+            ("[" * 100_000, by_pairs),
             ("no json", by_pairs),
             (b"\xff", by_pairs),
         ):

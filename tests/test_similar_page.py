@@ -626,3 +626,15 @@ async def test_random_pairs_are_measured_once(
     for _ in range(2):
         await ask_json(site, f"{SIMILAR}.json?_like=1&_distinct=1&_histogram=1")
     assert len(calls) == 1
+
+
+async def test_hostile_captions_are_text_wherever_they_stand(
+    site: Datasette, gallery: Path
+) -> None:
+    change(gallery, """update images set name = '"><script>alert(1)</script>'""")
+    page = await ask(site, f"{SIMILAR}?_like=1&_like=9:2&_unlike=24&_one_per=name")
+    assert page.status_code == 200
+    assert "<script>alert" not in page.text
+    page = await ask(site, f"{SIMILAR}?_like=1&_like=9:2&_unlike=24&_size=3")
+    assert page.text.count("&lt;script&gt;alert") > 9
+    assert "<script>alert" not in page.text
