@@ -121,7 +121,7 @@ async def test_hostile_captions_and_names(gallery: Path, photos: Path) -> None:
                 "where pk = ?",
                 (path, outside.stat().st_size, hash_of(outside), number),
             )
-    site = open_datasette(gallery, plugin={"caption": "caption"})
+    site = open_datasette(gallery, plugin={"caption": "caption", **ORIGINALS})
     archive, manifest = await unzipped(site, f"{TABLE}/export.zip")
     for row in manifest:
         assert ".." not in row["file"]
