@@ -16,9 +16,8 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from ..errors import CollectionError
 from ..images import Decoded
-from ..query import pk_path
 from .answers import is_locked, page, tells_errors, wants_json
-from .compat import may_insert, same_origin, table_tools_url
+from .compat import may_insert, same_origin
 from .forms import Form, read_form
 from .question import PageError, Place, find_place
 
@@ -67,9 +66,8 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
         if wants_json(request):
             raise PageError(400, message) from None
         return await _form(place, fields, {"error": message, "given": form.fields}, 400)
-    parts = place.source.parts(key)
-    pk = pk_path(parts if len(parts) > 1 else parts[0])
-    url = f"{datasette.urls.table(place.database, place.table)}/{pk}"
+    pk = place.row_path(key)
+    url = f"{place.table_url}/{pk}"
     if wants_json(request):
         return Response.json({"ok": True, "pk": pk, "url": url}, status=201)
     return Response.redirect(url)
@@ -78,7 +76,7 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
 async def _form(
     place: Place, fields: list[dict[str, Any]], context: dict[str, Any], status: int = 200
 ) -> Response:
-    path = table_tools_url(place.datasette, place.database, place.table, "add-picture")
+    path = place.path("add-picture")
     defaults = {"action": path, "fields": fields, "given": {}, "error": ""}
     megabytes = place.config.upload_max_bytes / 1e6
     context = {**defaults, "megabytes": megabytes, **context}

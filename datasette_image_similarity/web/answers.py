@@ -149,7 +149,7 @@ async def page(
         {
             "database": place.database,
             "table": place.table,
-            "table_url": datasette.urls.table(place.database, place.table),
+            "table_url": place.table_url,
             "search_url": place.url("search-by-image")
             if place.config.search_by_image
             else None,

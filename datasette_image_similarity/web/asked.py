@@ -68,9 +68,10 @@ async def read_asked(place: Place, text: str) -> tuple[Question, list[str]]:
     if len(text) > LENGTH or not text.isascii():
         raise PageError(400, "The question is no query string of this page")
     # Filters of ours are about the collection that the page is about.
-    named = place.request.args.getlist("_collection")[:1]
-    more = urlencode([("_collection", name) for name in named])
-    scope = {**place.request.scope, "query_string": f"{text}&{more}".encode()}
+    scope = {
+        **place.request.scope,
+        "query_string": f"{text}&{urlencode(place.named)}".encode(),
+    }
     asked = replace(place, request=Request(scope, None))
     question = await read_question(asked, "")
     rows = [row for row, _ in rows_of(question)]
@@ -92,13 +93,10 @@ async def show(place: Place, text: str, page: str = "similar") -> Shown:
         question, _ = await read_asked(place, text)
     except ImageSimilarityError as error:
         return Shown(None, [], [], sentence(error))
-    path = place.url(page).partition("?")[0]
-    base = str(place.datasette.urls.table(place.database, place.table))
-    pairs = parse_qsl(query_string(question), keep_blank_values=True)
-    if named := place.request.args.get("_collection"):
-        pairs.append(("_collection", named))
+    path = place.path(page)
+    pairs = [*parse_qsl(query_string(question), keep_blank_values=True), *place.named]
     pictures = [
-        Pictured(f"{base}/{row}", place.url(f"thumbnail/{row}"), row, unlike)
+        Pictured(f"{place.table_url}/{row}", place.url(f"thumbnail/{row}"), row, unlike)
         for row, unlike in rows_of(question)
     ]
     url = f"{path}?{urlencode(pairs)}" if pairs else path

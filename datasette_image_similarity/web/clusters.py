@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
-from ..errors import CollectionError
+from ..database import quote
 from ..explore.albums import (
     DAMAGED,
     Album,
@@ -26,11 +24,11 @@ from ..explore.albums import (
     rename,
     strips,
 )
-from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
-from .compat import may_execute_sql, may_view, sql_url, table_tools_url
+from .compat import may_execute_sql, may_view, sql_url
 from .curate import change, may_curate
 from .forms import BadForm, read_fields
+from .map_data import cluster_column
 from .question import (
     PageError,
     Place,
@@ -97,7 +95,7 @@ class Shown:
 async def clusters(datasette: Datasette, request: Any) -> Response:
     """All clusters of a table, page by page; what is in none at the end."""
     place = await find_place(datasette, request)
-    path = table_tools_url(datasette, place.database, place.table, "clusters")
+    path = place.path("clusters")
     redirect = filter_redirect(request, path)
     if redirect:
         return Response.redirect(redirect)
@@ -185,7 +183,7 @@ async def _page(place: Place, question: Question, path: str, shown: Shown) -> Re
         "next_url": shown.next and question.url(path, _sort=sorting, _next=shown.next),
         "json_url": question.url(f"{path}.json", _sort=sorting, _next=offset),
         "csv_url": question.url(f"{path}.csv", _sort=sorting),
-        "map_url": question.url(place.url("map").split("?")[0], _colour="cluster"),
+        "map_url": f"{question.url(place.path('map'))}#color={cluster_column(place)}",
         "albums_url": await _albums_url(place),
         "sql_url": await _sql_url(place),
         "may_rename": await may_curate(place),
@@ -197,10 +195,10 @@ async def _page(place: Place, question: Question, path: str, shown: Shown) -> Re
 def _strip(
     place: Place, question: Question, album: Album | None, members: list[Member]
 ) -> Strip:
-    base = str(place.datasette.urls.table(place.database, place.table))
+    base = place.table_url
     pictures = []
     for member in members:
-        pk = _row_path(place, member)
+        pk = place.row_path(member.pk)
         pictures.append(
             Picture(
                 pk=pk,
@@ -212,36 +210,25 @@ def _strip(
                 distance=member.distance,
             )
         )
-    similar = place.url("similar").split("?")[0]
-    named = place.request.args.get("_collection")
-    of_cluster = [("_image_cluster", str(album.id) if album else "none")]
-    of_cluster += [("_collection", named)] if named else []
+    of_cluster = [("_image_cluster", str(album.id) if album else "none"), *place.named]
     return Strip(
         album=album,
         pictures=pictures,
         table_url=f"{base}?{urlencode([*question.filters, *of_cluster])}",
-        similar_url=question.url(similar, _like=pictures[0].pk)
+        similar_url=question.url(place.path("similar"), _like=pictures[0].pk)
         if album and pictures
         else None,
     )
 
 
-def _row_path(place: Place, member: Member) -> str:
-    parts = place.source.parts(member.pk)
-    return pk_path(parts if len(parts) > 1 else parts[0])
-
-
 def _command(place: Place, how: Made | None) -> str:
     """The command that makes these clusters, or the first ones."""
-    file = Path(place.db.path).name if place.db.path else f"{place.database}.db"
-    words = ["datasette", "image-similarity", "clusters", file, place.table]
+    words = []
     if how is not None and how.method != "kmeans":
         words += ["--method", how.method]
     for name, value in (how.options if how else {}).items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    if place.request.args.get("_collection"):
-        words += ["--name", place.collection.name]
-    return shlex.join(words)
+    return place.command("clusters", *words)
 
 
 async def _albums_url(place: Place) -> str | None:
@@ -255,8 +242,6 @@ async def _albums_url(place: Place) -> str | None:
 
 async def _sql_url(place: Place) -> str | None:
     """The table joined with its clusters, for those who may run SQL."""
-    from ..database import quote
-
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
     source = place.source
@@ -278,7 +263,7 @@ async def _sql_url(place: Place) -> str | None:
 
 
 def _json_answer(place: Place, question: Question, shown: Shown) -> Response:
-    path = f"{place.url('clusters').split('?')[0]}.json"
+    path = place.path("clusters.json")
     sorting = None if shown.sort == "size" else shown.sort
     following = None
     if shown.next is not None:
@@ -296,7 +281,7 @@ def _json_answer(place: Place, question: Question, shown: Shown) -> Response:
             {
                 **asdict(album),
                 "pictures": [
-                    {"pk": _row_path(place, one), "distance": one.distance}
+                    {"pk": place.row_path(one.pk), "distance": one.distance}
                     for one in shown.members.get(album.id, [])
                 ],
             }
@@ -318,7 +303,7 @@ def _csv_answer(place: Place, shown: Shown) -> Response:
     writer.writerow(["cluster", "name", "suggested", "size", "spread", "medoid"])
     for album in _sorted(shown.albums, shown.sort):
         strip = shown.members.get(album.id, [])
-        medoid = _row_path(place, strip[0]) if strip else ""
+        medoid = place.row_path(strip[0].pk) if strip else ""
         writer.writerow(
             [album.id, album.name, album.suggested, album.size, album.spread, medoid]
         )
@@ -339,15 +324,10 @@ async def rename_cluster(datasette: Datasette, request: Any) -> Response:
     cluster, name = 0, ""
     if request.method == "POST":
         cluster, name = await _asked(request)
-    try:
-        final = await change(
-            place, lambda conn: rename(conn, place.collection, cluster, name)
-        )
-    except CollectionError as error:
-        raise PageError(400, str(error)) from None
+    final = await change(place, lambda conn: rename(conn, place.collection, cluster, name))
     if wants_json(request):
         return Response.json({"ok": True, "cluster": cluster, "name": final})
-    path = table_tools_url(datasette, place.database, place.table, "clusters")
+    path = place.path("clusters")
     return Response.redirect(f"{path}?{request.query_string}#cluster-{cluster}")
 
 

@@ -15,7 +15,7 @@ from ..explore.decisions import Group, GroupChanged, Tally
 from ..explore.duplicates import TIERS
 from .answers import tells_errors, wants_json
 from .curate import actor_id, change
-from .duplicates import next_open, page_url, row_path, whole_number
+from .duplicates import next_open, page_url, whole_number
 from .forms import read_fields
 from .question import PageError, Place, find_place
 
@@ -52,7 +52,7 @@ async def decide(datasette: Datasette, request: Any) -> Response:
             {
                 "ok": True,
                 "message": done.said,
-                "changed": {row_path(place, pk): new for pk, new in done.changed.items()},
+                "changed": {place.row_path(pk): new for pk, new in done.changed.items()},
                 "next_group": done.group,
                 "tiers": {tier: asdict(one) for tier, one in done.tallies.items()},
             }

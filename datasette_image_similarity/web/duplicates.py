@@ -9,9 +9,7 @@ import csv
 import io
 import json
 import math
-import shlex
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -23,9 +21,7 @@ from ..explore import decisions
 from ..explore.decisions import Group, Member, Scan, Summary, Tally
 from ..explore.duplicates import TIERS
 from ..explore.facts import Facts, facts_of
-from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
-from .compat import table_tools_url
 from .curate import may_curate
 from .question import PageError, Place, find_place
 from .tiles import caption_column
@@ -203,19 +199,17 @@ def _tier(asked: Asked, overview: Overview) -> str:
 
 def page_url(place: Place, page: str = "duplicates", **parameters: object) -> str:
     """An address of this page with parameters of ours, in the collection that was named."""
-    path = table_tools_url(place.datasette, place.database, place.table, page)
-    return _with_parameters(place, path, parameters)
+    return _with_parameters(place, place.path(page), parameters)
 
 
 def _table_url(place: Place, **parameters: object) -> str:
     """The table itself, narrowed by filters of ours."""
-    path = str(place.datasette.urls.table(place.database, place.table))
-    return _with_parameters(place, path, parameters)
+    return _with_parameters(place, place.table_url, parameters)
 
 
 def _with_parameters(place: Place, path: str, parameters: dict[str, object]) -> str:
-    named = {"collection": place.request.args.get("_collection"), **parameters}
-    pairs = [(f"_{name}", value) for name, value in named.items() if value is not None]
+    pairs = [(f"_{name}", value) for name, value in parameters.items() if value is not None]
+    pairs = [*place.named, *pairs]
     return path + (f"?{urlencode(pairs)}" if pairs else "")
 
 
@@ -252,17 +246,10 @@ def _frame(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[st
         "marked_url": _table_url(place, image_decision="mark"),
         "json_url": page_url(place, "duplicates.json", tier=tier),
         "csv_url": page_url(place, "duplicates.csv"),
-        "command": _command(place),
+        "command": place.command("duplicates"),
         "files": place.collection.source != "blob",
         "megabytes": megabytes,
     }
-
-
-def _command(place: Place) -> str:
-    """The command that looks for duplicates, ready for a shell; no folder is told."""
-    file = Path(place.db.path).name if place.db.path else "DATABASE"
-    words = ["datasette", "image-similarity", "duplicates", file, place.table]
-    return " ".join(map(shlex.quote, words))
 
 
 async def _one(place: Place, asked: Asked, overview: Overview, tier: str) -> dict[str, Any]:
@@ -384,14 +371,14 @@ def _picture(
     facts: Facts,
     captions: dict[int, object],
 ) -> Picture:
-    pk = row_path(place, member.pk)
+    pk = place.row_path(member.pk)
     text = captions.get(member.item)
     named = str(text) if text not in (None, "") and not isinstance(text, bytes) else ""
     return Picture(
         number=number,
         pk=pk,
         caption=named or pk.replace(",", ", "),
-        url=f"{place.datasette.urls.table(place.database, place.table)}/{pk}",
+        url=f"{place.table_url}/{pk}",
         image=place.url(f"image/{pk}"),
         thumbnail=place.url(f"thumbnail/{pk}"),
         decision=member.decision,
@@ -399,11 +386,6 @@ def _picture(
         score=member.score,
         facts=facts,
     )
-
-
-def row_path(place: Place, key: db.Key) -> str:
-    parts = place.source.parts(key)
-    return pk_path(parts if len(parts) > 1 else parts[0])
 
 
 # Facts, in words
@@ -495,7 +477,7 @@ def _group_as_json(place: Place, shown: Shown) -> dict[str, Any]:
         "id": group.id,
         "tier": group.tier,
         "state": "open" if group.open else "decided",
-        "keeper": row_path(place, group.keeper.pk),
+        "keeper": place.row_path(group.keeper.pk),
         "reason": group.reason,
         "version": group.version,
         "pictures": [
@@ -537,7 +519,7 @@ async def _marked_csv(place: Place) -> Response:
         writer.writerow(["pk", *columns])
         for pk, *values in decisions.marked_rows(conn, place.collection, columns):
             values = ["" if isinstance(value, bytes) else value for value in values]
-            writer.writerow([row_path(place, pk), *values])
+            writer.writerow([place.row_path(pk), *values])
         return out.getvalue()
 
     return Response(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -20,7 +18,6 @@ from ..errors import CollectionError
 from ..explore import evaluations as stored
 from ..explore.evaluations import Asked, Comparison, Confused, Evaluation
 from ..explore.judging import METRICS, NAMES
-from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
 from .compat import similar_url, table_tools_url
 from .question import PageError, Place, find_place
@@ -96,7 +93,7 @@ async def evaluations(datasette: Datasette, request: Any) -> Response:
     runs, faults = await ask_database(place, lambda conn: stored.runs(conn, place.table))
     if wants_json(request):
         return _json(place, {"evaluations": [run.as_json() for run in runs]})
-    path = place.url("evaluations").split("?")[0]
+    path = place.path("evaluations")
     return await page(
         place,
         "image_similarity_evaluations.html",
@@ -114,13 +111,9 @@ async def evaluations(datasette: Datasette, request: Any) -> Response:
 
 def _command(place: Place, runs: list[Evaluation]) -> str:
     """The command that evaluates this collection (again), ready to be pasted."""
-    file = Path(place.db.path).name if place.db.path else "DATABASE"
     likely = [*(run.label for run in runs), *LIKELY]
     label = next((name for name in likely if name in place.source.columns), "COLUMN")
-    words = ["datasette", "image-similarity", "evaluate", file, place.table]
-    named = place.request.args.get("_collection")
-    words += [*(["--name", named] if named else []), "--label", label]
-    return shlex.join(words)
+    return place.command("evaluate", "--label", label)
 
 
 # One run
@@ -151,7 +144,7 @@ async def evaluation(datasette: Datasette, request: Any) -> Response:
         return _json(place, _run_as_json(found))
     if request.url_vars.get("format") == "csv":
         return _csv(found["run"], found["classes"])
-    path = place.url(f"evaluations/{found['run'].id}").split("?")[0]
+    path = place.path(f"evaluations/{found['run'].id}")
     return await page(
         place,
         "image_similarity_evaluation.html",
@@ -221,7 +214,7 @@ def _sorted_classes(request: Any, classes: list[stored.ClassFigures]) -> dict[st
 async def _compared(place: Place, asked: list[int]) -> Response:
     if len(asked) > COMPARED:
         raise PageError(400, f"Up to {COMPARED} evaluations can be compared at once")
-    path = place.url("evaluations").split("?")[0]
+    path = place.path("evaluations")
     if len(asked) == 1 and not wants_json(place.request):
         return Response.redirect(_url(place.request, f"{path}/{asked[0]}", _run=None))
     gallery = await _gallery(place)
@@ -302,18 +295,17 @@ class _Gallery:
             f"{db.live_sql(run.collection, source, among)}",
             {"ids": json.dumps(sorted(set(items))), "run": run.id},
         )
-        compound = len(source.key_columns) > 1
-        return {row["id"]: self._picture(run, row, compound) for row in rows}
+        return {row["id"]: self._picture(run, row) for row in rows}
 
-    def _picture(self, run: Evaluation, row: sqlite3.Row, compound: bool) -> Picture:
+    def _picture(self, run: Evaluation, row: sqlite3.Row) -> Picture:
         place = self.place
-        pk = pk_path(json.loads(row["pk"]) if compound else row["pk"])
+        pk = place.row_path(row["pk"])
         named = None if run.collection.name == self.usual else run.collection.name
         where = place.datasette, place.database, place.table
         caption = row["caption"]
         return Picture(
             pk=pk,
-            url=f"{place.datasette.urls.table(place.database, place.table)}/{pk}",
+            url=f"{place.table_url}/{pk}",
             thumbnail=table_tools_url(*where, f"thumbnail/{pk}", named),
             similar_url=similar_url(*where, pk, [("_collection", named)] if named else []),
             caption=str(caption) if isinstance(caption, (str, int, float)) else pk,

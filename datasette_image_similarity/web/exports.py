@@ -33,7 +33,6 @@ from ..query import Answer, SearchTimeout
 from ..sources import Kept, read_blob
 from .answers import ask_database, tells_errors
 from .asked import in_words, rows_of
-from .compat import table_tools_url
 from .pictures import make_picture
 from .question import PageError, Place, Question, find_place, read_question
 from .service import QueueFull
@@ -53,7 +52,7 @@ CHUNK = 1 << 18
 async def export(datasette: Datasette, request: Any) -> Any:
     """The pictures of all rows that pass the filters, as a zip file or a contact sheet."""
     place = await find_place(datasette, request)
-    path = table_tools_url(datasette, place.database, place.table, "export.html")
+    path = place.path("export.html")
     question = await read_question(place, path)
     size = question.size if request.args.get("_size") else PICTURES + 1
 
@@ -62,7 +61,6 @@ async def export(datasette: Datasette, request: Any) -> Any:
         return filtered_entries(conn, place.collection, place.source, *asked)
 
     entries, total = await ask_database(place, ask)
-    url = f"{datasette.urls.table(place.database, place.table)}"
     return await _made(
         place,
         question,
@@ -70,7 +68,7 @@ async def export(datasette: Datasette, request: Any) -> Any:
         title=f"Pictures of {place.table}",
         name=place.table,
         total=total,
-        url=question.url(url, drop=["_size", "_collection"]),
+        url=question.url(place.table_url, drop=["_size", "_collection"]),
     )
 
 
@@ -86,7 +84,6 @@ async def export_answer(place: Place, question: Question, answer: Answer) -> Any
         return entries_of_hits(*about, answer.hits), list(entries_of_keys(*about, likes))
 
     entries, likes = await ask_database(place, ask)
-    path = table_tools_url(place.datasette, place.database, place.table, "similar")
     many = len(likes) > 1
     return await _made(
         place,
@@ -95,7 +92,7 @@ async def export_answer(place: Place, question: Question, answer: Answer) -> Any
         title=f"Pictures of {place.table} like {'these' if many else 'this one'}",
         name=f"similar-{place.table}",
         total=answer.total,
-        url=question.url(path, _next=question.offset or None),
+        url=question.url(place.path("similar"), _next=question.offset or None),
         asked_with=likes,
     )
 
@@ -124,9 +121,7 @@ async def _made(
 
     else:
         datasette, request = place.datasette, place.request
-        base = datasette.absolute_url(
-            request, str(datasette.urls.table(place.database, place.table))
-        )
+        base = datasette.absolute_url(request, place.table_url)
         words = in_words(question)
         if unlikes := sum(unlike for _, unlike in rows_of(question)):
             words.append(f"less like {unlikes} other{'s' if unlikes > 1 else ''}")

@@ -109,8 +109,6 @@ def _spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
     Those whose ids follow evenly spaced numbers: counting would take seconds where there
     are a million.
     """
-    import json
-
     try:
         source = source_of(conn, collection)
     except CollectionError:
@@ -129,5 +127,4 @@ def _spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
         row = conn.execute(sql, (start,)).fetchone()
         if row is not None:
             keys[row["id"]] = row["pk"]
-    compound = len(source.key_columns) > 1
-    return [pk_path(json.loads(pk) if compound else pk) for pk in keys.values()]
+    return [pk_path(source.parts(pk)) for pk in keys.values()]

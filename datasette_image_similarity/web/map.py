@@ -7,9 +7,7 @@ selected.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -17,9 +15,7 @@ from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from ..explore.map import MapStatus, live_points, passing_sql
-from ..query import pk_path
 from .answers import ask_database, page, tells_errors, wants_json
-from .compat import table_tools_url
 from .exports import PICTURES
 from .map_data import PATIENCE, map_page, rows
 from .question import (
@@ -45,13 +41,13 @@ async def map_view(datasette: Datasette, request: Any) -> Response:
     if wants_json(request):
         return await rows(datasette, request)
     place = await find_place(datasette, request)
-    path = table_tools_url(datasette, place.database, place.table, "map")
+    path = place.path("map")
     redirect = filter_redirect(request, path)
     if redirect:
         return Response.redirect(redirect)
     question = await read_question(place, path)
     found = await map_page(place, question)
-    context: dict[str, Any] = {"map": found.status, "command": _command(place)}
+    context: dict[str, Any] = {"map": found.status, "command": place.command("map")}
     if found.status is not None:
         clear_url = question.url(path, drop=[REGION])
         # What is selected has its own line above the pictures.
@@ -79,30 +75,20 @@ async def map_view(datasette: Datasette, request: Any) -> Response:
     return await page(place, "image_similarity_map.html", context)
 
 
-def _command(place: Place) -> str:
-    """What to type to make the map, where the database's file is."""
-    file = Path(place.db.path).name if place.db.path else f"{place.database}.db"
-    words = ["datasette", "image-similarity", "map", file, place.table]
-    if place.request.args.get("_collection"):
-        words += ["--name", place.collection.name]
-    return shlex.join(words)
-
-
 def _addresses(
     place: Place, question: Question, path: str, status: MapStatus
 ) -> dict[str, Any]:
     """Where a question's rows are, on the table's page and as files, and the map's data."""
-    version = "&v=" if "?" in place.url("") else "?v="
+    version = "&v=" if place.named else "?v="
     streams = place.datasette.setting("allow_csv_stream")
-    base = path.removesuffix("map")
     return {
         "table_filtered_url": _table_url(place, question),
         "csv_url": _table_url(place, question, "csv", _stream="on")
         if streams
         else _table_url(place, question, "csv", _size="max"),
         "json_url": _table_url(place, question, "json", _shape="objects", _size="max"),
-        "zip_url": question.url(f"{base}export.zip", drop=OF_THE_PAGE),
-        "sheet_url": question.url(f"{base}export.html", drop=OF_THE_PAGE),
+        "zip_url": question.url(place.path("export.zip"), drop=OF_THE_PAGE),
+        "sheet_url": question.url(place.path("export.html"), drop=OF_THE_PAGE),
         "data_urls": {
             "points": question.url(f"{path}/points.bin", drop=(REGION, *OF_THE_PAGE)),
             "atlas": f"{place.url('map/atlas/NUMBER')}{version}{status.version}",
@@ -117,8 +103,7 @@ def _table_url(
     place: Place, question: Question, format: str | None = None, **more: str
 ) -> str:
     """Datasette's own page of the rows that a question's filters let through."""
-    named = place.request.args.get("_collection")
-    pairs = [*question.filters, *([("_collection", named)] if named else []), *more.items()]
+    pairs = [*question.filters, *place.named, *more.items()]
     url = str(place.datasette.urls.table(place.database, place.table, format))
     return f"{url}?{urlencode(pairs)}" if pairs else url
 
@@ -138,11 +123,7 @@ async def _similar_url(place: Place, question: Question, total: int) -> str:
         params = dict(question.filter.params) if question.filter else {}
         params |= {"map_likes": min(LIKES, total), "map_total": total}
         found = conn.execute(sql, params)
-        return [pk_path(place.source.parts(row["pk"])) for row in found]
+        return [place.row_path(row["pk"]) for row in found]
 
     likes = await ask_database(place, ask, PATIENCE)
-    named = place.request.args.get("_collection")
-    pairs = [("_like", pk) for pk in likes[:LIKES]]
-    pairs += [("_collection", named)] if named else []
-    path = table_tools_url(place.datasette, place.database, place.table, "similar")
-    return f"{path}?{urlencode(pairs)}"
+    return place.similar_url(likes[:LIKES])

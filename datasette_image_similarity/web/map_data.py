@@ -33,9 +33,7 @@ from ..explore.map import (
     read_points,
 )
 from ..images import THUMBNAIL_TYPE
-from ..query import pk_path
 from .answers import ask_database, tells_errors
-from .compat import similar_url
 from .question import PageError, Place, Question, find_place, read_question
 from .tiles import caption_column
 
@@ -72,7 +70,7 @@ HEADERS = {
 async def points(datasette: Datasette, request: Any) -> Response:
     """The whole map as numbers."""
     place = await find_place(datasette, request)
-    question = await read_question(place, place.url("map").split("?")[0])
+    question = await read_question(place, place.path("map"))
 
     def ask(conn: sqlite3.Connection) -> bytes:
         status = _map_of(conn, place)
@@ -175,7 +173,7 @@ async def columns(datasette: Datasette, request: Any) -> Response:
             if (kind := _fit(values))
         ]
         if _has_clusters(conn, place):
-            found.insert(0, {"name": _cluster_name(place), "kind": "category"})
+            found.insert(0, {"name": cluster_column(place), "kind": "category"})
         return found
 
     return _json(place, {"ok": True, "columns": await ask_database(place, ask, PATIENCE)})
@@ -220,7 +218,8 @@ def _dated(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) and DATE.fullmatch(value) for value in values)
 
 
-def _cluster_name(place: Place) -> str:
+def cluster_column(place: Place) -> str:
+    """What a map is coloured by clusters under: no column of the table's own."""
     taken = {name.lower() for name in place.source.columns}
     return CLUSTER if CLUSTER not in taken else f"_{CLUSTER}"
 
@@ -235,7 +234,7 @@ async def column(datasette: Datasette, request: Any) -> Response:
     """A column's values for all points, as codes of categories or as numbers."""
     place = await find_place(datasette, request)
     name = request.args.get("_column") or ""
-    if name == _cluster_name(place):
+    if name == cluster_column(place):
         value = CLUSTER_SQL
     elif name in _own_columns(place):
         value = _value_sql(name)
@@ -349,23 +348,15 @@ def _picture_sql(caption: str | None) -> str:
 
 
 def _picture(place: Place, row: sqlite3.Row) -> MapPicture:
-    pk = pk_path(place.source.parts(row["pk"]))
-    table = place.datasette.urls.table(place.database, place.table)
-    named = place.request.args.get("_collection")
+    pk = place.row_path(row["pk"])
     text = row["caption"]
     return MapPicture(
         id=row["id"],
         pk=pk,
         caption=str(text) if text not in (None, "") else pk.replace(",", ", "),
-        url=f"{table}/{pk}",
+        url=f"{place.table_url}/{pk}",
         thumbnail=place.url(f"thumbnail/{pk}"),
-        similar_url=similar_url(
-            place.datasette,
-            place.database,
-            place.table,
-            pk,
-            [("_collection", named)] if named else [],
-        ),
+        similar_url=place.similar_url([pk]),
         width=row["width"],
         height=row["height"],
     )
@@ -395,7 +386,7 @@ async def pictures(datasette: Datasette, request: Any) -> Response:
 async def rows(datasette: Datasette, request: Any) -> Response:
     """The pictures of the map, page by page."""
     place = await find_place(datasette, request)
-    path = place.url("map.json").split("?")[0]
+    path = place.path("map.json")
     question = await read_question(place, path)
     found = await map_page(place, question)
     if found.status is None:

@@ -6,8 +6,10 @@ Our parameters begin with "_", as Datasette's do; everything else is a filter.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -20,7 +22,7 @@ from datasette.utils import (
     urlsafe_components,
 )
 
-from ..database import Collection, SourceTable, source_of
+from ..database import Collection, Key, SourceTable, source_of
 from ..errors import CollectionError, ImageError, ImageSimilarityError
 from ..images import Crop
 from ..query import Filter, pk_path, split_weight
@@ -68,10 +70,41 @@ class Place:
     def database(self) -> str:
         return self.db.name
 
+    @property
+    def table_url(self) -> str:
+        """The address of the table; a row's is behind it, after a slash."""
+        # A plain string: Jinja is much slower with Datasette's own kind.
+        return str(self.datasette.urls.table(self.database, self.table))
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """The parameter of an address that stays in the collection that was named."""
+        name = self.request.args.get("_collection")
+        return [("_collection", name)] if name else []
+
+    def path(self, page: str) -> str:
+        """The address of a page of ours about the table, without parameters."""
+        return table_tools_url(self.datasette, self.database, self.table, page)
+
     def url(self, page: str) -> str:
         """The address of a page or picture of ours, in the collection that was named."""
-        named = self.request.args.get("_collection")
-        return table_tools_url(self.datasette, self.database, self.table, page, named)
+        path = self.path(page)
+        return f"{path}?{urlencode(self.named)}" if self.named else path
+
+    def similar_url(self, pks: Iterable[str]) -> str:
+        """The address of what is similar to rows, whose keys are in row-path form."""
+        pairs = [*(("_like", pk) for pk in pks), *self.named]
+        return f"{self.path('similar')}?{urlencode(pairs)}"
+
+    def row_path(self, key: Key) -> str:
+        """A row's key as addresses have it."""
+        return pk_path(self.source.parts(key))
+
+    def command(self, name: str, *options: str) -> str:
+        """A command of ours about this collection, as it is typed beside the database."""
+        file = Path(self.db.path).name if self.db.path else f"{self.database}.db"
+        words = ["datasette", "image-similarity", name, file, self.table, *options]
+        return shlex.join([*words, *(["--name", self.collection.name] * bool(self.named))])
 
 
 async def find_place(datasette: Datasette, request: Any) -> Place:

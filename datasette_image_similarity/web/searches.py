@@ -19,7 +19,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..explore import history
-from ..query import Answer, SearchTimeout, pk_path
+from ..query import Answer, SearchTimeout
 from .answers import ask_database, page, tells_errors, wants_json
 from .asked import Pictured, Shown, show, without_filters
 from .compat import may_execute_sql, same_origin, sql_url
@@ -234,7 +234,6 @@ async def _clicked(
 ) -> list[tuple[history.Clicked, Pictured | None]]:
     """Pictures that were opened, those that are gone without a picture."""
     live = f"select 1 {db.live_sql(place.collection, place.source)} and i.pk = ?"
-    base = str(place.datasette.urls.table(place.database, place.table))
 
     def still_there(conn: sqlite3.Connection) -> set[db.Key]:
         keys = [one.key for one in found.clicked]
@@ -245,9 +244,9 @@ async def _clicked(
     for one in found.clicked:
         picture = None
         if one.key in there:
-            parts = place.source.parts(one.key)
-            pk = pk_path(parts)
-            picture = Pictured(f"{base}/{pk}", place.url(f"thumbnail/{pk}"), pk, False)
+            pk = place.row_path(one.key)
+            url = f"{place.table_url}/{pk}"
+            picture = Pictured(url, place.url(f"thumbnail/{pk}"), pk, False)
         pictures.append((one, picture))
     return pictures
 
@@ -264,8 +263,7 @@ async def _sql_url(place: Place) -> str | None:
 
 
 def _url(place: Place, page: str, days: int) -> str:
-    url = place.url(page)
-    return f"{url}{'&' if '?' in url else '?'}_days={days}"
+    return f"{place.path(page)}?{urlencode([*place.named, ('_days', days)])}"
 
 
 def _item_key(conn: sqlite3.Connection, place: Place, pk: str | None) -> db.Key | None:

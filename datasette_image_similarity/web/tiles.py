@@ -11,7 +11,6 @@ from ..explore.exports import usual_caption
 from ..folding import OURS
 from ..images import Crop
 from ..query import Answer, Hit, pk_path
-from .compat import table_tools_url
 
 if TYPE_CHECKING:
     from .question import Place, Question
@@ -75,8 +74,8 @@ def tiles_of(
     place: Place, question: Question, path: str, answer: Answer, caption: str | None
 ) -> list[Tile]:
     """The tiles of an answer, in its order; `path` is the page's own address."""
-    base = str(place.datasette.urls.table(place.database, place.table))
-    similar = table_tools_url(place.datasette, place.database, place.table, "similar")
+    base = place.table_url
+    similar = place.path("similar")
     tiles = []
     for hit in answer.hits:
         pk = pk_path(hit.pk)
@@ -175,7 +174,7 @@ def _query_picture(
         return question.url(path, **{name: {**weights, pk: changed}})
 
     last = needed and name == "_like" and not others
-    base = str(place.datasette.urls.table(place.database, place.table))
+    base = place.table_url
     return QueryPicture(
         pk=pk,
         url=f"{base}/{pk}",

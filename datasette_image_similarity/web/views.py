@@ -43,12 +43,7 @@ from .answers import (
     tells_errors,
     wants_json,
 )
-from .compat import (
-    may_execute_sql,
-    same_origin,
-    sql_url,
-    table_tools_url,
-)
+from .compat import may_execute_sql, same_origin, sql_url
 from .crops import Cropped, embed_crop
 from .exports import export_answer
 from .forms import BadForm, read_form
@@ -77,7 +72,7 @@ if TYPE_CHECKING:
 async def similar(datasette: Datasette, request: Any) -> Response:
     """Pictures like one row's, or like the mean of several rows'."""
     place = await find_place(datasette, request)
-    path = table_tools_url(datasette, place.database, place.table, "similar")
+    path = place.path("similar")
     redirect = filter_redirect(request, path)
     if redirect:
         return Response.redirect(redirect)
@@ -369,7 +364,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     place = await find_place(datasette, request)
     if not place.config.search_by_image:
         raise PageError(403, "Search by image is switched off for this table")
-    path = table_tools_url(datasette, place.database, place.table, "search-by-image")
+    path = place.path("search-by-image")
     redirect = filter_redirect(request, path)
     if redirect:
         return Response.redirect(redirect)
