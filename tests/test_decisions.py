@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from core import embed
+from core import embed, make_older
 from dupes import GROUPS, put_groups
 from serving import change
 
@@ -270,9 +270,7 @@ def test_compound_keys_can_be_split_and_marked(tmp_path: Path, photos: Path) -> 
 
 
 def test_an_older_schema_has_no_groups(copied: Path) -> None:
-    for table in ("decisions", "grouped", "groups", "scans"):
-        change(copied, f"drop table _image_similarity_{table}")
-    change(copied, "update _image_similarity_schema set version = 2")
+    make_older(copied)
     ada = Reviewer(copied)
     with closing(ada.conn):
         assert (ada.ids(), ada.current()) == ([], {})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core import answer, command, embed, opened, refused, sql, value
+from core import answer, command, embed, make_older, opened, refused, sql, value
 from PIL import Image, ImageEnhance
 from serving import ask, ask_json, open_datasette
 
@@ -528,14 +528,7 @@ def test_refusals(own: Path, tmp_path: Path) -> None:
 
 
 def test_an_older_database_is_brought_up_to_date(own: Path) -> None:
-    with opened(own) as conn:
-        for name in ("decisions", "grouped", "groups", "scans", "hashes"):
-            conn.execute(f"drop table _image_similarity_{name}")
-        for name in ("maps", "points", "clusterings", "clusters", "members"):
-            conn.execute(f"drop table _image_similarity_{name}")
-        for name in ("evaluations", "evaluated", "questions", "searches", "clicks"):
-            conn.execute(f"drop table _image_similarity_{name}")
-        conn.execute("update _image_similarity_schema set version = 2")
+    make_older(own)
     assert find(own).of_tier("same")
 
 
@@ -569,7 +562,7 @@ async def test_filters_that_mean_nothing_are_refused(own: Path, query: str) -> N
 
 
 async def test_filters_on_an_older_database_say_so(own: Path) -> None:
-    sql(own, "update _image_similarity_schema set version = 2")
+    make_older(own)
     response = await ask(open_datasette(own), "/own/images?_image_group=1")
     assert response.status_code == 400
     assert "Nobody has looked for duplicates" in response.text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core import embed, sql
+from core import embed, make_older, sql
 from dupes import put_groups
 from serving import ROOT, ask, ask_json, change, link_to, links, open_datasette
 
@@ -332,9 +332,7 @@ async def test_before_the_first_scan_the_command_is_told(copied: Path) -> None:
 async def test_an_older_schema_is_read_and_brought_up_to_date_by_nobody(
     copied: Path,
 ) -> None:
-    for table in ("decisions", "grouped", "groups", "scans"):
-        change(copied, f"drop table _image_similarity_{table}")
-    change(copied, "update _image_similarity_schema set version = 2")
+    make_older(copied)
     site = open_datasette(copied)
     assert "Nobody has looked for duplicates" in await show(site)
     assert (await ask(site, f"{PAGE}.csv")).status_code == 200

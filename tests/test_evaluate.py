@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core import answer, command, embed, opened, refused, sql, value
+from core import answer, command, embed, make_older, opened, refused, sql, value
 from test_index import MANY, make
 
 from datasette_image_similarity import ImageCollection
@@ -359,8 +359,6 @@ def test_a_damaged_report_is_told_in_words(copied: Path, damage: str) -> None:
 
 
 def test_an_older_database_has_no_runs(copied: Path) -> None:
-    sql(copied, "update _image_similarity_schema set version = 2")
-    for table in ("evaluations", "evaluated", "classes", "confusions"):
-        sql(copied, f"drop table _image_similarity_{table}")
+    make_older(copied)
     with opened(copied) as conn:
         assert stored.runs(conn, "images") == ([], [])

@@ -9,7 +9,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from core import embed, sql
+from core import embed, make_older, sql
 from datasette.app import Datasette
 from serving import ROOT, ask, ask_json, change, links, open_datasette, parameters
 
@@ -73,9 +73,7 @@ async def test_command_is_quoted(copied: Path) -> None:
 
 
 async def test_a_database_from_before(copied: Path) -> None:
-    for table in ("evaluations", "evaluated", "classes", "confusions"):
-        change(copied, f"drop table _image_similarity_{table}")
-    change(copied, "update _image_similarity_schema set version = 2")
+    make_older(copied)
     site = open_datasette(copied)
     assert "Nothing has been evaluated here yet" in await open_page(site, PAGE)
     assert (await ask(site, f"{PAGE}/1")).status_code == 404

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import picture
-from core import sql
+from core import make_older, sql
 from datasette.app import Datasette
 from datasette.utils.sqlite import sqlite3
 from serving import ROOT, ask, ask_json, change, open_datasette, post_picture
@@ -186,14 +186,7 @@ async def test_what_waits_is_bounded(
 
 
 async def test_an_older_database_gets_the_log(copied: Path) -> None:
-    tables = "questions", "clicks", "searches", "maps", "points", "hashes", "scans"
-    tables += "groups", "grouped", "decisions", "clusterings", "clusters", "members"
-    tables += "evaluations", "evaluated"
-    change(
-        copied,
-        *(f"drop table _image_similarity_{name}" for name in tables),
-        "update _image_similarity_schema set version = 2",
-    )
+    make_older(copied)
     site = open_datasette(copied, plugin=ON)
     for format in ("", ".json", ".csv"):
         assert (await ask(site, SEARCHES + format, ROOT)).status_code == 200

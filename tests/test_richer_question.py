@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core import answer, command, opened, refused, sql
+from core import answer, command, make_older, opened, refused, sql
 from test_query import made
 
 from datasette_image_similarity import ImageCollection
@@ -163,11 +163,12 @@ def test_one_per_cluster_and_group_of_duplicates(tmp_path: Path) -> None:
             "values (1, 'kmeans', '{}')"
         )
         conn.execute(
-            "insert into _image_similarity_clusters select value, 1, 'c', 'c', 40, 1 "
-            "from json_each('[1, 2]')"
+            "insert into _image_similarity_clusters (id, collection_id, name, suggested, "
+            "size, medoid_id) select value, 1, 'c', 'c', 40, 1 from json_each('[1, 2]')"
         )
         conn.execute(
-            "insert into _image_similarity_members select id, 1, "
+            "insert into _image_similarity_members (item_id, collection_id, table_name, "
+            "pk, cluster_id, distance) select id, 1, 't', pk, "
             "case when id <= 40 then 1 when id <= 78 then 2 end, 0 "
             "from _image_similarity_items"
         )
@@ -198,8 +199,7 @@ def test_groups_that_are_not_there_are_told(copied: Path) -> None:
     with ImageCollection(copied) as collection:
         with pytest.raises(CollectionError, match="no column 'nope'"):
             collection.similar(1, one_per="nope")
-        sql(copied, "update _image_similarity_schema set version = 2")
-        sql(copied, "drop table _image_similarity_clusterings")
+        make_older(copied)
         with pytest.raises(CollectionError, match="no clusters yet"):
             collection.similar(1, one_per="cluster")
         assert collection.similar(1, distinct=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core import value
+from core import make_older, value
 from datasette.app import Datasette
 from datasette.utils.sqlite import sqlite3
 from serving import IS_ONE, ROOT, ask, ask_json, change, link_to, open_datasette
@@ -215,13 +215,7 @@ async def test_what_a_stranger_wrote_is_neither_run_nor_linked_to(copied: Path) 
 
 
 async def test_a_database_from_before(copied: Path) -> None:
-    change(
-        copied,
-        "drop table _image_similarity_questions",
-        "drop table _image_similarity_clicks",
-        "drop table _image_similarity_searches",
-        "update _image_similarity_schema set version = 2",
-    )
+    make_older(copied)
     site = open_datasette(copied)
     assert await saved(site) == []
     assert "None yet" in (await ask(site, BASE)).text
