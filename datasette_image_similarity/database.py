@@ -617,6 +617,12 @@ def migrate(conn: sqlite3.Connection) -> None:
             conn.execute("update _image_similarity_schema set version = ?", (version + 1,))
 
 
+def plain_columns(collection: Collection, source: SourceTable) -> list[str]:
+    """The source table's columns, but that of the pictures themselves."""
+    blob = collection.column if collection.source == "blob" else None
+    return [name for name in source.columns if name != blob]
+
+
 def source_table(conn: sqlite3.Connection, name: str) -> SourceTable:
     """What there is to know of a user's table.
 

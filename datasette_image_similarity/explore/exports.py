@@ -25,7 +25,7 @@ from typing import IO, Any, Protocol
 from datasette.utils.sqlite import sqlite3
 
 from .. import sources
-from ..database import Collection, Key, SourceTable, live_sql, quote
+from ..database import Collection, Key, SourceTable, live_sql, plain_columns, quote
 from ..errors import CollectionError, ImageError
 from ..images import THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
@@ -184,18 +184,12 @@ def filtered_entries(
 
 
 def _select(collection: Collection, source: SourceTable, items: str) -> str:
-    columns = "".join(f", t.{quote(name)}" for name in _shown(collection, source))
+    columns = "".join(f", t.{quote(name)}" for name in plain_columns(collection, source))
     roots = "left join _image_similarity_roots r on r.id = i.root_id"
     return (
         "select i.id, i.pk, r.path, i.path, i.size, i.sha256"
         f"{columns} {live_sql(collection, source, f'{items} {roots}')}"
     )
-
-
-def _shown(collection: Collection, source: SourceTable) -> list[str]:
-    """The columns but for that with the picture itself."""
-    blob = collection.column if collection.source == "blob" else None
-    return [name for name in source.columns if name != blob]
 
 
 def _entry(collection: Collection, source: SourceTable, rank: int, row: tuple) -> Entry:
@@ -204,7 +198,7 @@ def _entry(collection: Collection, source: SourceTable, rank: int, row: tuple) -
     return Entry(
         rank=rank,
         pk=parts if len(parts) > 1 else parts[0],
-        row=dict(zip(_shown(collection, source), values, strict=True)),
+        row=dict(zip(plain_columns(collection, source), values, strict=True)),
         item=item,
         key=key,
         root=root if isinstance(root, str) else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import csv
+import io
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,10 @@ from datasette.utils.sqlite import sqlite3
 
 from ..errors import EncoderError, ImageError, ImageSimilarityError
 from ..query import SearchTimeout, deadline
+from .compat import may_execute_sql, sql_url
 from .curate import is_curator
 from .forms import BadForm, UploadTooBig
-from .question import PageError, Place
+from .question import PageError, Place, Question, lookups
 from .service import QueueFull
 
 if TYPE_CHECKING:
@@ -162,6 +165,46 @@ async def page(
         view_name="image-similarity",
     )
     return Response.html(html, status=status, headers=_retry_header(status))
+
+
+def json_answer(place: Place, body: dict[str, Any]) -> Response:
+    """Data, for other sites too where Datasette is set up so."""
+    headers = {"access-control-allow-origin": "*"} if place.datasette.cors else {}
+    return Response.json({"ok": True, **body}, headers=headers)
+
+
+def csv_answer(
+    place: Place, name: str, columns: Iterable[str], rows: Iterable[Sequence[object]]
+) -> Response:
+    """Rows as the file `name`.csv; BLOBs are left out."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if isinstance(value, bytes) else value for value in row])
+    headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
+    if place.datasette.cors:
+        headers["access-control-allow-origin"] = "*"
+    content_type = "text/csv; charset=utf-8"
+    return Response(out.getvalue(), content_type=content_type, headers=headers)
+
+
+async def sql_page(place: Place, sql: str, params: Mapping[str, object]) -> str | None:
+    """Datasette's page for a query; None for those who may not run SQL."""
+    if not await may_execute_sql(place.datasette, place.request.actor, place.database):
+        return None
+    return sql_url(place.datasette, place.database, sql, params)
+
+
+async def controls(place: Place, question: Question, path: str) -> dict[str, Any]:
+    """What `_image_similarity_controls.html` needs: the filters, and a form for more."""
+    return {
+        "question": question,
+        "path": path,
+        "filter_columns": place.source.columns,
+        "lookups": lookups(),
+        "searchable": await place.db.fts_table(place.table) is not None,
+    }
 
 
 def pages_of(place: Place, more: dict[str, str]) -> list[tuple[str, str, bool]]:

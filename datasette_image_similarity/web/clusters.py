@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -11,7 +9,7 @@ from urllib.parse import urlencode
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
-from ..database import quote
+from ..database import plain_columns, quote
 from ..explore.albums import (
     DAMAGED,
     Album,
@@ -24,8 +22,17 @@ from ..explore.albums import (
     rename,
     strips,
 )
-from .answers import ask_database, page, tells_errors, wants_json
-from .compat import may_execute_sql, may_view, sql_url
+from .answers import (
+    ask_database,
+    controls,
+    csv_answer,
+    json_answer,
+    page,
+    sql_page,
+    tells_errors,
+    wants_json,
+)
+from .compat import may_view
 from .curate import change, may_curate
 from .forms import BadForm, read_fields
 from .map_data import cluster_column
@@ -35,7 +42,6 @@ from .question import (
     Question,
     filter_redirect,
     find_place,
-    lookups,
     read_question,
 )
 from .tiles import caption_column
@@ -167,11 +173,7 @@ async def _page(place: Place, question: Question, path: str, shown: Shown) -> Re
         "rest": rest,
         "first": question.offset + 1,
         "command": _command(place, shown.made),
-        "question": question,
-        "path": path,
-        "filter_columns": place.source.columns,
-        "lookups": lookups(),
-        "searchable": await place.db.fts_table(place.table) is not None,
+        **await controls(place, question, path),
         "sorts": [
             (
                 title,
@@ -242,11 +244,8 @@ async def _albums_url(place: Place) -> str | None:
 
 async def _sql_url(place: Place) -> str | None:
     """The table joined with its clusters, for those who may run SQL."""
-    if not await may_execute_sql(place.datasette, place.request.actor, place.database):
-        return None
     source = place.source
-    blob = place.collection.column if place.collection.source == "blob" else None
-    columns = [f"t.{quote(name)}" for name in source.columns if name != blob]
+    columns = [f"t.{quote(name)}" for name in plain_columns(place.collection, source)]
     sql = "\n".join(
         [
             f"select m.album, m.distance, {', '.join(columns)}",
@@ -256,7 +255,7 @@ async def _sql_url(place: Place) -> str | None:
             "order by m.album, m.distance",
         ]
     )
-    return sql_url(place.datasette, place.database, sql, {})
+    return await sql_page(place, sql, {})
 
 
 # JSON and CSV
@@ -271,7 +270,6 @@ def _json_answer(place: Place, question: Question, shown: Shown) -> Response:
             place.request, question.url(path, _sort=sorting, _next=shown.next)
         )
     body = {
-        "ok": True,
         "table": place.table,
         "collection": place.collection.name,
         "made": asdict(shown.made) if shown.made else None,
@@ -293,25 +291,18 @@ def _json_answer(place: Place, question: Question, shown: Shown) -> Response:
         "next": None if shown.next is None else str(shown.next),
         "next_url": following,
     }
-    cors = {"access-control-allow-origin": "*"} if place.datasette.cors else {}
-    return Response.json(body, headers=cors)
+    return json_answer(place, body)
 
 
 def _csv_answer(place: Place, shown: Shown) -> Response:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["cluster", "name", "suggested", "size", "spread", "medoid"])
+    rows = []
     for album in _sorted(shown.albums, shown.sort):
         strip = shown.members.get(album.id, [])
         medoid = place.row_path(strip[0].pk) if strip else ""
-        writer.writerow(
-            [album.id, album.name, album.suggested, album.size, album.spread, medoid]
-        )
-    return Response(
-        out.getvalue(),
-        content_type="text/csv; charset=utf-8",
-        headers={"content-disposition": 'attachment; filename="clusters.csv"'},
-    )
+        figures = [album.id, album.name, album.suggested, album.size, album.spread]
+        rows.append([*figures, medoid])
+    columns = ["cluster", "name", "suggested", "size", "spread", "medoid"]
+    return csv_answer(place, "clusters", columns, rows)
 
 
 # Names

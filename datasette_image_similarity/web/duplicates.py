@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -21,7 +19,7 @@ from ..explore import decisions
 from ..explore.decisions import Group, Member, Scan, Summary, Tally
 from ..explore.duplicates import TIERS
 from ..explore.facts import Facts, facts_of
-from .answers import ask_database, page, tells_errors, wants_json
+from .answers import ask_database, csv_answer, json_answer, page, tells_errors, wants_json
 from .curate import may_curate
 from .question import PageError, Place, find_place
 from .tiles import caption_column
@@ -453,9 +451,9 @@ async def _as_json(place: Place, asked: Asked, overview: Overview) -> Response:
         next_url = page_url(place, "duplicates.json", **here, next=following)
         next_url = place.datasette.absolute_url(place.request, next_url)
     scan = overview.scan
-    return Response.json(
+    return json_answer(
+        place,
         {
-            "ok": True,
             "database": place.database,
             "table": place.table,
             "collection": place.collection.name,
@@ -467,7 +465,6 @@ async def _as_json(place: Place, asked: Asked, overview: Overview) -> Response:
             "next": str(following) if following else None,
             "next_url": next_url,
         },
-        headers=_cors(place),
     )
 
 
@@ -501,32 +498,13 @@ FACTS = (
 )
 
 
-def _cors(place: Place) -> dict[str, str]:
-    return {"access-control-allow-origin": "*"} if place.datasette.cors else {}
-
-
 async def _marked_csv(place: Place) -> Response:
     """The rows of marked pictures, all of them."""
-    columns = [
-        name
-        for name in place.source.columns
-        if not (place.collection.source == "blob" and name == place.collection.column)
-    ]
+    columns = db.plain_columns(place.collection, place.source)
 
-    def write(conn: sqlite3.Connection) -> str:
-        out = io.StringIO()
-        writer = csv.writer(out)
-        writer.writerow(["pk", *columns])
-        for pk, *values in decisions.marked_rows(conn, place.collection, columns):
-            values = ["" if isinstance(value, bytes) else value for value in values]
-            writer.writerow([place.row_path(pk), *values])
-        return out.getvalue()
+    def read(conn: sqlite3.Connection) -> list[list[object]]:
+        found = decisions.marked_rows(conn, place.collection, columns)
+        return [[place.row_path(pk), *values] for pk, *values in found]
 
-    return Response(
-        await ask_database(place, write),
-        content_type="text/csv; charset=utf-8",
-        headers={
-            "content-disposition": 'attachment; filename="marked.csv"',
-            **_cors(place),
-        },
-    )
+    rows = await ask_database(place, read)
+    return csv_answer(place, "marked", ["pk", *columns], rows)

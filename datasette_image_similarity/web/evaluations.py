@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +16,7 @@ from ..errors import CollectionError
 from ..explore import evaluations as stored
 from ..explore.evaluations import Asked, Comparison, Confused, Evaluation
 from ..explore.judging import METRICS, NAMES
-from .answers import ask_database, page, tells_errors, wants_json
+from .answers import ask_database, csv_answer, json_answer, page, tells_errors, wants_json
 from .compat import similar_url, table_tools_url
 from .question import PageError, Place, find_place
 from .tiles import caption_column
@@ -92,7 +90,7 @@ async def evaluations(datasette: Datasette, request: Any) -> Response:
         return await _compared(place, asked)
     runs, faults = await ask_database(place, lambda conn: stored.runs(conn, place.table))
     if wants_json(request):
-        return _json(place, {"evaluations": [run.as_json() for run in runs]})
+        return json_answer(place, {"evaluations": [run.as_json() for run in runs]})
     path = place.path("evaluations")
     return await page(
         place,
@@ -141,9 +139,9 @@ async def evaluation(datasette: Datasette, request: Any) -> Response:
 
     found = await ask_database(place, read)
     if wants_json(request):
-        return _json(place, _run_as_json(found))
+        return json_answer(place, _run_as_json(found))
     if request.url_vars.get("format") == "csv":
-        return _csv(found["run"], found["classes"])
+        return _csv(place, found["run"], found["classes"])
     path = place.path(f"evaluations/{found['run'].id}")
     return await page(
         place,
@@ -179,17 +177,11 @@ def _run_as_json(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _csv(run: Evaluation, classes: Iterable[stored.ClassFigures]) -> Response:
+def _csv(place: Place, run: Evaluation, classes: Iterable[stored.ClassFigures]) -> Response:
     """A run's labels."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["label", "queries", "gallery", *METRICS])
-    writer.writerows([*one[:3], *one.values] for one in classes)
-    return Response(
-        out.getvalue(),
-        content_type="text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="evaluation-{run.id}.csv"'},
-    )
+    columns = ["label", "queries", "gallery", *METRICS]
+    rows = [[*one[:3], *one.values] for one in classes]
+    return csv_answer(place, f"evaluation-{run.id}", columns, rows)
 
 
 def _sorted_classes(request: Any, classes: list[stored.ClassFigures]) -> dict[str, Any]:
@@ -244,7 +236,7 @@ async def _compared(place: Place, asked: list[int]) -> Response:
             for one, changes in compared
         ]
         found = [run.as_json() for run in runs]
-        return _json(place, {"evaluations": found, "comparison": comparison})
+        return json_answer(place, {"evaluations": found, "comparison": comparison})
     return await page(
         place,
         "image_similarity_compared.html",
@@ -405,8 +397,3 @@ def _url(request: Any, path: str, **changes: object) -> str:
     ]
     pairs += [(name, str(value)) for name, value in changes.items() if value is not None]
     return f"{path}?{urlencode(pairs)}" if pairs else path
-
-
-def _json(place: Place, found: dict[str, Any]) -> Response:
-    headers = {"access-control-allow-origin": "*"} if place.datasette.cors else {}
-    return Response.json({"ok": True, **found}, headers=headers)

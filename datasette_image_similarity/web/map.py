@@ -15,7 +15,7 @@ from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from ..explore.map import MapStatus, live_points, passing_sql
-from .answers import ask_database, page, tells_errors, wants_json
+from .answers import ask_database, controls, page, tells_errors, wants_json
 from .exports import PICTURES
 from .map_data import PATIENCE, map_page, rows
 from .question import (
@@ -24,7 +24,6 @@ from .question import (
     Question,
     filter_redirect,
     find_place,
-    lookups,
     read_question,
 )
 
@@ -57,11 +56,7 @@ async def map_view(datasette: Datasette, request: Any) -> Response:
         similar = await _similar_url(place, question, found.total) if narrowed else None
         context |= {
             **_addresses(place, question, path, found.status),
-            "question": question,
-            "path": path,
-            "filter_columns": place.source.columns,
-            "lookups": lookups(),
-            "searchable": await place.db.fts_table(place.table) is not None,
+            **await controls(place, question, path),
             "pictures": found.pictures,
             "total": found.total,
             "first": question.offset + 1,

@@ -7,8 +7,6 @@ only curators see it, here alone: `permissions.py` denies its tables on Datasett
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
@@ -20,9 +18,9 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from ..explore import history
 from ..query import Answer, SearchTimeout
-from .answers import ask_database, page, tells_errors, wants_json
+from .answers import ask_database, csv_answer, page, sql_page, tells_errors, wants_json
 from .asked import Pictured, Shown, show, without_filters
-from .compat import may_execute_sql, same_origin, sql_url
+from .compat import may_execute_sql, same_origin
 from .curate import actor_id, is_curator
 from .forms import read_form
 from .question import PageError, Place, Question, find_place
@@ -32,6 +30,10 @@ if TYPE_CHECKING:
 
 DAYS = (7, 30, 90, 365)
 LONGEST = 3650
+COLUMNS = (
+    *("searched_at", "actor", "page", "question", "filter", "offset", "results"),
+    *("milliseconds", "clicks"),
+)
 BAR = 10  # width of a day in the chart, in its own units; its height is 100
 TURNED_OFF = (
     "Searches are logged where the configuration of datasette-image-similarity says "
@@ -117,7 +119,8 @@ async def searches(datasette: Datasette, request: Any) -> Response:
         raise PageError(400, f"_days must be a whole number from 1 to {LONGEST}")
     if request.url_vars.get("format") == "csv":
         most = datasette.setting("max_returned_rows")
-        return _csv(await ask_database(place, lambda conn: _rows(conn, place, days, most)))
+        rows = await ask_database(place, lambda conn: _rows(conn, place, days, most))
+        return csv_answer(place, "searches", COLUMNS, [list(row.values()) for row in rows])
     try:
         found = await ask_database(place, lambda conn: _statistics(conn, place, days))
     except SearchTimeout:
@@ -190,19 +193,6 @@ def _json(found: history.Statistics) -> dict[str, Any]:
     }
 
 
-def _csv(rows: list[dict[str, Any]]) -> Response:
-    out = io.StringIO()
-    columns = ["searched_at", "actor", "page", "question", "filter", "offset", "results"]
-    writer = csv.DictWriter(out, [*columns, "milliseconds", "clicks"])
-    writer.writeheader()
-    writer.writerows(rows)
-    return Response(
-        out.getvalue(),
-        content_type="text/csv; charset=utf-8",
-        headers={"content-disposition": 'attachment; filename="searches.csv"'},
-    )
-
-
 def _bars(found: history.Statistics) -> list[Bar]:
     peak = max([day[1] for day in found.per_day] + [1])
     return [
@@ -252,14 +242,11 @@ async def _clicked(
 
 
 async def _sql_url(place: Place) -> str | None:
-    if not await may_execute_sql(place.datasette, place.request.actor, place.database):
-        return None
     sql = (
         "select * from _image_similarity_searches\n"
         "where collection_id = :collection order by searched_at desc"
     )
-    params = {"collection": place.collection.id}
-    return sql_url(place.datasette, place.database, sql, params)
+    return await sql_page(place, sql, {"collection": place.collection.id})
 
 
 def _url(place: Place, page: str, days: int) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import math
 import struct
 from collections.abc import Iterable
@@ -36,6 +34,9 @@ from ..query import (
 )
 from .answers import (
     ask_database,
+    controls,
+    csv_answer,
+    json_answer,
     page,
     sentence,
     static_url,
@@ -55,7 +56,6 @@ from .question import (
     as_mapping,
     filter_redirect,
     find_place,
-    lookups,
     read_question,
 )
 from .questions import saving
@@ -260,7 +260,6 @@ def _json_answer(
 ) -> Response:
     following = str(answer.next) if answer.next is not None else None
     body = {
-        "ok": True,
         "query": {**as_mapping(question, place), **more},
         "rows": [hit.as_json() for hit in answer.hits],
         "total": answer.total,
@@ -272,26 +271,16 @@ def _json_answer(
         "milliseconds": answer.milliseconds,
         **({"histogram": shown.as_json()} if shown else {}),
     }
-    headers = {}
-    if place.datasette.cors:
-        headers["access-control-allow-origin"] = "*"
-    return Response.json(body, headers=headers)
+    return json_answer(place, body)
 
 
 def _csv_answer(place: Place, answer: Answer) -> Response:
-    columns = _plain_columns(place)
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["rank", "pk", "score", "distance", *columns])
-    for hit in answer.hits:
-        values = [hit.row[name] for name in columns]
-        values = ["" if isinstance(value, bytes) else value for value in values]
-        writer.writerow([hit.rank, pk_path(hit.pk), hit.score, hit.distance, *values])
-    return Response(
-        out.getvalue(),
-        content_type="text/csv; charset=utf-8",
-        headers={"content-disposition": 'attachment; filename="similar.csv"'},
-    )
+    columns = db.plain_columns(place.collection, place.source)
+    rows = [
+        [hit.rank, pk_path(hit.pk), hit.score, hit.distance, *map(hit.row.get, columns)]
+        for hit in answer.hits
+    ]
+    return csv_answer(place, "similar", ["rank", "pk", "score", "distance", *columns], rows)
 
 
 async def _sql_url(place: Place, question: Question) -> str | None:
@@ -334,25 +323,17 @@ async def _results(
         "answer": answer,
         "first": first,
         "last": question.offset + len(answer.hits),
-        "question": question,
-        "path": path,
-        "filter_columns": place.source.columns,
-        "lookups": lookups(),
-        "searchable": await place.db.fts_table(place.table) is not None,
-        "one_per": [*answered.groups, *_plain_columns(place)],
+        **await controls(place, question, path),
+        "one_per": [
+            *answered.groups,
+            *db.plain_columns(place.collection, place.source),
+        ],
         "slider": {
             "top": f"{top:.6g}",
             "step": f"{top / 100:.2g}",
             "value": question.max_distance if question.max_distance is not None else top,
         },
     }
-
-
-def _plain_columns(place: Place) -> list[str]:
-    """The columns of the table, but that of the pictures themselves."""
-    blob = place.collection.source == "blob"
-    pictures = place.collection.column if blob else None
-    return [name for name in place.source.columns if name != pictures]
 
 
 # Search by image
@@ -422,13 +403,9 @@ async def _search_page(
 ) -> Response:
     status = status_of(error) if error else 200
     context = {
-        "question": question,
-        "path": path,
+        **await controls(place, question, path),
         # Another picture begins another question.
         "action": question.url(path, drop=["_like", "_unlike"]),
-        "filter_columns": place.source.columns,
-        "lookups": lookups(),
-        "searchable": await place.db.fts_table(place.table) is not None,
         "max_bytes": place.config.upload_max_bytes,
         "embedded": await _count(place),
         "error": sentence(error) if error else "",
