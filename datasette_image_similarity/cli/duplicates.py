@@ -98,7 +98,9 @@ def duplicates(
         )
     say.line(f"{found.scanned:,} pictures compared in {found.seconds:.1f} seconds")
     if found.groups:
-        say.line(f"To decide: datasette {database}, then the page /-/duplicates of {table}")
+        say.line(
+            f"To decide: datasette {database} --root, and the page Duplicates of {table}"
+        )
 
 
 def _export(collection: object, file: Path, to: Path | None, as_json: bool) -> None:
