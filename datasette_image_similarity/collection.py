@@ -461,13 +461,14 @@ class ImageCollection:
         grid: bool = True,
         progress: Callable[[str, int, int], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> MapStatus | None:
+    ) -> MapStatus:
         """Lay the collection out in two dimensions, in place of an older map.
 
         `method` is "tsne", "umap" or "pca"; the same `seed` gives the same map. With
-        `grid` every picture gets a cell of a grid, too. None when `stop()` turned true
-        before the end. Raises CollectionError for an unknown method, a missing library
-        (extra [explore] or [umap]) or a collection without pictures.
+        `grid` every picture gets a cell of a grid, too. Raises CollectionError for an
+        unknown method, a missing library (extra [explore] or [umap]) or a collection
+        without pictures; `explore.vectors.Stopped` when `stop()` turns true: then the
+        older map stays.
         """
         collection, conn = self._open()
         with db.explained(self.database):

@@ -920,20 +920,26 @@ def _tables_like(conn: sqlite3.Connection, beginning: str) -> list[str]:
     return [row[0] for row in conn.execute(sql, (len(beginning), beginning)).fetchall()]
 
 
+def clear(conn: sqlite3.Connection, collection: Collection, *tables: str) -> None:
+    """Empty tables of ours (names without PREFIX) of what is about a collection."""
+    for table in tables:
+        conn.execute(
+            f"delete from {PREFIX}{table} where collection_id = ?", (collection.id,)
+        )
+
+
 def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
     """Take a collection out; with the last one, every table of ours goes."""
-    of_it = "where collection_id = ?"
     with transaction(conn):
         migrate(conn)  # older ones lack tables that are cleared here
         drop_vectors(conn, collection.vectors)
         conn.execute(
             "delete from _image_similarity_thumbnails where id in "
-            f"(select id from _image_similarity_items {of_it})",
+            "(select id from _image_similarity_items where collection_id = ?)",
             (collection.id,),
         )
-        for table in REFERRING:
-            if table not in ("thumbnails", "collections"):
-                conn.execute(f"delete from {PREFIX}{table} {of_it}", (collection.id,))
+        rest = [name for name in REFERRING if name not in ("thumbnails", "collections")]
+        clear(conn, collection, *rest)
         conn.execute(
             "delete from _image_similarity_collections where id = ?", (collection.id,)
         )
@@ -1136,10 +1142,7 @@ def put_index(
 def drop_index(conn: sqlite3.Connection, collection: Collection) -> None:
     """Drop the compressed index, if there is one. Call inside a transaction."""
     migrate(conn)
-    for table in ("lists", "unlisted", "indexes"):
-        conn.execute(
-            f"delete from {PREFIX}{table} where collection_id = ?", (collection.id,)
-        )
+    clear(conn, collection, "lists", "unlisted", "indexes")
 
 
 def index_row(conn: sqlite3.Connection, collection: Collection) -> sqlite3.Row | None:

@@ -16,6 +16,7 @@ from datasette_image_similarity import database as db
 from datasette_image_similarity.errors import CollectionError, DatabaseError
 from datasette_image_similarity.explore import atlas, grid, layout
 from datasette_image_similarity.explore.map import inside, read_region, region_slots
+from datasette_image_similarity.explore.vectors import Stopped
 
 UMAP = pytest.param("umap", marks=pytest.mark.slow)  # has to be compiled
 POINTS = "select item_id, x, y, cell, slot from _image_similarity_points order by slot"
@@ -267,13 +268,13 @@ def test_stopping_leaves_the_old_map(copied: Path) -> None:
     with ImageCollection(copied) as collection:
         collection.map(method="pca")
         before = sql(copied, POINTS), value(copied, version)
-        stopped = collection.map(
-            method="pca",
-            grid=False,
-            progress=lambda *step: told.append(step),
-            stop=lambda: any(what == "Drawing small pictures" for what, _, _ in told),
-        )
-    assert stopped is None
+        with pytest.raises(Stopped):
+            collection.map(
+                method="pca",
+                grid=False,
+                progress=lambda *step: told.append(step),
+                stop=lambda: any(what == "Drawing small pictures" for what, _, _ in told),
+            )
     assert told
     assert before == (sql(copied, POINTS), value(copied, version))
 
@@ -286,15 +287,18 @@ def test_t_sne_stops_between_rounds(copied: Path) -> None:
             assert total == 750
             rounds.append(done)
 
-    with ImageCollection(copied) as collection:
-        assert collection.map(progress=say, stop=lambda: len(rounds) >= 3) is None
+    with ImageCollection(copied) as collection, pytest.raises(Stopped):
+        collection.map(progress=say, stop=lambda: len(rounds) >= 3)
     assert len(rounds) == 3
 
 
 def test_the_command_stopped_exits_with_130(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ImageCollection, "map", lambda *_, **__: None)
+    def stopped(*_: object, **__: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(ImageCollection, "map", stopped)
     result = command("map", copied)
     assert result.exit_code == 130
     assert "as it was" in result.output

@@ -142,7 +142,9 @@ def search(
     """
     from ..collection import ImageCollection
 
-    with ImageCollection(database, table or only_table(database), name=name) as collection:
+    with ImageCollection(
+        database, table or only_table(database, "with --table"), name=name
+    ) as collection:
         hits = collection.search(image, k, where, **limits)
         _print_hits(hits, as_json, as_csv)
 

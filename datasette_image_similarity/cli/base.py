@@ -60,7 +60,8 @@ collection_name = click.option(
 json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
-def only_table(database: Path) -> str:
+def only_table(database: Path, how: str = "after the database") -> str:
+    """The table where there is one with embeddings alone; `how` one names it otherwise."""
     from .. import database as db
 
     conn = db.connect(database)
@@ -68,7 +69,7 @@ def only_table(database: Path) -> str:
     conn.close()
     if len(tables) != 1:
         there = f": {', '.join(tables)}" if tables else ", none has embeddings"
-        raise click.UsageError(f"Name one of the tables with --table{there}")
+        raise click.UsageError(f"Name one of the tables {how}{there}")
     return tables[0]
 
 
@@ -144,7 +145,7 @@ class Reporter:
             )
 
     def step(self, what: str, done: int, total: int) -> None:
-        """A step of building an index."""
+        """How far a step of something long is."""
         now = time.monotonic()
         if self.terminal:
             click.echo(f"\r\033[K{what}: {done:,} of {total:,}", nl=False, file=self.out)
@@ -156,6 +157,20 @@ class Reporter:
         if not self.idle:
             self.line("Watching for changes. Ctrl-C ends.")
         self.idle = True
+
+
+@contextmanager
+def or_stopped(say: Reporter, left: str) -> Iterator[Callable[[], bool]]:
+    """As `stopping()`, for what is stored whole or not at all: stopped, `left` says what
+    there is then, and the command exits with 130."""
+    from ..explore.vectors import Stopped
+
+    with stopping() as stop:
+        try:
+            yield stop
+        except Stopped:
+            say.line(f"Stopped: {left}.")
+            sys.exit(130)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from .base import (
     json_output,
     one_line,
     only_table,
-    stopping,
+    or_stopped,
 )
 
 if TYPE_CHECKING:
@@ -81,24 +80,22 @@ def clusters(
         datasette image-similarity clusters photos.db --k 20
     """
     from ..collection import ImageCollection
-    from ..explore.vectors import Stopped
 
     say = Reporter(database, quiet=as_json)
     table = table or only_table(database)
-    with ImageCollection(database, table, name=name) as collection, stopping() as stop:
-        try:
-            found = collection.clusters(
-                method=method,
-                k=k,
-                min_size=min_size,
-                seed=seed,
-                label=label,
-                progress=say.step,
-                stop=stop,
-            )
-        except Stopped:
-            say.line("Stopped: the clusters are as they were.")
-            sys.exit(130)
+    with (
+        ImageCollection(database, table, name=name) as collection,
+        or_stopped(say, "the clusters are as they were") as stop,
+    ):
+        found = collection.clusters(
+            method=method,
+            k=k,
+            min_size=min_size,
+            seed=seed,
+            label=label,
+            progress=say.step,
+            stop=stop,
+        )
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ from .base import (
     json_output,
     one_line,
     only_table,
-    stopping,
+    or_stopped,
 )
 
 
@@ -63,7 +62,6 @@ def duplicates(
     """
     from ..collection import ImageCollection
     from ..explore.duplicates import TIERS, TIERS_IN_WORDS
-    from ..explore.vectors import Stopped
 
     if to is not None and export is None:
         raise click.UsageError("--to belongs to --export FILE.sh")
@@ -73,12 +71,8 @@ def duplicates(
         if export is not None:
             _export(collection, export, to, as_json)
             return
-        try:
-            with stopping() as stop:
-                found = collection.duplicates(threshold, progress=say.step, stop=stop)
-        except Stopped:
-            say.line("Stopped. What was found before is as it was.")
-            sys.exit(130)
+        with or_stopped(say, "what was found before is as it was") as stop:
+            found = collection.duplicates(threshold, progress=say.step, stop=stop)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from .base import (
     json_output,
     one_line,
     only_table,
-    stopping,
+    or_stopped,
 )
 
 if TYPE_CHECKING:
@@ -110,14 +109,12 @@ def _one_run(
     database: Path, table: str, name: str | None, options: dict[str, Any], say: Reporter
 ) -> Evaluation:
     from ..collection import ImageCollection
-    from ..explore.vectors import Stopped
 
-    with ImageCollection(database, table, name=name) as collection, stopping() as stop:
-        try:
-            return collection.evaluate(**options, progress=say.step, stop=stop)
-        except Stopped:
-            say.line("Stopped: nothing was stored.")
-            sys.exit(130)
+    with (
+        ImageCollection(database, table, name=name) as collection,
+        or_stopped(say, "nothing was stored") as stop,
+    ):
+        return collection.evaluate(**options, progress=say.step, stop=stop)
 
 
 def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool) -> None:

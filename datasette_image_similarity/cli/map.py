@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from .base import (
     image_similarity,
     json_output,
     only_table,
-    stopping,
+    or_stopped,
 )
 
 
@@ -65,13 +64,13 @@ def make_map(
     say = Reporter(database, quiet=as_json)
     table = table or only_table(database)
     started = time.perf_counter()
-    with ImageCollection(database, table, name=name) as collection, stopping() as stop:
+    with (
+        ImageCollection(database, table, name=name) as collection,
+        or_stopped(say, "the map is as it was") as stop,
+    ):
         made = collection.map(
             method=method, seed=seed, grid=grid, progress=say.step, stop=stop
         )
-    if made is None:
-        say.line("Stopped. The map is as it was.")
-        sys.exit(130)
     if as_json:
         click.echo(json.dumps(asdict(made), indent=2))
     seconds = time.perf_counter() - started

@@ -309,10 +309,7 @@ def _store(
             "select coalesce(max(id), 0) from _image_similarity_clusters"
         ).fetchone()[0]
     )
-    for table in ("members", "clusters", "clusterings"):
-        conn.execute(
-            f"delete from {db.PREFIX}{table} where collection_id = ?", (collection.id,)
-        )
+    db.clear(conn, collection, "members", "clusters", "clusterings")
     still = set(db.item_ids(conn, collection))  # some may have gone while we computed
     clusters, outside = [], set(range(len(there.ids)))
     for number, group in enumerate(groups):

@@ -30,7 +30,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, DatabaseError
-from .duplicates import TIERS
+from .duplicates import TIERS, keys_in
 from .facts import Facts, facts_of
 from .keeper import suggest_keeper
 
@@ -399,20 +399,10 @@ def _split_off(
     for row in splits:
         group, item = members[row["group_id"]], row["item_id"]
         others = {pk for other, pk in group.items() if other != item}
-        if item in group and others & keys_in(row["other"]):
+        if item in group and others.intersection(keys_in(row["other"])):
             del group[item]
             gone.append((row["group_id"], item))
     return gone
-
-
-def keys_in(text: object) -> set[db.Key]:
-    """The keys in the column `other`; none in what is not a JSON array."""
-    found = _json(text)
-    return (
-        {key for key in found if isinstance(key, (int, float, str))}
-        if isinstance(found, list)
-        else set()
-    )
 
 
 def _group(

@@ -366,7 +366,7 @@ def _set_apart(
         place = place_of.get(pk)
         if place is None or sha256[ids[place]] != digest:
             continue
-        for key in _keys(other):
+        for key in keys_in(other):
             there = place_of.get(key)
             if there not in (None, place):
                 apart[place].add(there)
@@ -374,8 +374,8 @@ def _set_apart(
     return apart
 
 
-def _keys(text: object) -> list[db.Key]:
-    """The keys in a JSON array; none where it is something else."""
+def keys_in(text: object) -> list[db.Key]:
+    """The keys in a decision's column `other`; none in what is not a JSON array."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError, RecursionError):
@@ -397,10 +397,7 @@ def _store(
     """Replace the groups of the last run."""
     ids = vectors.ids.tolist()
     with db.transaction(conn):
-        for table in ("grouped", "groups", "scans"):
-            conn.execute(
-                f"delete from {db.PREFIX}{table} where collection_id = ?", (collection.id,)
-            )
+        db.clear(conn, collection, "grouped", "groups", "scans")
         conn.execute(
             "insert into _image_similarity_scans (collection_id, thresholds, scanned) "
             "values (?, ?, ?)",

@@ -217,12 +217,16 @@ def usual_caption(collection: Collection, source: SourceTable) -> str | None:
     return collection.column if collection.source != "blob" else None
 
 
+def caption_text(value: object, row_path: str) -> str:
+    """What a picture is called: what its column says, or its key."""
+    if value in (None, "") or isinstance(value, bytes):
+        return row_path.replace(",", ", ")
+    return str(value)
+
+
 def caption_of(entry: Entry, column: str | None) -> str:
-    """What a picture is called: what the column says, or its key."""
-    text = entry.row.get(column) if column else None
-    if text in (None, "") or isinstance(text, bytes):
-        return entry.row_path.replace(",", ", ")
-    return str(text)
+    """What the picture of an entry is called; `column` is the one for captions."""
+    return caption_text(entry.row.get(column) if column else None, entry.row_path)
 
 
 # Bytes

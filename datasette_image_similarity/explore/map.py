@@ -22,7 +22,7 @@ from ..query import Filter
 from .atlas import draw_sheets, sheet_and_tile
 from .grid import grid_cells, grid_columns, hilbert_order
 from .layout import check_method, lay_out, parameters
-from .vectors import Say, Stopped
+from .vectors import Say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,41 +81,36 @@ def make_map(
     grid: bool = True,
     say: Say = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
-) -> MapStatus | None:
+) -> MapStatus:
     """Lay the collection out, draw its atlases and store both in place of an older map.
 
-    None when `stop()` turned true: the older map is as it was. Raises CollectionError for
-    an unknown method, a missing library, or a collection without pictures.
+    Raises CollectionError for an unknown method, a missing library, or a collection
+    without pictures; Stopped when `stop()` turns true, with the older map as it was.
     """
     check_method(method)
     with db.transaction(conn):  # what cannot be written fails now and not at the end
         db.migrate(conn)
-    try:
-        ids, places = lay_out(
-            conn, collection, method=method, seed=seed, say=say, stop=stop
+    ids, places = lay_out(conn, collection, method=method, seed=seed, say=say, stop=stop)
+    cells = grid_cells(places) if grid else None
+    columns = grid_columns(len(ids)) if grid else None
+    slots = _slots(places, cells, columns)
+    sheet, tile = sheet_and_tile(len(ids))
+    by_slot = ids[slots.argsort()].tolist()
+    sheets = list(
+        draw_sheets(
+            lambda start, end: _thumbnails(conn, by_slot[start:end]),
+            len(ids),
+            sheet,
+            tile,
+            say=say,
+            stop=stop,
         )
-        cells = grid_cells(places) if grid else None
-        columns = grid_columns(len(ids)) if grid else None
-        slots = _slots(places, cells, columns)
-        sheet, tile = sheet_and_tile(len(ids))
-        by_slot = ids[slots.argsort()].tolist()
-        sheets = list(
-            draw_sheets(
-                lambda start, end: _thumbnails(conn, by_slot[start:end]),
-                len(ids),
-                sheet,
-                tile,
-                say=say,
-                stop=stop,
-            )
-        )
-    except Stopped:
-        return None
+    )
     found = parameters(method, seed, len(ids))
     cell_list = [None] * len(ids) if cells is None else cells.tolist()
     rows = zip(ids.tolist(), *places.T.tolist(), cell_list, slots.tolist(), strict=True)
     with db.transaction(conn):
-        _clear(conn, collection)
+        db.clear(conn, collection, "points", "atlases", "maps")
         conn.execute(
             "insert into _image_similarity_maps (collection_id, method, parameters, "
             "columns, sheet, tile) values (?, ?, ?, ?, ?, ?)",
@@ -132,14 +127,7 @@ def make_map(
             "insert into _image_similarity_atlases values (?, ?, ?)",
             ((collection.id, number, webp) for number, webp in enumerate(sheets)),
         )
-    return map_status(conn, collection)
-
-
-def _clear(conn: sqlite3.Connection, collection: db.Collection) -> None:
-    for table in ("points", "atlases", "maps"):
-        conn.execute(
-            f"delete from {db.PREFIX}{table} where collection_id = ?", (collection.id,)
-        )
+    return need_map(conn, collection)
 
 
 def _slots(places: np.ndarray, cells: np.ndarray | None, columns: int | None) -> np.ndarray:

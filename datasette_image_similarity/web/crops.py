@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from datasette.utils import urlsafe_components
-from datasette.utils.sqlite import sqlite3
-
 from ..errors import ImageError
-from ..sources import Kept, MissingFile, kept_picture
-from .answers import ask_database
-from .pictures import original
+from ..sources import MissingFile
+from .pictures import find_kept, original
 from .question import PageError, Place, Question
 
 
@@ -32,16 +28,7 @@ async def embed_crop(place: Place, question: Question) -> Cropped | None:
         raise PageError(403, "Search by image is switched off for this table, and so is "
                         "searching with a part of a picture")  # fmt: skip
     like = next(iter(question.likes))
-
-    def find(conn: sqlite3.Connection) -> Kept | None:
-        key = place.source.find(conn, urlsafe_components(like))
-        if key is None:
-            return None
-        return kept_picture(conn, place.collection, place.source, key)
-
-    kept = await ask_database(place, find)
-    if kept is None:
-        raise PageError(404, f"There is no picture of row {like}")
+    kept = await find_kept(place, like)
     arguments = question.crop, place.collection, place.config
     read = await original(place, kept)
     if read is not None:

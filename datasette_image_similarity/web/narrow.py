@@ -17,6 +17,7 @@ from datasette.utils.sqlite import sqlite3
 from ..database import Collection, SourceTable, is_current, source_of
 from ..errors import CollectionError, DatabaseError
 from ..explore.albums import cluster_name
+from ..explore.decisions import DECISION_SQL
 from ..explore.map import region_slots
 from .service import service
 
@@ -40,7 +41,7 @@ class Narrowed(NamedTuple):
 Narrowing = Callable[[sqlite3.Connection, Collection, str], Narrowed]
 
 
-def in_region(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
+def _region(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
     """The pictures inside a polygon on the map, or on its grid: see `region_slots()`."""
     try:
         runs, count = region_slots(conn, collection, value)
@@ -78,12 +79,7 @@ def _decided(conn: sqlite3.Connection, collection: Collection, value: str) -> Na
     if value not in DECISIONS:
         raise ValueError(value)
     _require_current(conn)
-    sql = (
-        "{decision} = (select d.decision from _image_similarity_decisions d "
-        "where d.collection_id = i.collection_id and d.pk = i.pk "
-        "and d.sha256 = i.sha256 and d.decision != 'apart' order by d.id desc limit 1)"
-    )
-    return Narrowed(sql, {"decision": value}, DECISIONS[value])
+    return Narrowed(f"{{decision}} = {DECISION_SQL}", {"decision": value}, DECISIONS[value])
 
 
 def _require_current(conn: sqlite3.Connection) -> None:
@@ -114,7 +110,7 @@ def _cluster(conn: sqlite3.Connection, collection: Collection, value: str) -> Na
 
 
 NARROWINGS: dict[str, Narrowing] = {
-    "_image_region": in_region,
+    "_image_region": _region,
     "_image_group": _duplicates_group,
     "_image_decision": _decided,
     "_image_cluster": _cluster,

@@ -41,15 +41,7 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     place = await find_place(datasette, request)
     pk = request.url_vars["pk"]
 
-    def find(conn: sqlite3.Connection) -> Kept | None:
-        key = place.source.find(conn, urlsafe_components(pk))
-        if key is None:
-            return None
-        return kept_picture(conn, place.collection, place.source, key)
-
-    row = await ask_database(place, find)
-    if row is None:
-        raise PageError(404, f"There is no picture of row {pk}")
+    row = await find_kept(place, pk)
     # Whoever made the database may have written anything there.
     digest = re.sub("[^0-9a-f]", "", str(row.sha256))[:32]
     stored = row.thumbnail
@@ -69,6 +61,21 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
         raise PageError(404, f"The picture of row {pk} cannot be read here")
     kind = PICTURE_TYPE if large and data is not stored else THUMBNAIL_TYPE
     return Response(data, headers=headers, content_type=kind)
+
+
+async def find_kept(place: Place, pk: str) -> Kept:
+    """What is stored of a row's picture; `pk` is in row-path form. Raises PageError 404."""
+
+    def find(conn: sqlite3.Connection) -> Kept | None:
+        key = place.source.find(conn, urlsafe_components(pk))
+        if key is None:
+            return None
+        return kept_picture(conn, place.collection, place.source, key)
+
+    kept = await ask_database(place, find)
+    if kept is None:
+        raise PageError(404, f"There is no picture of row {pk}")
+    return kept
 
 
 async def make_picture(place: Place, row: Kept, large: bool) -> bytes | None:
