@@ -1,8 +1,6 @@
 // Makes the review of duplicates quicker: keys, zoom, no reload between groups. Every
 // decision is an ordinary form and every move an ordinary link, which the keys press.
 
-document.documentElement.classList.add("ims-js");
-
 const status = document.getElementById("imd-status");
 const alert = document.getElementById("imd-alert");
 const review = () => document.getElementById("imd-review");

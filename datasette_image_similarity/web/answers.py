@@ -158,6 +158,7 @@ async def page(
             else None,
             "pages": pages_of(place, more),
             "history": logs,
+            "immutable": not place.db.is_mutable,
             "static_url": static_url(datasette),
             **context,
         },
