@@ -29,19 +29,22 @@ from ..database import Collection, Key, SourceTable, live_sql, plain_columns, qu
 from ..errors import CollectionError, ImageError
 from ..images import THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
+from .facts import format_by_signature
 
 THUMBNAIL_BYTES = 200_000  # of one; ours have some ten thousand
 STEM = 60  # characters of a name inside a zip file, without rank and suffix
 MANIFEST = ("file", "holds", "why", "rank", "pk", "score", "distance", "caption", "sha256")
-SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG\r\n", ".png"),
-    (b"GIF8", ".gif"),
-    (b"BM", ".bmp"),
-    (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"),
-)
-BOXES = {b"heic": ".heic", b"heix": ".heic", b"mif1": ".heic", b"avif": ".avif"}
+SUFFIXES = {
+    "AVIF": ".avif",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "HEIC": ".heic",
+    "JPEG": ".jpg",
+    "JPEG2000": ".jp2",
+    "PNG": ".png",
+    "TIFF": ".tif",
+    "WEBP": ".webp",
+}
 
 
 @dataclass(frozen=True)
@@ -327,11 +330,7 @@ def _suffix(data: bytes, path: str | None) -> str:
     suffix = PurePosixPath(path or "").suffix.lower()
     if suffix in sources.PICTURE_SUFFIXES:
         return suffix
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    if data[4:8] == b"ftyp":
-        return BOXES.get(data[8:12], ".img")
-    return next((end for start, end in SIGNATURES if data.startswith(start)), ".img")
+    return SUFFIXES.get(format_by_signature(data) or "", ".img")
 
 
 # Contact sheets

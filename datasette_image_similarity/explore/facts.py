@@ -1,7 +1,7 @@
 """What is known of pictures without opening them, to compare duplicates by.
 
 Two sources: what `embed` noted of each file, and, for tables made of folders, the columns
-that it filled in (`format`, `taken_at`, `folder`). A path column gives a format by the
+that it filled in (`format`, `taken_at`). A path column gives a format by the
 file's ending, a BLOB by its first bytes.
 """
 
@@ -69,7 +69,6 @@ class Facts:
     taken_at: str | None
     changed_at: str | None
     path: str | None  # as in the table; None for BLOBs
-    folder: str | None
 
     @property
     def date(self) -> str | None:
@@ -89,7 +88,7 @@ def facts_of(
     Raises CollectionError when the table or its column is gone.
     """
     source = db.source_of(conn, collection)
-    columns = {"format": "null", "taken_at": "null", "folder": "null"}
+    columns = {"format": "null", "taken_at": "null"}
     if collection.source == "folder":
         there = {name.lower() for name in source.columns}
         columns = {
@@ -121,28 +120,22 @@ def _facts(row: sqlite3.Row) -> Facts:
         taken_at=_text(row["taken_at"]),
         changed_at=_moment(row["mtime_ns"]),
         path=path,
-        folder=_folder(row["folder"], path),
     )
 
 
 def _format(stored: Any, path: str | None) -> str | None:
     if isinstance(stored, bytes):
-        return _by_signature(stored)
+        return format_by_signature(stored)
     return _text(stored) or ENDINGS.get(PurePosixPath(path or "").suffix.lower())
 
 
-def _by_signature(start: bytes) -> str | None:
+def format_by_signature(start: bytes) -> str | None:
     """The format of a picture that begins with these bytes."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
     if start[4:8] == b"ftyp":
         return {b"avif": "AVIF", b"avis": "AVIF"}.get(start[8:12], "HEIC")
     return next((name for sign, name in SIGNATURES.items() if start.startswith(sign)), None)
-
-
-def _folder(stored: Any, path: str | None) -> str | None:
-    folder = stored if isinstance(stored, str) else (path or "").rpartition("/")[0]
-    return folder or None
 
 
 def _text(value: Any) -> str | None:

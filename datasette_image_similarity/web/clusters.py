@@ -22,6 +22,7 @@ from ..explore.albums import (
     rename,
     strips,
 )
+from ..explore.exports import caption_text
 from .answers import (
     ask_database,
     controls,
@@ -208,7 +209,7 @@ def _strip(
                 thumbnail=place.url(f"thumbnail/{pk}"),
                 width=member.width,
                 height=member.height,
-                caption=member.caption or pk.replace(",", ", "),
+                caption=caption_text(member.caption, pk),
                 distance=member.distance,
             )
         )

@@ -18,6 +18,7 @@ from .. import database as db
 from ..explore import decisions
 from ..explore.decisions import Group, Member, Scan, Summary, Tally
 from ..explore.duplicates import TIERS
+from ..explore.exports import caption_text
 from ..explore.facts import Facts, facts_of
 from .answers import ask_database, csv_answer, json_answer, page, tells_errors, wants_json
 from .curate import may_curate
@@ -135,7 +136,6 @@ async def review(datasette: Datasette, request: Any) -> Response:
     context = {
         **_frame(place, asked, overview, tier),
         "may": await may_curate(place),
-        "immutable": not place.db.is_mutable,
     }
     if overview.groups and asked.view == "all":
         context |= await _list(place, asked, overview, tier)
@@ -370,12 +370,10 @@ def _picture(
     captions: dict[int, object],
 ) -> Picture:
     pk = place.row_path(member.pk)
-    text = captions.get(member.item)
-    named = str(text) if text not in (None, "") and not isinstance(text, bytes) else ""
     return Picture(
         number=number,
         pk=pk,
-        caption=named or pk.replace(",", ", "),
+        caption=caption_text(captions.get(member.item), pk),
         url=f"{place.table_url}/{pk}",
         image=place.url(f"image/{pk}"),
         thumbnail=place.url(f"thumbnail/{pk}"),

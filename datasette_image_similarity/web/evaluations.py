@@ -15,6 +15,7 @@ from .. import database as db
 from ..errors import CollectionError
 from ..explore import evaluations as stored
 from ..explore.evaluations import Asked, Comparison, Confused, Evaluation
+from ..explore.exports import caption_text
 from ..explore.judging import METRICS, NAMES
 from .answers import ask_database, csv_answer, json_answer, page, tells_errors, wants_json
 from .compat import similar_url, table_tools_url
@@ -294,13 +295,12 @@ class _Gallery:
         pk = place.row_path(row["pk"])
         named = None if run.collection.name == self.usual else run.collection.name
         where = place.datasette, place.database, place.table
-        caption = row["caption"]
         return Picture(
             pk=pk,
             url=f"{place.table_url}/{pk}",
             thumbnail=table_tools_url(*where, f"thumbnail/{pk}", named),
             similar_url=similar_url(*where, pk, [("_collection", named)] if named else []),
-            caption=str(caption) if isinstance(caption, (str, int, float)) else pk,
+            caption=caption_text(row["caption"], pk),
             label=str(row["label"]),
         )
 

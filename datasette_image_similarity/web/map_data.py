@@ -24,6 +24,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError
+from ..explore.exports import caption_text
 from ..explore.map import (
     MapStatus,
     live_points,
@@ -349,11 +350,10 @@ def _picture_sql(caption: str | None) -> str:
 
 def _picture(place: Place, row: sqlite3.Row) -> MapPicture:
     pk = place.row_path(row["pk"])
-    text = row["caption"]
     return MapPicture(
         id=row["id"],
         pk=pk,
-        caption=str(text) if text not in (None, "") else pk.replace(",", ", "),
+        caption=caption_text(row["caption"], pk),
         url=f"{place.table_url}/{pk}",
         thumbnail=place.url(f"thumbnail/{pk}"),
         similar_url=place.similar_url([pk]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..database import ITEMS_BY_ID, live_sql, quote
-from ..explore.exports import usual_caption
+from ..explore.exports import caption_text, usual_caption
 from ..folding import OURS
 from ..images import Crop
 from ..query import Answer, Hit, pk_path
@@ -79,7 +79,6 @@ def tiles_of(
     tiles = []
     for hit in answer.hits:
         pk = pk_path(hit.pk)
-        text = hit.row.get(caption) if caption else None
         tiles.append(
             Tile(
                 pk=pk,
@@ -87,7 +86,7 @@ def tiles_of(
                 thumbnail=place.url(f"thumbnail/{pk}"),
                 width=hit.width,
                 height=hit.height,
-                caption=str(text) if text not in (None, "") else pk.replace(",", ", "),
+                caption=caption_text(hit.row.get(caption) if caption else None, pk),
                 score=hit.score,
                 distance=hit.distance,
                 similar_url=question.url(similar, drop=OF_ONE_QUERY, _like=pk),
@@ -179,7 +178,7 @@ def _query_picture(
         pk=pk,
         url=f"{base}/{pk}",
         thumbnail=place.url(f"thumbnail/{pk}"),
-        caption=pk if caption is None else str(caption),
+        caption=caption_text(caption, pk),
         weight=weight,
         remove_url=None
         if last
