@@ -347,7 +347,6 @@ def fact(pk: int, width: int = 100, height: int = 100, **facts: object) -> Facts
         "taken_at": None,
         "changed_at": "2020-01-01T00:00:00Z",
         "path": f"{pk}.jpg",
-        "folder": None,
         **facts,
     }
     return Facts(item_id=pk, pk=pk, sha256="", width=width, height=height, **given)
