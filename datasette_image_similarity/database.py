@@ -66,6 +66,9 @@ REFERRING = (
 )
 # Tables whose rows go with their item: SQLite gives the highest id out again.
 BY_ITEM = ("points", "hashes", "grouped", "members", "evaluated")
+# Those of them that would tell about another picture once the item's has changed. Members
+# stay in their cluster, which says how many of its pictures have changed since.
+OF_PICTURE = ("points", "hashes", "grouped", "evaluated")
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
 DAMAGED = (
@@ -988,6 +991,7 @@ def put_item(
 
     `vector` is float32, little-endian, `dimensions` numbers. Call inside a transaction.
     """
+    _forget_old_picture(conn, collection, pk, sha256)
     item = conn.execute(
         "insert into _image_similarity_items (collection_id, pk, root_id, path, size, "
         "mtime_ns, sha256, width, height) values (?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -1025,6 +1029,20 @@ def put_item(
             (item, thumbnail),
         )
     return item
+
+
+def _forget_old_picture(
+    conn: sqlite3.Connection, collection: Collection, pk: Key, sha256: str
+) -> None:
+    """Drop what was found of an item's picture, when that is now another one."""
+    changed = conn.execute(
+        "select id from _image_similarity_items "
+        "where collection_id = ? and pk = ? and sha256 is not ?",
+        (collection.id, pk, sha256),
+    ).fetchone()
+    if changed:
+        for table in OF_PICTURE:
+            conn.execute(f"delete from {PREFIX}{table} where item_id = ?", (changed[0],))
 
 
 def drop_items(

@@ -620,3 +620,29 @@ def test_a_folder_that_is_only_recorded_in_a_database_is_not_read(
         pytest.raises(CollectionError, match="name the folder"),
     ):
         collection.embed()
+
+
+def test_what_was_found_of_a_picture_goes_when_its_file_changes(
+    path: Path, few: Path
+) -> None:
+    """Else another picture stands in a group of identical ones, and is marked with them."""
+    tables = ("points", "hashes", "grouped", "evaluated")
+
+    def there() -> dict[str, list[int]]:
+        found = "select item_id from _image_similarity_{} order by 1"
+        return {one: [row[0] for row in sql(path, found.format(one))] for one in tables}
+
+    (few / "b.png").write_bytes((few / "a.png").read_bytes())
+    embed(path, few)
+    sql(path, "alter table images add column label text default 'red'")
+    sql(path, "update images set label = 'blue' where id > 2")
+    for words in ("map --method pca", "duplicates", "evaluate --label label"):
+        name, *options = words.split()
+        assert command(name, path, *options).exit_code == 0
+    before = there()
+    assert all(2 in items for items in before.values()), before
+    os.utime(few / "a.png", ns=(1, 1))  # touched, and the same
+    (few / "b.png").write_bytes(picture("blue", 9))
+    assert counts(embed(path, few))[0] == 1
+    after = {one: [item for item in items if item != 2] for one, items in before.items()}
+    assert there() == after
