@@ -78,3 +78,28 @@ async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Pa
     response = await ask(site, path)
     assert response.status_code == 400
     assert json.loads(response.text)["ok"] is False
+
+
+NARROWED = {
+    "update _image_similarity_clusters set name = x'ff'": "_image_cluster=1",
+    "update _image_similarity_clusterings set parameters = '['": "_image_cluster=none",
+    "drop table _image_similarity_clusters": "_image_cluster=1",
+    "drop table _image_similarity_grouped": "_image_group=1",
+    "drop table _image_similarity_decisions": "_image_decision=mark",
+    "drop table _image_similarity_points": "_image_region=0,0,1,0,1,1",
+    "update _image_similarity_maps set tile = 'x'": "_image_region=0,0,1,0,1,1",
+    "alter table _image_similarity_maps rename column tile to x": (
+        "_image_region=0,0,1,0,1,1"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", NARROWED)
+async def test_what_our_filters_read_may_be_damaged(statement: str, copied: Path) -> None:
+    assert command("map", copied, "--method", "pca").exit_code == 0
+    assert command("clusters", copied, "--k", "3").exit_code == 0
+    plant(copied, statement)
+    site = open_datasette(copied)
+    for page in ("images", "images.json", "images/-/similar", "images/-/map.json"):
+        response = await ask(site, f"/gallery/{page}?{NARROWED[statement]}")
+        assert response.status_code in (400, 404), (page, response.text)
