@@ -663,6 +663,18 @@ def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
     return source
 
 
+def need_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Raises CollectionError when the vec0 table lacks a part: sqlite-vec would crash."""
+    names = [collection.vectors, *(collection.vectors + part for part in VEC0_PARTS)]
+    named = "name in (select value from json_each(?))"
+    sql = f"select count(*) from sqlite_master where {named}"
+    if conn.execute(sql, (json.dumps(names),)).fetchone()[0] < len(names):
+        raise CollectionError(
+            f"The vectors of {collection.table} are damaged: run datasette "
+            "image-similarity verify DATABASE --repair, then embed"
+        )
+
+
 def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
     """The table that a folder of pictures becomes: one row a file."""
     conn.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from core import command
 from datasette.utils.sqlite import sqlite3
-from serving import ask, open_datasette
+from serving import ROOT, ask, open_datasette
 
 
 def plant(path: Path, statement: str) -> list[tuple]:
@@ -70,7 +71,13 @@ def test_commands_say_so_in_one_line_and_remove_clears_it(
 
 @pytest.mark.parametrize(
     "parameters",
-    ["id__in=[", "id__in=[1,{}]", '_through={"table":"x","column":"y","value":"z"}'],
+    [
+        "id__in=[",
+        "id__in=[1,{}]",
+        '_through={"table":"x","column":"y","value":"z"}',
+        "id__gt=99999999999999999999999",
+        "_where=%00",
+    ],
 )
 async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Path) -> None:
     site = open_datasette(gallery)
@@ -103,3 +110,32 @@ async def test_what_our_filters_read_may_be_damaged(statement: str, copied: Path
     for page in ("images", "images.json", "images/-/similar", "images/-/map.json"):
         response = await ask(site, f"/gallery/{page}?{NARROWED[statement]}")
         assert response.status_code in (400, 404), (page, response.text)
+
+
+@pytest.mark.parametrize(
+    ("table", "page", "fields"),
+    [
+        ("thumbnails", "export.html", None),
+        ("clusterings", "clusters/rename", {"cluster": "1", "name": "a"}),
+        ("questions", "questions", {"name": "a", "question": "_like=1"}),
+        ("schema", "duplicates/undo", {"tier": "same"}),
+    ],
+)
+async def test_a_table_of_ours_may_be_missing(
+    table: str, page: str, fields: dict | None, copied: Path
+) -> None:
+    plant(copied, f"drop table _image_similarity_{table}")
+    site = open_datasette(copied)
+    options = {"method": "POST", "data": fields} if fields else {}
+    response = await ask(site, f"/gallery/images/-/{page}", ROOT, **options)
+    assert "The database cannot be used: " in html.unescape(response.text)
+
+
+async def test_vectors_that_lack_a_part_are_not_asked(copied: Path) -> None:
+    """sqlite-vec takes the whole process down."""
+    plant(copied, "drop table _image_similarity_vectors_1_rowids")
+    site = open_datasette(copied)
+    for page in ("similar?_like=1", "similar.json?_like=1", "map", "duplicates.json"):
+        response = await ask(site, f"/gallery/images/-/{page}")
+        assert response.status_code == 404
+        assert "vectors of images are damaged" in response.text

@@ -167,7 +167,7 @@ async def filters(
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             raise  # this will pass: pages of ours say so
-        raise BadRequest(f"{', '.join(n for n, _ in asked)} cannot be used: {error}") from None
+        raise BadRequest(f"The filter cannot be used: {error}") from None
 
 
 def _over_source(source: SourceTable, collection: Collection, condition: str) -> str:
