@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from core import command
+from core import command, refused
 from datasette.utils.sqlite import sqlite3
 from serving import ROOT, ask, open_datasette
 
@@ -139,3 +139,9 @@ async def test_vectors_that_lack_a_part_are_not_asked(copied: Path) -> None:
         response = await ask(site, f"/gallery/images/-/{page}")
         assert response.status_code == 404
         assert "vectors of images are damaged" in response.text
+    assert "vectors of images are damaged" in refused("similar", copied, "images", "1")
+    assert "vectors of images are damaged" in refused("map", copied, "--method", "pca")
+    assert command("status", copied).exit_code == 0
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert command("similar", copied, "images", "1").exit_code == 1
+    assert command("remove", copied).exit_code == 0
