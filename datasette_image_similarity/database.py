@@ -69,6 +69,8 @@ BY_ITEM = ("points", "hashes", "grouped", "members", "evaluated")
 # Those of them that would tell about another picture once the item's has changed. Members
 # stay in their cluster, which says how many of its pictures have changed since.
 OF_PICTURE = ("points", "hashes", "grouped", "evaluated")
+# What people did: of rows and their pictures' bytes, whatever the encoder.
+BY_PEOPLE = ("decisions", "questions", "searches", "clicks")
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
 DAMAGED = (
@@ -948,6 +950,23 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
         )
         if not collections(conn):
             drop_everything(conn)
+
+
+def set_aside(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Take the name off a collection, for the one that replaces it."""
+    conn.execute(
+        "update _image_similarity_collections set name = hex(randomblob(16)) where id = ?",
+        (collection.id,),
+    )
+
+
+def hand_over(conn: sqlite3.Connection, old: Collection, new: Collection) -> None:
+    """Give a new collection what people did in the one that it replaces."""
+    for table in BY_PEOPLE:
+        conn.execute(
+            f"update {PREFIX}{table} set collection_id = ? where collection_id = ?",
+            (new.id, old.id),
+        )
 
 
 def drop_everything(conn: sqlite3.Connection) -> None:

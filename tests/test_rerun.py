@@ -646,3 +646,24 @@ def test_what_was_found_of_a_picture_goes_when_its_file_changes(
     assert counts(embed(path, few))[0] == 1
     after = {one: [item for item in items if item != 2] for one, items in before.items()}
     assert there() == after
+
+
+def test_what_people_did_survives_another_encoder(path: Path, few: Path) -> None:
+    """Decisions are about bytes, and questions about rows."""
+    sql(
+        path,
+        "insert into _image_similarity_decisions (collection_id, step, pk, sha256, "
+        "decision) select collection_id, 1, pk, sha256, 'mark' "
+        "from _image_similarity_items where pk = 1",
+    )
+    sql(
+        path,
+        "insert into _image_similarity_questions (collection_id, name, question) "
+        "values (1, 'like a', '_like=1')",
+    )
+    embed(path, few, metric="l2", force=True)
+    collection = value(path, "select id from _image_similarity_collections")
+    for table in ("decisions", "questions"):
+        found = sql(path, f"select collection_id from _image_similarity_{table}")
+        assert found == [(collection,)]
+    assert faults(path) == []
