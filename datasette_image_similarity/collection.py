@@ -594,20 +594,26 @@ class ImageCollection:
 
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
-        collection, conn = self._open()
+        collection, conn = self._find()
         return collection_status(conn, collection)
 
     def remove(self) -> None:
         """Drop the collection. The table of pictures stays as it is."""
-        collection, conn = self._open()
+        collection, conn = self._find()
         with db.explained(self.database):
             db.drop_collection(conn, collection)
 
     # Inside
 
-    def _open(self) -> tuple[db.Collection, sqlite3.Connection]:
+    def _find(self) -> tuple[db.Collection, sqlite3.Connection]:
         conn = self.connect()
         return db.find_collection(conn, self.table, self.name), conn
+
+    def _open(self) -> tuple[db.Collection, sqlite3.Connection]:
+        """As `_find()`, for a collection whose vectors can be asked."""
+        collection, conn = self._find()
+        db.need_vectors(conn, collection)
+        return collection, conn
 
     def _encoder_if_here(self) -> Encoder | None:
         """The collection's encoder; None where it would have to be downloaded."""

@@ -66,6 +66,11 @@ REFERRING = (
 )
 # Tables whose rows go with their item: SQLite gives the highest id out again.
 BY_ITEM = ("points", "hashes", "grouped", "members", "evaluated")
+# Those of them that would tell about another picture once the item's has changed. Members
+# stay in their cluster, which says how many of its pictures have changed since.
+OF_PICTURE = ("points", "hashes", "grouped", "evaluated")
+# What people did: of rows and their pictures' bytes, whatever the encoder.
+BY_PEOPLE = ("decisions", "questions", "searches", "clicks")
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
 BUSY_SECONDS = 30
 DAMAGED = (
@@ -666,6 +671,18 @@ def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
     return source
 
 
+def need_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Raises CollectionError when the vec0 table lacks a part: sqlite-vec would crash."""
+    names = [collection.vectors, *(collection.vectors + part for part in VEC0_PARTS)]
+    named = "name in (select value from json_each(?))"
+    sql = f"select count(*) from sqlite_master where {named}"
+    if conn.execute(sql, (json.dumps(names),)).fetchone()[0] < len(names):
+        raise CollectionError(
+            f"The vectors of {collection.table} are damaged: run datasette "
+            "image-similarity verify DATABASE --repair, then embed"
+        )
+
+
 def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
     """The table that a folder of pictures becomes: one row a file."""
     conn.execute(
@@ -947,6 +964,23 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
             drop_everything(conn)
 
 
+def set_aside(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Take the name off a collection, for the one that replaces it."""
+    conn.execute(
+        "update _image_similarity_collections set name = hex(randomblob(16)) where id = ?",
+        (collection.id,),
+    )
+
+
+def hand_over(conn: sqlite3.Connection, old: Collection, new: Collection) -> None:
+    """Give a new collection what people did in the one that it replaces."""
+    for table in BY_PEOPLE:
+        conn.execute(
+            f"update {PREFIX}{table} set collection_id = ? where collection_id = ?",
+            (new.id, old.id),
+        )
+
+
 def drop_everything(conn: sqlite3.Connection) -> None:
     """Drop every table of ours, even when they are damaged."""
     with transaction(conn):
@@ -1000,6 +1034,7 @@ def put_item(
 
     `vector` is float32, little-endian, `dimensions` numbers. Call inside a transaction.
     """
+    _forget_old_picture(conn, collection, pk, sha256)
     item = conn.execute(
         "insert into _image_similarity_items (collection_id, pk, root_id, path, size, "
         "mtime_ns, sha256, width, height) values (?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -1037,6 +1072,20 @@ def put_item(
             (item, thumbnail),
         )
     return item
+
+
+def _forget_old_picture(
+    conn: sqlite3.Connection, collection: Collection, pk: Key, sha256: str
+) -> None:
+    """Drop what was found of an item's picture, when that is now another one."""
+    changed = conn.execute(
+        "select id from _image_similarity_items "
+        "where collection_id = ? and pk = ? and sha256 is not ?",
+        (collection.id, pk, sha256),
+    ).fetchone()
+    if changed:
+        for table in OF_PICTURE:
+            conn.execute(f"delete from {PREFIX}{table} where item_id = ?", (changed[0],))
 
 
 def drop_items(

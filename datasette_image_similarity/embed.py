@@ -167,8 +167,7 @@ class Run:
                 )
             if before:
                 metric = metric or before.metric
-                db.drop_collection(conn, before)
-                db.migrate(conn)
+                db.set_aside(conn, before)
             self.collection = db.create_collection(
                 conn,
                 name=name or (before.name if before else DEFAULT_NAME),
@@ -181,6 +180,9 @@ class Run:
                 metric=metric or "cosine",
                 thumbnails=thumbnails,
             )
+            if before:
+                db.hand_over(conn, before, self.collection)
+                db.drop_collection(conn, before)
 
     def _open_folder_table(self) -> None:
         if not db.table_exists(self.conn, self.table_name):

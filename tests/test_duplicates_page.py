@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -421,3 +422,14 @@ async def test_a_second_collection_is_reviewed_by_its_name(
     page = await show(site, "?_collection=default&_tier=same")
     assert all("_collection=default" in url for url in links(page) if "_tier=" in url)
     assert "duplicates/decide?_collection=default" in page
+
+
+async def test_half_a_character_in_json_is_refused(reviewed: Path) -> None:
+    """JSON can spell it; neither SQLite nor an address can take it."""
+    site = open_datasette(reviewed)
+    for fields in ({"pk": "\ud800"}, {"view": "all", "state": "\ud800"}):
+        body = json.dumps({"group": 1, "action": "skip", **fields})
+        headers = {"content-type": "application/json", "accept": "text/html"}
+        options = {"content": body.encode(), "headers": headers}
+        response = await ask(site, f"{PAGE}/decide", ROOT, "POST", **options)
+        assert response.status_code == 400, response.text

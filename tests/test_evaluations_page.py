@@ -213,6 +213,9 @@ async def test_another_collection_and_nothing_in_common(
     assert "/-/thumbnail/1?_collection=l2" in page
     page = await open_page(site, f"{PAGE}/1")
     assert "_collection=l2" not in page
+    for query in ("", "&_run=1&_run=2"):  # and back to the one that one came from
+        page = await open_page(site, f"{PAGE}?_collection=l2{query}")
+        assert f'href="{PAGE}/2?_collection=l2"' in page
 
 
 async def test_rows_deleted_after_a_run_are_never_shown(evaluated: Path) -> None:

@@ -620,3 +620,50 @@ def test_a_folder_that_is_only_recorded_in_a_database_is_not_read(
         pytest.raises(CollectionError, match="name the folder"),
     ):
         collection.embed()
+
+
+def test_what_was_found_of_a_picture_goes_when_its_file_changes(
+    path: Path, few: Path
+) -> None:
+    """Else another picture stands in a group of identical ones, and is marked with them."""
+    tables = ("points", "hashes", "grouped", "evaluated")
+
+    def there() -> dict[str, list[int]]:
+        found = "select item_id from _image_similarity_{} order by 1"
+        return {one: [row[0] for row in sql(path, found.format(one))] for one in tables}
+
+    (few / "b.png").write_bytes((few / "a.png").read_bytes())
+    embed(path, few)
+    sql(path, "alter table images add column label text default 'red'")
+    sql(path, "update images set label = 'blue' where id > 2")
+    for words in ("map --method pca", "duplicates", "evaluate --label label"):
+        name, *options = words.split()
+        assert command(name, path, *options).exit_code == 0
+    before = there()
+    assert all(2 in items for items in before.values()), before
+    os.utime(few / "a.png", ns=(1, 1))  # touched, and the same
+    (few / "b.png").write_bytes(picture("blue", 9))
+    assert counts(embed(path, few))[0] == 1
+    after = {one: [item for item in items if item != 2] for one, items in before.items()}
+    assert there() == after
+
+
+def test_what_people_did_survives_another_encoder(path: Path, few: Path) -> None:
+    """Decisions are about bytes, and questions about rows."""
+    sql(
+        path,
+        "insert into _image_similarity_decisions (collection_id, step, pk, sha256, "
+        "decision) select collection_id, 1, pk, sha256, 'mark' "
+        "from _image_similarity_items where pk = 1",
+    )
+    sql(
+        path,
+        "insert into _image_similarity_questions (collection_id, name, question) "
+        "values (1, 'like a', '_like=1')",
+    )
+    embed(path, few, metric="l2", force=True)
+    collection = value(path, "select id from _image_similarity_collections")
+    for table in ("decisions", "questions"):
+        found = sql(path, f"select collection_id from _image_similarity_{table}")
+        assert found == [(collection,)]
+    assert faults(path) == []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from core import command
+from core import command, refused
 from datasette.utils.sqlite import sqlite3
-from serving import ask, open_datasette
+from serving import ROOT, ask, open_datasette
 
 
 def plant(path: Path, statement: str) -> list[tuple]:
@@ -70,7 +71,13 @@ def test_commands_say_so_in_one_line_and_remove_clears_it(
 
 @pytest.mark.parametrize(
     "parameters",
-    ["id__in=[", "id__in=[1,{}]", '_through={"table":"x","column":"y","value":"z"}'],
+    [
+        "id__in=[",
+        "id__in=[1,{}]",
+        '_through={"table":"x","column":"y","value":"z"}',
+        "id__gt=99999999999999999999999",
+        "_where=%00",
+    ],
 )
 async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Path) -> None:
     site = open_datasette(gallery)
@@ -78,3 +85,63 @@ async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Pa
     response = await ask(site, path)
     assert response.status_code == 400
     assert json.loads(response.text)["ok"] is False
+
+
+NARROWED = {
+    "update _image_similarity_clusters set name = x'ff'": "_image_cluster=1",
+    "update _image_similarity_clusterings set parameters = '['": "_image_cluster=none",
+    "drop table _image_similarity_clusters": "_image_cluster=1",
+    "drop table _image_similarity_grouped": "_image_group=1",
+    "drop table _image_similarity_decisions": "_image_decision=mark",
+    "drop table _image_similarity_points": "_image_region=0,0,1,0,1,1",
+    "update _image_similarity_maps set tile = 'x'": "_image_region=0,0,1,0,1,1",
+    "alter table _image_similarity_maps rename column tile to x": (
+        "_image_region=0,0,1,0,1,1"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", NARROWED)
+async def test_what_our_filters_read_may_be_damaged(statement: str, copied: Path) -> None:
+    assert command("map", copied, "--method", "pca").exit_code == 0
+    assert command("clusters", copied, "--k", "3").exit_code == 0
+    plant(copied, statement)
+    site = open_datasette(copied)
+    for page in ("images", "images.json", "images/-/similar", "images/-/map.json"):
+        response = await ask(site, f"/gallery/{page}?{NARROWED[statement]}")
+        assert response.status_code in (400, 404), (page, response.text)
+
+
+@pytest.mark.parametrize(
+    ("table", "page", "fields"),
+    [
+        ("thumbnails", "export.html", None),
+        ("clusterings", "clusters/rename", {"cluster": "1", "name": "a"}),
+        ("questions", "questions", {"name": "a", "question": "_like=1"}),
+        ("schema", "duplicates/undo", {"tier": "same"}),
+    ],
+)
+async def test_a_table_of_ours_may_be_missing(
+    table: str, page: str, fields: dict | None, copied: Path
+) -> None:
+    plant(copied, f"drop table _image_similarity_{table}")
+    site = open_datasette(copied)
+    options = {"method": "POST", "data": fields} if fields else {}
+    response = await ask(site, f"/gallery/images/-/{page}", ROOT, **options)
+    assert "The database cannot be used: " in html.unescape(response.text)
+
+
+async def test_vectors_that_lack_a_part_are_not_asked(copied: Path) -> None:
+    """sqlite-vec takes the whole process down."""
+    plant(copied, "drop table _image_similarity_vectors_1_rowids")
+    site = open_datasette(copied)
+    for page in ("similar?_like=1", "similar.json?_like=1", "map", "duplicates.json"):
+        response = await ask(site, f"/gallery/images/-/{page}")
+        assert response.status_code == 404
+        assert "vectors of images are damaged" in response.text
+    assert "vectors of images are damaged" in refused("similar", copied, "images", "1")
+    assert "vectors of images are damaged" in refused("map", copied, "--method", "pca")
+    assert command("status", copied).exit_code == 0
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert command("similar", copied, "images", "1").exit_code == 1
+    assert command("remove", copied).exit_code == 0

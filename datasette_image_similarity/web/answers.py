@@ -61,13 +61,19 @@ def tells_errors(view: View) -> View:
             return await view(datasette, request)
         except ImageSimilarityError as error:
             return await _error(datasette, request, error)
-        except sqlite3.OperationalError as error:
-            if not is_locked(error):
-                raise
-            busy = PageError(503, "The database is being written to: try again soon")
-            return await _error(datasette, request, busy)
+        except sqlite3.DatabaseError as error:
+            return await _error(datasette, request, _in_words(error))
 
     return handle
+
+
+def _in_words(error: sqlite3.DatabaseError) -> PageError:
+    """What SQLite refused, where no view knows better."""
+    if is_locked(error):
+        return PageError(503, "The database is being written to: try again soon")
+    if "readonly" in str(error):
+        return PageError(403, "The database cannot be written to: its file is read-only")
+    return PageError(500, f"The database cannot be used: {error}")
 
 
 def status_of(error: ImageSimilarityError) -> int:
@@ -134,7 +140,11 @@ async def ask_database(
         if "no such module" in str(error):
             raise PageError(503, "sqlite-vec cannot be loaded here") from None
         raise PageError(400, f"The filter cannot be used: {error}") from None
-    except sqlite3.InterfaceError as error:
+    except (sqlite3.InterfaceError, OverflowError) as error:
+        raise PageError(400, f"The filter cannot be used: {error}") from None
+    except ValueError as error:
+        if "null character" not in str(error):  # some Pythons' way to say so
+            raise
         raise PageError(400, f"The filter cannot be used: {error}") from None
     except sqlite3.DatabaseError as error:
         raise PageError(500, f"The database cannot be read: {error}") from None

@@ -101,7 +101,7 @@ async def evaluations(datasette: Datasette, request: Any) -> Response:
             "faults": faults,
             "metrics": NAMES,
             "path": path,
-            "run_url": lambda run: f"{path}/{run.id}",
+            "run_url": lambda run: place.url(f"evaluations/{run.id}"),
             "named": request.args.get("_collection"),
             "command": _command(place, runs),
         },
@@ -247,7 +247,7 @@ async def _compared(place: Place, asked: list[int]) -> Response:
             "metrics": NAMES,
             "most": CHANGED,
             "scale": _scale(one for one, _ in compared),
-            "run_url": lambda run: f"{path}/{run.id}",
+            "run_url": lambda run: place.url(f"evaluations/{run.id}"),
             "list_url": place.url("evaluations"),
         },
     )

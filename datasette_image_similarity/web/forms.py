@@ -102,6 +102,8 @@ async def read_fields(request: Any) -> dict[str, Any]:
     body = b"".join([chunk async for chunk in _body(request, FIELD_BYTES)])
     try:
         fields = json.loads(body)
+        # Half a surrogate pair can be written in JSON, and nowhere be stored or sent.
+        json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):

@@ -15,7 +15,7 @@ from datasette.filters import FilterArguments
 from datasette.utils.sqlite import sqlite3
 
 from ..database import Collection, SourceTable, is_current, source_of
-from ..errors import CollectionError, DatabaseError
+from ..errors import CollectionError, ImageSimilarityError
 from ..explore.albums import cluster_name
 from ..explore.decisions import DECISION_SQL
 from ..explore.map import region_slots
@@ -43,10 +43,7 @@ Narrowing = Callable[[sqlite3.Connection, Collection, str], Narrowed]
 
 def _region(conn: sqlite3.Connection, collection: Collection, value: str) -> Narrowed:
     """The pictures inside a polygon on the map, or on its grid: see `region_slots()`."""
-    try:
-        runs, count = region_slots(conn, collection, value)
-    except DatabaseError as error:
-        raise CollectionError(str(error)) from None
+    runs, count = region_slots(conn, collection, value)
     # Runs of slots: all ids of a big region would be too long for Datasette's links to SQL.
     where = (
         "i.id in (select p.item_id from json_each({runs}) r "
@@ -161,8 +158,12 @@ async def filters(
 
     try:
         return await datasette.databases[database].execute_fn(read)
-    except CollectionError as error:
+    except ImageSimilarityError as error:
         raise BadRequest(str(error)) from None
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            raise  # this will pass: pages of ours say so
+        raise BadRequest(f"The filter cannot be used: {error}") from None
 
 
 def _over_source(source: SourceTable, collection: Collection, condition: str) -> str:

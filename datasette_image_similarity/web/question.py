@@ -21,8 +21,9 @@ from datasette.utils import (
     tilde_decode,
     urlsafe_components,
 )
+from datasette.utils.sqlite import sqlite3
 
-from ..database import Collection, Key, SourceTable, source_of
+from ..database import Collection, Key, SourceTable, need_vectors, source_of
 from ..errors import CollectionError, ImageError, ImageSimilarityError
 from ..images import Crop
 from ..query import Filter, pk_path, split_weight
@@ -124,8 +125,13 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
     if collection is None:
         called = f" called {name}" if name else ""
         raise PageError(404, f"The table {table} has no embeddings{called}")
+
+    def look(conn: sqlite3.Connection) -> SourceTable:
+        need_vectors(conn, collection)
+        return source_of(conn, collection)
+
     try:
-        source = await db.execute_fn(lambda conn: source_of(conn, collection))
+        source = await db.execute_fn(look)
     except CollectionError as error:
         raise PageError(404, str(error)) from None
     config = it.config(database, table)
