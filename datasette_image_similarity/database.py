@@ -1409,7 +1409,26 @@ def live_sql(
     )
 
 
-# What `live_sql()` may begin from: the ids in the parameter :ids, a JSON array.
+def passing_sql(source: SourceTable, where: str, *, whole: bool = True) -> str:
+    """The `with` clause for `_image_similarity_passing (pk)`: the keys of rows that pass a
+    filter.
+
+    In a query of its own a condition sees its table's columns and none of ours, and no
+    table of a user's has that name. All of it is made at once, unless not `whole`.
+    """
+    kind = "materialized" if whole else "not materialized"
+    return (
+        f"with _image_similarity_passing(pk) as {kind} "
+        f"(select {source.key_sql()} from {quote(source.name)} where {where})"
+    )
+
+
+# What `live_sql()` may begin from: the items whose row passes a filter. The plus keeps the
+# types of the table's keys away from ours, so that ours are looked up in their index.
+ITEMS_PASSING = (
+    "_image_similarity_passing p cross join _image_similarity_items i on i.pk = +p.pk"
+)
+# Or the ids in the parameter :ids, a JSON array.
 ITEMS_BY_ID = "json_each(:ids) j cross join _image_similarity_items i on i.id = j.value"
 
 

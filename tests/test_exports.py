@@ -386,3 +386,20 @@ def test_from_python(gallery: Path, tmp_path: Path) -> None:
     assert done.originals == 3
     _, manifest = read_zip((tmp_path / "like.zip").read_bytes())
     assert {row["caption"] for row in manifest} <= {"red", "green", "blue"}
+
+
+async def test_a_table_of_a_name_that_queries_might_use(
+    tmp_path: Path, photos: Path
+) -> None:
+    """Filtered in every way there is: by a search, for a map, clusters and exports."""
+    path = tmp_path / "own.db"
+    with ImageCollection(path, "passing") as collection:
+        collection.embed(photos, encoder=HOG, label_from_folder=True)
+        assert len(collection.similar(1, 20, where="label = 'red'")) == 8
+        collection.map(method="pca")
+        done = collection.export(tmp_path / "red.html", where="label = 'red'")
+        assert done.thumbnails == 8
+    site = open_datasette(path)
+    for page in ("map.json", "similar.json", "clusters.json", "export.html"):
+        response = await ask(site, f"/own/passing/-/{page}?label=red&_like=1")
+        assert response.status_code == 200, response.text

@@ -135,12 +135,7 @@ def _passing(
     """A `with` clause, what live_sql() is to begin from, and parameters."""
     if filter is None or not filter.where:
         return "", "_image_similarity_items i", {}
-    passing = f"select {source.key_sql()} from {db.quote(source.name)} where {filter.where}"
-    return (
-        f"with _image_similarity_passing(pk) as materialized ({passing})",
-        "_image_similarity_passing p cross join _image_similarity_items i on i.pk = +p.pk",
-        dict(filter.params),
-    )
+    return db.passing_sql(source, filter.where), db.ITEMS_PASSING, dict(filter.params)
 
 
 def _clusters(

@@ -25,7 +25,16 @@ from typing import IO, Any, Protocol
 from datasette.utils.sqlite import sqlite3
 
 from .. import sources
-from ..database import Collection, Key, SourceTable, live_sql, plain_columns, quote
+from ..database import (
+    ITEMS_PASSING,
+    Collection,
+    Key,
+    SourceTable,
+    live_sql,
+    passing_sql,
+    plain_columns,
+    quote,
+)
 from ..errors import CollectionError, ImageError
 from ..images import THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
@@ -168,15 +177,12 @@ def filtered_entries(
     """The entries of rows that pass a filter, `size` from `offset` on, and how many there
     are in all."""
     where = filter.where if filter is not None and filter.where else "1"
-    passing = f"select {source.key_sql()} from {quote(source.name)} where {where}"
-    items = "passing p cross join _image_similarity_items i on i.pk = +p.pk"
-    # The filter stands where it knows the table's own columns alone: see query.py.
-    beginning = f"with passing(pk) as materialized ({passing}) "
+    beginning = passing_sql(source, where)
     params = {**filter.params} if filter is not None else {}
-    live = live_sql(collection, source, items)
+    live = live_sql(collection, source, ITEMS_PASSING)
     total = conn.execute(f"{beginning} select count(*) {live}", params).fetchone()[0]
     rows = conn.execute(
-        f"{beginning} {_select(collection, source, items)} "
+        f"{beginning} {_select(collection, source, ITEMS_PASSING)} "
         f"order by i.id limit {int(size)} offset {int(offset)}",
         params,
     )

@@ -206,10 +206,8 @@ def passing_sql(source: db.SourceTable, filter: Filter | None) -> tuple[str, str
     """A `with` clause and a condition on items `i`: whether their row passes a filter."""
     if filter is None or not filter.where:
         return "", "1"
-    # In a query of its own, where it sees the table's columns and none of ours.
-    sql = f"select {source.key_sql()} from {db.quote(source.name)} where {filter.where}"
-    clause = f"with passing(pk) as materialized ({sql}) "
-    return clause, "i.pk in (select +pk from passing)"
+    clause = db.passing_sql(source, filter.where)
+    return f"{clause} ", "i.pk in (select +pk from _image_similarity_passing)"
 
 
 def read_points(

@@ -79,9 +79,8 @@ def live_items(
     source = db.source_of(conn, collection)
     sql = f"select i.id, i.pk {db.live_sql(collection, source)}"
     if where:
-        # In a query of its own, where it sees the table's columns and none of ours.
-        passing = f"select {source.key_sql()} from {db.quote(source.name)} where {where}"
-        sql = f"with passing(pk) as ({passing}) {sql} and i.pk in (select +pk from passing)"
+        live = db.live_sql(collection, source, db.ITEMS_PASSING)
+        sql = f"{db.passing_sql(source, where)} select i.id, i.pk {live}"
     try:
         return dict(conn.execute(f"{sql} order by i.id").fetchall())
     except (sqlite3.Error, sqlite3.Warning) as error:
