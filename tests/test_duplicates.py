@@ -446,6 +446,24 @@ def test_a_new_picture_does_not_join_what_is_apart(own: Path) -> None:
         assert not any({"cut.jpg", "02.png"} <= group for group in tier)
 
 
+def test_nothing_is_suggested_against_what_was_decided(own: Path) -> None:
+    """What somebody keeps goes on to the next tier, not what would have been suggested."""
+
+    def keepers() -> dict[str, str]:
+        paths = dict(sql(own, "select id, path from images"))
+        groups = find(own).of_tier("identical")
+        return {paths[group.keeper]: group.reason for group in groups}
+
+    assert list(keepers()) == ["00.png"]
+    decide(own, "00.png", "mark")
+    assert list(keepers()) == ["again/00 copy.png"]
+    decide(own, "00.png", "keep")
+    assert keepers() == {"00.png": "somebody has decided to keep it"}
+    decide(own, "again/00 copy.png", "keep")
+    decide(own, "00.png", "mark")
+    assert list(keepers()) == ["again/00 copy.png"]
+
+
 def test_identical_files_can_be_set_apart(own: Path) -> None:
     decide(own, "again/00 copy.png", "apart", [key(own, "00.png")])
     groups = named(own, find(own))

@@ -30,7 +30,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, DatabaseError
-from .duplicates import TIERS, keys_in
+from .duplicates import DECISION_SQL, TIERS, keys_in
 from .facts import Facts, facts_of
 from .keeper import suggest_keeper
 
@@ -40,12 +40,6 @@ DAMAGED = (
     "datasette image-similarity remove DATABASE, then embed again"
 )
 
-# A picture's newest decision that says what becomes of it, as SQL over items `i`.
-DECISION_SQL = (
-    "(select x.decision from _image_similarity_decisions x "
-    "where x.collection_id = i.collection_id and x.pk = i.pk and x.sha256 = i.sha256 "
-    "and x.decision in ('keep', 'mark', 'skip') order by x.id desc limit 1)"
-)
 # The same in a group `g`, where what was kept or skipped in a surer tier is open again.
 _RANK = "case {} when 'identical' then 0 when 'same' then 1 else 2 end"
 _DECISION_HERE_SQL = DECISION_SQL.replace(

@@ -38,7 +38,7 @@ from .calibrate import (
     measure_copies,
     stored_copies,
 )
-from .facts import facts_of
+from .facts import Facts, facts_of
 from .groups import Apart, Group, Linked, groups_of
 from .keeper import suggest_keeper
 from .pairs import Pairs, cosines, pairs_by_hash, similar_pairs
@@ -47,6 +47,12 @@ from .vectors import Say, Stopped, Vectors, read_vectors
 if TYPE_CHECKING:
     import numpy as np
 
+# A picture's newest decision that says what becomes of it, as SQL over items `i`.
+DECISION_SQL = (
+    "(select x.decision from _image_similarity_decisions x "
+    "where x.collection_id = i.collection_id and x.pk = i.pk and x.sha256 = i.sha256 "
+    "and x.decision in ('keep', 'mark', 'skip') order by x.id desc limit 1)"
+)
 TIERS = ("identical", "same", "alike")
 TIERS_IN_WORDS = {
     "identical": "identical files",
@@ -201,6 +207,7 @@ class _Scan:
         self.say, self.stop = say, stop
         self.sha256 = _hashes_by_id(conn, collection)
         self.apart = _set_apart(conn, collection, vectors, self.sha256)
+        self.decided = _decided(conn, collection)
         self.left = np.arange(len(self.ids))  # places that the next tier looks at
         self.stands_for: dict[int, list[int]] = {}  # of keepers: all that they stand for
 
@@ -295,7 +302,7 @@ class _Scan:
             known = [facts[item] for item in by_item if item in facts]
             if len(known) < 2:  # rows were deleted meanwhile
                 continue
-            keeper, reason = suggest_keeper(known)
+            keeper, reason = self._keeper(known)
             place = by_item[keeper.item_id]
             found.append(_Found(tier, group, place, reason))
             others = [other for other in by_item.values() if other != place]
@@ -305,6 +312,15 @@ class _Scan:
             ]
         self.left = self.left[~np.isin(self.left, np.array(gone, np.int64))]
         return found
+
+    def _keeper(self, known: list[Facts]) -> tuple[Facts, str]:
+        """The picture to keep and why: nothing is suggested against what was decided."""
+        kept = [one for one in known if self.decided.get(one.item_id) == "keep"]
+        if kept:
+            return suggest_keeper(kept)[0], "somebody has decided to keep it"
+        unmarked = [one for one in known if self.decided.get(one.item_id) != "mark"]
+        keeper, reason = suggest_keeper(unmarked or known)
+        return keeper, reason or "the others are marked already"
 
     def _stood_for(self, place: int) -> list[int]:
         return self.stands_for.get(place, [place])
@@ -342,6 +358,16 @@ def _hashes_by_id(conn: sqlite3.Connection, collection: db.Collection) -> dict[i
         (collection.id,),
     )
     return dict(rows.fetchall())
+
+
+def _decided(conn: sqlite3.Connection, collection: db.Collection) -> dict[int, str]:
+    """The newest decision about each picture that has one: "keep", "mark" or "skip"."""
+    sql = (
+        f"select i.id, {DECISION_SQL} from _image_similarity_items i "
+        "where i.collection_id = :of and i.pk in "
+        "(select +pk from _image_similarity_decisions where collection_id = :of)"
+    )
+    return dict(conn.execute(sql, {"of": collection.id}).fetchall())
 
 
 def _set_apart(

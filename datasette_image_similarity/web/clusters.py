@@ -34,7 +34,7 @@ from .answers import (
     wants_json,
 )
 from .compat import may_view
-from .curate import change, may_curate
+from .curate import change, may_curate, require_curator
 from .forms import BadForm, read_fields
 from .map_data import cluster_column
 from .question import (
@@ -313,9 +313,8 @@ def _csv_answer(place: Place, shown: Shown) -> Response:
 async def rename_cluster(datasette: Datasette, request: Any) -> Response:
     """Give a cluster a name: a form, or JSON, with `cluster` and `name`."""
     place = await find_place(datasette, request)
-    cluster, name = 0, ""
-    if request.method == "POST":
-        cluster, name = await _asked(request)
+    await require_curator(place)
+    cluster, name = await _asked(request)
     final = await change(place, lambda conn: rename(conn, place.collection, cluster, name))
     if wants_json(request):
         return Response.json({"ok": True, "cluster": cluster, "name": final})

@@ -33,11 +33,8 @@ async def is_curator(place: Place) -> bool:
     )
 
 
-async def change(place: Place, write: Callable[[sqlite3.Connection], Any]) -> Any:
-    """Run a change in one transaction, for a POST of somebody who may make it.
-
-    Raises PageError 405, 403.
-    """
+async def require_curator(place: Place) -> None:
+    """Raises PageError 405 or 403 unless a curator POSTs, from a page of ours."""
     if place.request.method != "POST":
         raise PageError(405, "Changes are made by POST")
     if not same_origin(place.request):
@@ -51,6 +48,14 @@ async def change(place: Place, write: Callable[[sqlite3.Connection], Any]) -> An
             'link it prints, or name "curators" in the configuration of '
             "datasette-image-similarity",
         )
+
+
+async def change(place: Place, write: Callable[[sqlite3.Connection], Any]) -> Any:
+    """Run a change in one transaction, for a POST of somebody who may make it.
+
+    Raises PageError 405, 403.
+    """
+    await require_curator(place)
 
     def changed(conn: sqlite3.Connection) -> Any:
         with db.transaction(conn):

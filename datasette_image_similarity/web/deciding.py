@@ -14,7 +14,7 @@ from ..explore import decisions
 from ..explore.decisions import Group, GroupChanged, Tally
 from ..explore.duplicates import TIERS
 from .answers import tells_errors, wants_json
-from .curate import actor_id, change
+from .curate import actor_id, change, require_curator
 from .duplicates import next_open, page_url, whole_number
 from .forms import read_fields
 from .question import PageError, Place, find_place
@@ -39,7 +39,8 @@ class Done:
 async def decide(datasette: Datasette, request: Any) -> Response:
     """A POST: what becomes of one group, of a whole tier, or of the newest step."""
     place = await find_place(datasette, request)
-    fields = await read_fields(request) if request.method == "POST" else {}
+    await require_curator(place)  # before anything of theirs is read
+    fields = await read_fields(request)
     write = {"decide": _decide_group, "accept": _accept, "undo": _undo}[
         request.url_vars["change"]
     ]

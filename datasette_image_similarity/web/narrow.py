@@ -17,7 +17,7 @@ from datasette.utils.sqlite import sqlite3
 from ..database import Collection, SourceTable, is_current, source_of
 from ..errors import CollectionError, ImageSimilarityError
 from ..explore.albums import cluster_name
-from ..explore.decisions import DECISION_SQL
+from ..explore.duplicates import DECISION_SQL
 from ..explore.map import region_slots
 from .service import service
 

@@ -17,7 +17,7 @@ from ..explore.questions import (
 )
 from .answers import ask_database, page, tells_errors, wants_json
 from .asked import query_string, read_asked, show
-from .curate import actor_id, change, may_curate
+from .curate import actor_id, change, may_curate, require_curator
 from .forms import Form, read_form
 from .question import PageError, Place, find_place
 
@@ -31,6 +31,7 @@ async def questions(datasette: Datasette, request: Any) -> Response:
     place = await find_place(datasette, request)
     change_name = request.url_vars.get("change")
     if request.method == "POST":
+        await require_curator(place)
         form = await read_form(request, 0)
         answered = await _changed(place, change_name, form)
         if wants_json(request):
