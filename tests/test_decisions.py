@@ -312,3 +312,19 @@ def test_an_export_lists_what_was_decided(ada: Reviewer, tmp_path: Path) -> None
     with (tmp_path / "decided.csv").open() as file:
         rows = {int(row["pk"]): row["decision"] for row in csv.DictReader(file)}
     assert rows == ada.current() == {3: "mark", 4: "keep", 5: "mark", 6: "skip", 7: "skip"}
+
+
+@pytest.mark.parametrize("table", ["shown", "passing", "log"])
+def test_a_table_of_a_name_that_queries_might_use(
+    tmp_path: Path, photos: Path, table: str
+) -> None:
+    copy = photos / "red" / "again.png"
+    copy.write_bytes((photos / "red" / "red-0.png").read_bytes())
+    path = tmp_path / "own.db"
+    embed(path, [photos], table)
+    with ImageCollection(path, table) as collection:
+        assert collection.duplicates().of_tier("identical")
+    reviewer = Reviewer(path)
+    with closing(reviewer.conn):
+        assert reviewer.tally("identical").groups == 1
+        assert len(reviewer.accept("identical")) == 2

@@ -208,7 +208,7 @@ def summaries(conn: sqlite3.Connection, collection: db.Collection) -> list[Summa
         )
         rows = conn.execute(
             f"""
-            with shown as materialized ({shown})
+            with _image_similarity_shown as materialized ({shown})
             select id, tier, count(*) as pictures, sum(decision is null) as undecided,
                 sum(decision is 'mark') as marked,
                 total(iif(decision is 'mark', cast(size as integer), 0)) as marked_bytes,
@@ -216,7 +216,7 @@ def summaries(conn: sqlite3.Connection, collection: db.Collection) -> list[Summa
                 sum(keeper) = 1 and not sum(
                     decision is not null and decision is not iif(keeper, 'keep', 'mark')
                 ) as acceptable
-            from shown group by id having count(*) > 1 order by id
+            from _image_similarity_shown group by id having count(*) > 1 order by id
             """,
             params,
         ).fetchall()
