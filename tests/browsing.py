@@ -17,14 +17,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from serving import IS_ONE
+from serving import IS_ONE, PLUGIN
+
+from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -46,6 +48,23 @@ DRAWING = [
     *(flag for flag in FLAGS if flag != "--disable-gpu"),
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
 ]
+
+
+def embedded(photos: Path, *then: Callable[[ImageCollection], object]) -> Path:
+    """A database beside a folder of pictures, with these embedded by hog, and whatever
+    else is to be done with the collection."""
+    path = photos.parent / "gallery.db"
+    with pytest.MonkeyPatch.context() as patch, ImageCollection(path) as collection:
+        patch.setattr("datasette_image_similarity.trust._write", lambda _: None)
+        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
+        for step in then:
+            step(collection)
+    return path
+
+
+def shown_from(photos: Path) -> dict[str, Any]:
+    """A configuration: these files may be shown, six pictures a page."""
+    return {"plugins": {PLUGIN: {"page_size": 6, "roots": [str(photos)]}}}
 
 
 @contextmanager

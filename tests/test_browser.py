@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browsing import needs_chromium, serve, sync_api, tab
-from conftest import COLOURS, picture
-from serving import PLUGIN
-
-from datasette_image_similarity.collection import EncoderOptions, ImageCollection
+from browsing import embedded, needs_chromium, serve, shown_from, sync_api, tab
+from conftest import make_photos, picture
 
 pytestmark = needs_chromium
 TILES = ".ims-tile .ims-picture img"
@@ -23,20 +20,9 @@ RED = picture("red", 3)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Datasette with the gallery, six pictures a page."""
     folder = tmp_path_factory.mktemp("browser")
-    photos = folder / "photos"
-    for colour in COLOURS:
-        (photos / colour).mkdir(parents=True)
-        for number in range(8):
-            file = photos / colour / f"{colour}-{number}.png"
-            file.write_bytes(picture(colour, number))
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        ImageCollection(folder / "gallery.db") as collection,
-    ):
-        patch.setattr("datasette_image_similarity.trust._write", lambda _: None)
-        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
-    config = {"plugins": {PLUGIN: {"page_size": 6, "roots": [str(photos)]}}}
-    with serve(folder / "gallery.db", config) as address:
+    photos = make_photos(folder / "photos")
+    path = embedded(photos)
+    with serve(path, shown_from(photos)) as address:
         yield address
 
 

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browsing import needs_chromium, serve, sync_api, tab
+from browsing import embedded, needs_chromium, serve, sync_api, tab
 from conftest import make_photos
 from serving import PLUGIN
-
-from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
 pytestmark = needs_chromium
 PAGE = "/gallery/images/-/clusters?_sort=name"
@@ -21,14 +19,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Datasette with the gallery in four clusters, which anybody may rename."""
     folder = tmp_path_factory.mktemp("clusters")
     photos = make_photos(folder / "photos")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        ImageCollection(folder / "gallery.db") as collection,
-    ):
-        patch.setattr("datasette_image_similarity.trust._write", lambda _: None)
-        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
-        collection.clusters(k=4)
-    with serve(folder / "gallery.db", {"plugins": {PLUGIN: {"curators": True}}}) as address:
+    path = embedded(photos, lambda collection: collection.clusters(k=4))
+    with serve(path, {"plugins": {PLUGIN: {"curators": True}}}) as address:
         yield address
 
 

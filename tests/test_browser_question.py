@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browsing import needs_chromium, serve, tab
+from browsing import embedded, needs_chromium, serve, shown_from, tab
 from conftest import make_photos, picture
 from PIL import Image
-from serving import PLUGIN
-
-from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
 pytestmark = needs_chromium
 SIMILAR = "/gallery/images/-/similar"
@@ -29,14 +26,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for left, colour in ((0, "red"), (80, "blue")):
         both.paste(Image.open(io.BytesIO(picture(colour, 3))), (left, 0))
     both.save(photos / "zzz" / "zzz.png")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        ImageCollection(folder / "gallery.db") as collection,
-    ):
-        patch.setattr("datasette_image_similarity.trust._write", lambda _: None)
-        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
-    config = {"plugins": {PLUGIN: {"page_size": 6, "roots": [str(photos)]}}}
-    with serve(folder / "gallery.db", config) as address:
+    path = embedded(photos)
+    with serve(path, shown_from(photos)) as address:
         yield address
 
 

@@ -202,7 +202,7 @@ def live_points(
     return f"{live} and {column} = {int(collection.id)}"
 
 
-def passing_sql(source: db.SourceTable, filter: Filter | None) -> tuple[str, str]:
+def passes_sql(source: db.SourceTable, filter: Filter | None) -> tuple[str, str]:
     """A `with` clause and a condition on items `i`: whether their row passes a filter."""
     if filter is None or not filter.where:
         return "", "1"
@@ -219,7 +219,7 @@ def read_points(
     """The whole map. Raises DatabaseError for numbers that no map of ours has."""
     import numpy as np
 
-    clause, passes = passing_sql(source, filter)
+    clause, passes = passes_sql(source, filter)
     rows = conn.execute(
         f"{clause}select p.item_id, p.x, p.y, i.width, i.height, ifnull(p.cell, -1), "
         f"p.slot, {passes} {live_points(collection, source)}",

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
-from ..explore.map import MapStatus, live_points, passing_sql
+from ..explore.map import MapStatus, live_points, passes_sql
 from .answers import ask_database, controls, page, tells_errors, wants_json
 from .exports import PICTURES
 from .map_data import PATIENCE, map_page, rows
@@ -107,7 +107,7 @@ async def _similar_url(place: Place, question: Question, total: int) -> str:
     """A search with these pictures, or with some of them from everywhere among them."""
 
     def ask(conn: sqlite3.Connection) -> list[str]:
-        clause, passes = passing_sql(place.source, question.filter)
+        clause, passes = passes_sql(place.source, question.filter)
         live = f"{live_points(place.collection, place.source)} and {passes}"
         # Slots follow a curve through the map: every so many-th is a picture further on.
         numbered = f"select i.pk, row_number() over (order by p.slot) as number {live}"

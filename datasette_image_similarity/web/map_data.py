@@ -30,7 +30,7 @@ from ..explore.map import (
     live_points,
     map_status,
     need_map,
-    passing_sql,
+    passes_sql,
     read_points,
 )
 from ..images import THUMBNAIL_TYPE
@@ -326,7 +326,7 @@ async def map_page(place: Place, question: Question) -> MapPage:
         status = map_status(conn, place.collection)
         if status is None:
             return MapPage(None, [], 0, None)
-        clause, passes = passing_sql(place.source, question.filter)
+        clause, passes = passes_sql(place.source, question.filter)
         live = f"{live_points(place.collection, place.source)} and {passes}"
         params = dict(question.filter.params) if question.filter else {}
         total = conn.execute(f"{clause}select count(*) {live}", params).fetchone()[0]
