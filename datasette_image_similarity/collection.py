@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from .encoders.transform import Transform
     from .explore.clusters import Clustering
     from .explore.duplicates import Duplicates
     from .explore.evaluations import Evaluation
@@ -357,11 +358,15 @@ class ImageCollection:
         A weights file is looked for where `embed()` last saw one with its SHA-256.
         """
         if self._encoder is None:
-            collection, _ = self._open()
+            collection, conn = self._open()
             spec = EncoderSpec.from_json(collection.encoder)
             file = trust.weights_file(spec.weights_sha256)
             self._encoder = restore_encoder(
-                spec, weights_file=file, device=device, precision=precision
+                spec,
+                transform=_transform(conn, collection),
+                weights_file=file,
+                device=device,
+                precision=precision,
             )
         return self._encoder
 
@@ -618,10 +623,16 @@ class ImageCollection:
     def _encoder_if_here(self) -> Encoder | None:
         """The collection's encoder; None where it would have to be downloaded."""
         if self._encoder is None:
-            spec = EncoderSpec.from_json(self._open()[0].encoder)
+            collection, conn = self._open()
+            spec = EncoderSpec.from_json(collection.encoder)
             file = trust.weights_file(spec.weights_sha256)
             with suppress(EncoderError):
-                self._encoder = restore_encoder(spec, weights_file=file, download=False)
+                self._encoder = restore_encoder(
+                    spec,
+                    transform=_transform(conn, collection),
+                    weights_file=file,
+                    download=False,
+                )
         return self._encoder
 
     def _existing(self) -> db.Collection | None:
@@ -778,7 +789,10 @@ class ImageCollection:
                 return spec, None
             self._encoder = None
             return spec, lambda: self.load_encoder(options.device, options.precision)
-        self._encoder = loaded = _load(before, options)
+        loaded = _load(before, options)
+        if before is not None and not force:
+            loaded = self._with_transform(before, loaded)
+        self._encoder = loaded
         if loaded.spec.weights_sha256 and options.weights:
             file = Path(options.weights)
             if file.is_file():
@@ -799,6 +813,17 @@ class ImageCollection:
                 )
         return loaded.spec, None
 
+    def _with_transform(self, before: db.Collection, loaded: Encoder) -> Encoder:
+        """With what the collection's vectors went through, when they come from this one."""
+        spec = EncoderSpec.from_json(before.encoder)
+        same = loaded.spec.fingerprint == spec.backbone.fingerprint
+        if spec.transform is None or not same:
+            return loaded
+        from .encoders.transform import TransformedEncoder
+
+        transform = _transform(self.connect(), before)
+        return loaded if transform is None else TransformedEncoder(loaded, transform)
+
     def _describe_encoder(self) -> str:
         encoder = self._encoder
         return f"{encoder.spec} on {encoder.device}, {encoder.precision}"
@@ -812,6 +837,13 @@ def _weights(pks: Any, compound: bool) -> list[tuple[Any, float]]:
         return [(pks, 1.0)]
     one = compound and pks and not any(isinstance(part, (list, tuple)) for part in pks)
     return [(pks, 1.0)] if one else [(pk, 1.0) for pk in pks]
+
+
+def _transform(conn: sqlite3.Connection, collection: db.Collection) -> Transform | None:
+    """What a collection's vectors went through. Raises EncoderError."""
+    from .learning.stored import stored_transform
+
+    return stored_transform(conn, collection)
 
 
 def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:

@@ -10,6 +10,8 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_thumbnails    WebP, by item id
     _image_similarity_failures      pictures that could not be embedded, and why
     _image_similarity_roots         folders that paths are relative to
+    _image_similarity_transforms    what was learned of a collection and is applied to the
+                                    vectors of its network: PCA, learned heads
     _image_similarity_indexes       compressed indexes: what was learned and measured
     _image_similarity_lists         their inverted lists
     _image_similarity_unlisted      items that wait to be put into one
@@ -42,7 +44,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ from datasette.utils.sqlite import sqlite3
 from .errors import CollectionError, DatabaseError
 
 PREFIX = "_image_similarity_"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 # Tables that refer to those behind them.
 REFERRING = (
@@ -61,7 +63,7 @@ REFERRING = (
     *("members", "clusters", "clusterings"),
     *("decisions", "grouped", "groups", "scans", "hashes"),
     *("points", "atlases", "maps"),
-    *("thumbnails", "failures", "lists", "unlisted", "indexes"),
+    *("thumbnails", "failures", "lists", "unlisted", "indexes", "transforms"),
     *("items", "roots", "collections"),
 )
 # Tables whose rows go with their item: SQLite gives the highest id out again.
@@ -372,6 +374,25 @@ MIGRATIONS = (
     create index _image_similarity_clicks_time
         on _image_similarity_clicks (collection_id, clicked_at);
     """,
+    """
+    -- The collection of a table that is used where none is named, if not the oldest
+    alter table _image_similarity_collections
+        add column preferred integer not null default 0;
+
+    -- What is applied to the vectors of a network, in order of the steps
+    create table _image_similarity_transforms (
+        collection_id integer not null references _image_similarity_collections(id),
+        step integer not null,
+        kind text not null,
+        unit integer not null,
+        inputs integer not null,
+        outputs integer not null,
+        about text not null,
+        mean blob not null,
+        components blob not null,
+        primary key (collection_id, step)
+    );
+    """,
 )
 
 
@@ -604,9 +625,10 @@ def check_version(conn: sqlite3.Connection) -> None:
         )
 
 
-def is_current(conn: sqlite3.Connection) -> bool:
-    """Whether our tables are there in their newest form: reading never migrates."""
-    return schema_version(conn) == SCHEMA_VERSION
+def is_current(conn: sqlite3.Connection, since: int = 3) -> bool:
+    """Whether the tables of a version are there: reading never migrates. Those after 3 add
+    what has functions of its own here."""
+    return since <= schema_version(conn) <= SCHEMA_VERSION
 
 
 def migrate(conn: sqlite3.Connection) -> None:
@@ -811,15 +833,18 @@ def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
 
 
 def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Collection]:
-    """All collections of a database, or those over one table, oldest first."""
+    """All collections of a database, or those over one table: the preferred one of a table
+    before its others, and these oldest first."""
     if not table_exists(conn, f"{PREFIX}collections"):
         return []
     check_version(conn)
+    preferred = "preferred" if schema_version(conn) >= 4 else "0"
     sql = (
         "select id, name, table_name as 'table', source, column_name as 'column', "
         "encoder, fingerprint, dimensions, metric, thumbnails "
         "from _image_similarity_collections "
-        "where :table is null or table_name = :table collate nocase order by id"
+        "where :table is null or table_name = :table collate nocase "
+        f"order by {preferred} is 1 desc, id"
     )
     try:
         rows = conn.execute(sql, {"table": table}).fetchall()
@@ -849,7 +874,8 @@ def _collection(row: sqlite3.Row) -> Collection:
 def collection_or_none(
     conn: sqlite3.Connection, table: str, name: str | None = None
 ) -> Collection | None:
-    """The collection of that name over a table, the oldest without a name, or None."""
+    """The collection of that name over a table, or None. Without a name the one that is
+    preferred, else the oldest."""
     there = collections(conn, table)
     return next((c for c in there if name in (None, c.name)), None)
 
@@ -857,7 +883,8 @@ def collection_or_none(
 def find_collection(
     conn: sqlite3.Connection, table: str, name: str | None = None
 ) -> Collection:
-    """The collection of that name over a table; the oldest without a name.
+    """The collection of that name over a table; without a name the one that is preferred,
+    else the oldest.
 
     Raises CollectionError when there is none, naming those that there are.
     """
@@ -950,6 +977,7 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
     with transaction(conn):
         migrate(conn)  # older ones lack tables that are cleared here
         drop_vectors(conn, collection.vectors)
+        _leave_thumbnails(conn, collection)
         conn.execute(
             "delete from _image_similarity_thumbnails where id in "
             "(select id from _image_similarity_items where collection_id = ?)",
@@ -964,6 +992,17 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
             drop_everything(conn)
 
 
+def prefer(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Make a collection the one of its table that is used where none is named."""
+    with transaction(conn):
+        migrate(conn)
+        conn.execute(
+            "update _image_similarity_collections set preferred = (id = ?) "
+            "where table_name = ? collate nocase",
+            (collection.id, collection.table),
+        )
+
+
 def set_aside(conn: sqlite3.Connection, collection: Collection) -> None:
     """Take the name off a collection, for the one that replaces it."""
     conn.execute(
@@ -973,7 +1012,13 @@ def set_aside(conn: sqlite3.Connection, collection: Collection) -> None:
 
 
 def hand_over(conn: sqlite3.Connection, old: Collection, new: Collection) -> None:
-    """Give a new collection what people did in the one that it replaces."""
+    """Give a new collection what people did in the one that it replaces, and its place as
+    the preferred one."""
+    conn.execute(
+        "update _image_similarity_collections set preferred = (select preferred "
+        "from _image_similarity_collections where id = ?) where id = ?",
+        (old.id, new.id),
+    )
     for table in BY_PEOPLE:
         conn.execute(
             f"update {PREFIX}{table} set collection_id = ? where collection_id = ?",
@@ -992,6 +1037,76 @@ def drop_everything(conn: sqlite3.Connection) -> None:
             conn.execute(f"drop table if exists {PREFIX}{name}")
         for name in _tables_like(conn, PREFIX):
             conn.execute(f"drop table {quote(name)}")
+
+
+# Thumbnails
+
+
+def thumbnail_sql(item: str = "i") -> str:
+    """SQL for the WebP of the item with this alias, or NULL.
+
+    Collections over one table share thumbnails: it may be that of the same row and bytes
+    in another one.
+    """
+    return (
+        f"coalesce((select webp from _image_similarity_thumbnails where id = {item}.id), "
+        f"({_siblings_sql(item, 'thumb.webp')} limit 1))"
+    )
+
+
+def _siblings_sql(item: str, columns: str) -> str:
+    """A `select` of the thumbnails `thumb` that other collections have of the same row and
+    bytes as the item with this alias."""
+    return (
+        f"select {columns} from _image_similarity_collections mine "
+        "cross join _image_similarity_collections other "
+        "on other.table_name = mine.table_name collate nocase and other.id <> mine.id "
+        "cross join _image_similarity_items same on same.collection_id = other.id "
+        f"and same.pk = {item}.pk and same.sha256 = {item}.sha256 "
+        "cross join _image_similarity_thumbnails thumb on thumb.id = same.id "
+        f"where mine.id = {item}.collection_id"
+    )
+
+
+def _leave_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Give the thumbnails of a collection that goes to one that showed them as well."""
+    conn.execute(
+        "insert or ignore into _image_similarity_thumbnails (id, webp) "
+        "select min(same.id), thumb.webp from _image_similarity_collections other "
+        "cross join _image_similarity_items same on same.collection_id = other.id "
+        "cross join _image_similarity_items i on i.collection_id = :id "
+        "and i.pk = same.pk and i.sha256 = same.sha256 "
+        "cross join _image_similarity_thumbnails thumb on thumb.id = i.id "
+        "where other.table_name = :table collate nocase and other.id <> :id "
+        "group by i.id",
+        {"id": collection.id, "table": collection.table},
+    )
+
+
+# What is applied to a network's vectors: see encoders/transform.py
+
+
+def transform_rows(conn: sqlite3.Connection, collection: Collection) -> list[sqlite3.Row]:
+    """The steps of a collection's transform, in order; none where there is none."""
+    if not is_current(conn, 4):
+        return []
+    return conn.execute(
+        "select kind, unit, inputs, outputs, about, mean, components "
+        "from _image_similarity_transforms where collection_id = ? order by step",
+        (collection.id,),
+    ).fetchall()
+
+
+def put_transform(
+    conn: sqlite3.Connection, collection: Collection, rows: Iterable[Sequence[object]]
+) -> None:
+    """Store the steps of a transform: rows as `transform_rows()` gives them."""
+    clear(conn, collection, "transforms")
+    conn.executemany(
+        "insert into _image_similarity_transforms (collection_id, step, kind, unit, "
+        "inputs, outputs, about, mean, components) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ((collection.id, step, *row) for step, row in enumerate(rows)),
+    )
 
 
 # Items

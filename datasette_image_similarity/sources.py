@@ -19,7 +19,15 @@ from typing import NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
-from .database import PREFIX, Collection, Key, SourceTable, live_sql, quote
+from .database import (
+    PREFIX,
+    Collection,
+    Key,
+    SourceTable,
+    live_sql,
+    quote,
+    thumbnail_sql,
+)
 from .errors import CollectionError, ImageError
 
 PICTURE_SUFFIXES = (
@@ -362,12 +370,10 @@ def kept_picture(
 ) -> Kept | None:
     """What is known of a live row's picture, or None without one."""
     items = (
-        "_image_similarity_items i "
-        "left join _image_similarity_roots r on r.id = i.root_id "
-        "left join _image_similarity_thumbnails h on h.id = i.id"
+        "_image_similarity_items i left join _image_similarity_roots r on r.id = i.root_id"
     )
     row = conn.execute(
-        "select i.pk, i.path, r.path, i.sha256, h.webp "
+        f"select i.pk, i.path, r.path, i.sha256, {thumbnail_sql()} "
         f"{live_sql(collection, source, items)} and i.pk = ?",
         (pk,),
     ).fetchone()

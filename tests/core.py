@@ -84,6 +84,8 @@ def value(path: Path, statement: str, parameters: Sequence | dict = ()) -> Any:
 def make_older(path: Path, version: int = 2) -> None:
     """Take a database back to an older version of our tables."""
     made = "\n".join(db.MIGRATIONS[version:])
+    for table, column in re.findall(r"alter table (\w+)\s+add column (\w+)", made):
+        sql(path, f"alter table {table} drop column {column}")
     for kind, name in reversed(re.findall(r"create (table|view|index) (\w+)", made)):
         sql(path, f"drop {kind} if exists {name}")
     sql(path, "update _image_similarity_schema set version = ?", (version,))

@@ -7,22 +7,27 @@ torchvision needs torch. Neither is imported before an encoder is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import EncoderError
 from ..images import Input
+from .families import Choice, families, family_of
 from .spec import EncoderSpec
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .transform import Transform
 
 __all__ = [
     "DEFAULT_MODEL",
     "Encoder",
     "EncoderSpec",
     "ModelInfo",
+    "TextEncoder",
     "available_models",
     "encoder_spec",
     "load_encoder",
@@ -47,6 +52,13 @@ class Encoder(Protocol):
         """uint8 (n, size, size, 3) → float32 (n, dimensions), not normalised."""
 
 
+class TextEncoder(Encoder, Protocol):
+    """An encoder that puts words where it puts pictures of what they say."""
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts → float32 (n, dimensions), not normalised."""
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """One line of `datasette image-similarity models`."""
@@ -66,6 +78,7 @@ def load_encoder(
     weights: str | Path | None = None,
     pooling: str | None = None,
     fit: str = "squash",
+    size: int | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Encoder:
@@ -75,25 +88,18 @@ def load_encoder(
     `weights`: a name that torchvision knows, or the path of a .pth, .pt, .bin or
     .safetensors file (one with another ending is recognised by the folder in front of
     it). None: IMAGENET1K_V1 where the model has it, else its default.
-    `pooling`: "avg" or "max" over the last feature map; None is "avg", or the vector
-    in front of the classifier for networks without a feature map.
+    `pooling`: "avg", "max", "gem" or "flatten" over the last feature map; None is "avg",
+    or the vector in front of the classifier for networks without a feature map.
     `fit`: how pictures become squares: "squash", "crop" or "pad".
+    `size`: the side of the square, in pixels; None: what the weights were trained with.
     `device`: "auto", "cpu", "cuda" or "mps".
     `precision`: what it computes in: "float32", "bfloat16", "int8" (which begins after
     some pictures), or "auto" for what is fast and harmless on the device.
 
     Raises EncoderError for anything that cannot be had.
     """
-    if model == "hog":
-        from .hog import HogEncoder
-
-        return HogEncoder(
-            weights=weights, pooling=pooling, fit=fit, device=device, precision=precision
-        )
-    from . import torchvision
-
-    plan = torchvision.plan(model, weights=weights, pooling=pooling, fit=fit)
-    return torchvision.load(plan, device=device, precision=precision)
+    choice = Choice(model, weights, pooling, fit, size)
+    return family_of(model).load(choice, device=device, precision=precision)
 
 
 def encoder_spec(
@@ -102,6 +108,7 @@ def encoder_spec(
     weights: str | Path | None = None,
     pooling: str | None = None,
     fit: str = "squash",
+    size: int | None = None,
 ) -> EncoderSpec:
     """The spec of what `load_encoder` would give for the same arguments.
 
@@ -109,24 +116,22 @@ def encoder_spec(
     downloaded where they are missing, because their hash is part of the spec.
     Raises EncoderError as `load_encoder` does.
     """
-    if model == "hog":
-        return load_encoder(model, weights=weights, pooling=pooling, fit=fit).spec
-    from . import torchvision
-
-    return torchvision.spec(
-        torchvision.plan(model, weights=weights, pooling=pooling, fit=fit)
-    )
+    return family_of(model).spec(Choice(model, weights, pooling, fit, size))
 
 
 def restore_encoder(
     spec: EncoderSpec,
     *,
+    transform: Transform | None = None,
     weights_file: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     download: bool = True,
 ) -> Encoder:
     """The encoder that a spec describes, to embed one more picture with it.
+
+    `transform` is what the spec says that vectors went through: see
+    `learning.stored.stored_transform()`.
 
     `weights_file`: where a file with the spec's SHA-256 is believed to lie. It must
     come from the user or their configuration, never from a database; its hash is
@@ -136,24 +141,29 @@ def restore_encoder(
 
     Raises EncoderError when the very same encoder cannot be had here.
     """
-    if spec.model == "hog":
-        encoder = load_encoder(
-            "hog", fit=spec.input.fit, device=device, precision=precision
-        )
-        require_same(encoder.spec, spec)
-        return encoder
-    from . import torchvision
+    backbone = family_of(spec.model).restore(
+        spec.backbone,
+        weights_file=weights_file,
+        device=device,
+        precision=precision,
+        download=download,
+    )
+    if transform is None:
+        require_same(backbone.spec, spec)
+        return backbone
+    from .transform import TransformedEncoder
 
-    plan = torchvision.plan_again(spec, weights_file=weights_file)
-    require_same(torchvision.spec_with(plan, spec.weights_sha256), spec)
-    return torchvision.load(plan, device=device, precision=precision, download=download)
+    encoder = TransformedEncoder(backbone, transform)
+    require_same(encoder.spec, spec)
+    return encoder
 
 
 def require_same(ours: EncoderSpec, wanted: EncoderSpec) -> None:
     """Raise EncoderError unless both specs have the same fingerprint."""
     if ours.fingerprint == wanted.fingerprint:
         return
-    names = ("model", "weights_sha256", "pooling", "input", "mean", "std", "version")
+    names = ("model", "weights_sha256", "config_sha256", "pooling", "input", "mean", "std")
+    names = (*names, "version", "text", "transform")
     name = next(n for n in names if getattr(ours, n) != getattr(wanted, n))
     raise EncoderError(
         f"The vectors were made by another {wanted.model} than the one installed here: "
@@ -163,26 +173,8 @@ def require_same(ours: EncoderSpec, wanted: EncoderSpec) -> None:
 
 
 def available_models() -> list[ModelInfo]:
-    """Every model that can be named here: hog, then torchvision's, by name.
+    """Every model that can be named here, family by family: hog, then torchvision's.
 
     Only hog where torch or torchvision is not installed. Nothing is downloaded.
     """
-    from . import hog
-
-    models = [
-        ModelInfo(
-            name="hog",
-            dimensions=hog.DIMENSIONS,
-            weights=(),
-            default_weights=None,
-            downloaded=True,
-            download_bytes=0,
-            note="needs no torch and no download; much weaker than any network",
-        )
-    ]
-    from . import torchvision
-
-    try:
-        return models + torchvision.models()
-    except torchvision.MissingTorch:
-        return models
+    return [model for family in families() for model in family.models()]

@@ -9,10 +9,13 @@ outlines and hues, not things: expect far less than from a network.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EncoderError
 from ..images import FITS, Input
+from . import ModelInfo
+from .families import Choice
 from .spec import EncoderSpec
 
 if TYPE_CHECKING:
@@ -100,6 +103,42 @@ class HogEncoder:
         for vector, picture in zip(vectors, pixels, strict=True):
             vector[:] = _vector(np.ascontiguousarray(picture))
         return vectors
+
+
+# The family: see families.py
+
+
+def load(choice: Choice, *, device: str = "auto", precision: str = "auto") -> HogEncoder:
+    """Raises EncoderError for options that only networks have."""
+    if choice.size is not None:
+        raise EncoderError("hog looks at squares of 96 pixels: leave out --size")
+    return HogEncoder(
+        weights=choice.weights,
+        pooling=choice.pooling,
+        fit=choice.fit,
+        device=device,
+        precision=precision,
+    )
+
+
+def spec(choice: Choice) -> EncoderSpec:
+    return load(choice).spec
+
+
+def restore(
+    spec: EncoderSpec,
+    *,
+    weights_file: Path | None,
+    device: str,
+    precision: str,
+    download: bool,
+) -> HogEncoder:
+    return HogEncoder(fit=spec.input.fit, device=device, precision=precision)
+
+
+def models() -> list[ModelInfo]:
+    note = "needs no torch and no download; much weaker than any network"
+    return [ModelInfo("hog", DIMENSIONS, (), None, True, 0, note)]
 
 
 def _vector(picture: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EncoderError
 from ..images import FITS, Input
-from . import ModelInfo
+from . import ModelInfo, require_same
 from . import weights as weights_files
+from .families import Choice
 from .precision import choose
 from .spec import POOLINGS, EncoderSpec
 from .weights import WeightsFile
@@ -147,11 +148,49 @@ class TorchvisionEncoder:
         return self._runner(np.require(pixels, requirements=["C", "W"]))
 
 
-def plan(model: str, *, weights: str | Path | None, pooling: str | None, fit: str) -> Plan:
+# The family: see families.py
+
+
+def load(
+    choice: Choice, *, device: str = "auto", precision: str = "auto"
+) -> TorchvisionEncoder:
+    return load_plan(plan(choice), device=device, precision=precision)
+
+
+def spec(choice: Choice) -> EncoderSpec:
+    """Downloads and hashes the weights."""
+    made = plan(choice)
+    weights_files.ensure(made.file)
+    return spec_with(made, weights_files.sha256(made.file))
+
+
+def restore(
+    spec: EncoderSpec,
+    *,
+    weights_file: Path | None,
+    device: str,
+    precision: str,
+    download: bool,
+) -> TorchvisionEncoder:
+    made = plan_again(spec, weights_file=weights_file)
+    require_same(spec_with(made, spec.weights_sha256), spec)
+    return load_plan(made, device=device, precision=precision, download=download)
+
+
+# What is decided before weights are touched
+
+
+def plan(choice: Choice) -> Plan:
     """What `load_encoder` will load, with nothing read from disk.
 
-    Raises EncoderError for an unknown model, name of weights, pooling or fit.
+    Raises EncoderError for an unknown model, name of weights, pooling, fit or size.
     """
+    model, weights, pooling, fit = (
+        choice.model,
+        choice.weights,
+        choice.pooling,
+        choice.fit,
+    )
     entries = _entries(model)
     default = _default(entries)
     if weights is None:
@@ -203,12 +242,6 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
     return _plan(spec.model, entry, file, spec.pooling, spec.input.fit)
 
 
-def spec(plan: Plan) -> EncoderSpec:
-    """The spec of what `load` gives for a plan; downloads and hashes the weights."""
-    weights_files.ensure(plan.file)
-    return spec_with(plan, weights_files.sha256(plan.file))
-
-
 def spec_with(plan: Plan, sha256: str | None) -> EncoderSpec:
     """The spec of a plan whose weights have this hash."""
     return EncoderSpec(
@@ -223,7 +256,7 @@ def spec_with(plan: Plan, sha256: str | None) -> EncoderSpec:
     )
 
 
-def load(
+def load_plan(
     plan: Plan, *, device: str = "auto", precision: str = "auto", download: bool = True
 ) -> TorchvisionEncoder:
     """The encoder of a plan, with its weights, on its device.
@@ -267,9 +300,14 @@ def _runner(network: GraphModule, spec: EncoderSpec, device: str, precision: str
 
 
 def models() -> list[ModelInfo]:
-    """Every classification network of the installed torchvision, by name."""
+    """Every classification network of the installed torchvision, by name; none where
+    there is no torch."""
     found = []
-    for model in _names("the list of models"):
+    try:
+        names = _names("the list of models")
+    except MissingTorch:
+        return []
+    for model in names:
         entries = _entries(model)
         default = entries[_default(entries)]
         file = weights_files.published(default.url, default.name)

@@ -34,6 +34,7 @@ from ..database import (
     passing_sql,
     plain_columns,
     quote,
+    thumbnail_sql,
 )
 from ..errors import CollectionError, ImageError
 from ..images import THUMBNAIL_TYPE
@@ -244,8 +245,9 @@ def caption_of(entry: Entry, column: str | None) -> str:
 def stored_thumbnail(conn: sqlite3.Connection, entry: Entry) -> bytes | None:
     """The thumbnail in the database, if there is one of a sensible size."""
     row = conn.execute(
-        "select webp from _image_similarity_thumbnails "
-        "where id = ? and typeof(webp) = 'blob' and length(webp) <= ?",
+        f"select webp from (select {thumbnail_sql()} as webp "
+        "from _image_similarity_items i where i.id = ?) "
+        "where typeof(webp) = 'blob' and length(webp) <= ?",
         (entry.item, THUMBNAIL_BYTES),
     ).fetchone()
     return row[0] if row else None

@@ -259,9 +259,8 @@ class _Reader:
     def rows(self, items: list[int]) -> Iterator[sqlite3.Row]:
         """The items as rows with their thumbnails, a few at a time."""
         sql = (
-            "select i.*, h.webp from json_each(?) j "
-            "cross join _image_similarity_items i on i.id = j.value "
-            "left join _image_similarity_thumbnails h on h.id = i.id order by j.key"
+            f"select i.*, {db.thumbnail_sql()} as webp from json_each(?) j "
+            "cross join _image_similarity_items i on i.id = j.value order by j.key"
         )
         for first in range(0, len(items), AT_ONCE):
             some = json.dumps(items[first : first + AT_ONCE])

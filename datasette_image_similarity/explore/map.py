@@ -140,8 +140,8 @@ def _slots(places: np.ndarray, cells: np.ndarray | None, columns: int | None) ->
 
 def _thumbnails(conn: sqlite3.Connection, ids: Sequence[int]) -> list[bytes | None]:
     sql = (
-        "select h.webp from json_each(?) j "
-        "left join _image_similarity_thumbnails h on h.id = j.value order by j.key"
+        f"select {db.thumbnail_sql()} from json_each(?) j "
+        "left join _image_similarity_items i on i.id = j.value order by j.key"
     )
     rows = conn.execute(sql, (json.dumps(ids),))
     return [row[0] if isinstance(row[0], bytes) else None for row in rows]

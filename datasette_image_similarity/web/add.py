@@ -47,7 +47,9 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
         raise PageError(
             400, "Choose a picture first: the form has no file in its field image"
         )
-    vector, decoded = await place.service.embed_upload(data, place.collection, place.config)
+    vector, decoded = await place.service.embed_upload(
+        place.db, data, place.collection, place.config
+    )
     path = await asyncio.to_thread(_save, root, data, decoded) if root else None
     values = _values(place, form, fields, data, decoded, path)
 

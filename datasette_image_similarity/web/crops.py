@@ -29,7 +29,7 @@ async def embed_crop(place: Place, question: Question) -> Cropped | None:
                         "searching with a part of a picture")  # fmt: skip
     like = next(iter(question.likes))
     kept = await find_kept(place, like)
-    arguments = question.crop, place.collection, place.config
+    arguments = question.crop, place.db, place.collection, place.config
     read = await original(place, kept)
     if read is not None:
         try:

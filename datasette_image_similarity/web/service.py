@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
     from datasette.database import Database
 
+    from ..encoders.transform import Transform
+
 PICTURE = 1600  # longest side of the large picture, in pixels
 THUMBNAIL = 320
 ENCODERS_KEPT = 2
@@ -113,19 +115,21 @@ class Service:
     # Uploads
 
     async def embed_upload(
-        self, data: bytes, collection: Collection, config: Config
+        self, db: Database, data: bytes, collection: Collection, config: Config
     ) -> tuple[bytes, Decoded]:
         """The vector of an uploaded picture, and what was decoded of it.
 
         Raises QueueFull, ImageError, EncoderError.
         """
         with self._waits(config):
-            return await self._in_turn(self._embed, data, collection, config)
+            transform = await self._transform(db, collection)
+            return await self._in_turn(self._embed, data, collection, config, transform)
 
     async def embed_crop(
         self,
         read: Callable[[], bytes],
         crop: Crop,
+        db: Database,
         collection: Collection,
         config: Config,
     ) -> bytes:
@@ -138,7 +142,19 @@ class Service:
         request = Request(input=spec.input, thumbnail=thumbnail, crop=crop)
         with self._waits(config):
             decoded = await self.decode_picture(read, request)
-            return await self._in_turn(self._encode, decoded, collection, config)
+            transform = await self._transform(db, collection)
+            return await self._in_turn(self._encode, decoded, collection, config, transform)
+
+    async def _transform(self, db: Database, collection: Collection) -> Transform | None:
+        """What the collection's vectors went through, read when the encoder is not there.
+
+        Raises EncoderError.
+        """
+        if collection.fingerprint in self._encoders:
+            return None
+        from ..learning.stored import stored_transform
+
+        return await db.execute_fn(lambda conn: stored_transform(conn, collection))
 
     @contextmanager
     def _waits(self, config: Config) -> Iterator[None]:
@@ -160,7 +176,11 @@ class Service:
         )
 
     def _embed(
-        self, data: bytes, collection: Collection, config: Config
+        self,
+        data: bytes,
+        collection: Collection,
+        config: Config,
+        transform: Transform | None,
     ) -> tuple[bytes, Decoded]:
         limits = config.upload_limits
         if limits not in self._upload_decoders:
@@ -171,23 +191,34 @@ class Service:
         request = Request(input=spec.input, thumbnail=thumbnail)
         # Decode first: a file that is no picture need not wait for the model.
         decoded = self._upload_decoders[limits].decode(data, request)
-        return self._encode(decoded, collection, config), decoded
+        return self._encode(decoded, collection, config, transform), decoded
 
-    def _encode(self, decoded: Decoded, collection: Collection, config: Config) -> bytes:
-        encoder = self._encoder(EncoderSpec.from_json(collection.encoder), config)
+    def _encode(
+        self,
+        decoded: Decoded,
+        collection: Collection,
+        config: Config,
+        transform: Transform | None,
+    ) -> bytes:
+        spec = EncoderSpec.from_json(collection.encoder)
+        encoder = self._encoder(spec, config, transform)
         vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
         if vector is None:
             raise ImageError("the encoder gave a vector of zeros, NaN or infinity for it")
         return vector
 
-    def _encoder(self, spec: EncoderSpec, config: Config) -> Encoder:
+    def _encoder(
+        self, spec: EncoderSpec, config: Config, transform: Transform | None
+    ) -> Encoder:
         key = spec.fingerprint
         if key not in self._encoders:
             noted = trust.weights_file(spec.weights_sha256)
             file = Path(config.weights).expanduser() if config.weights else noted
             # Weights that are not here are not fetched on a visitor's behalf: a stranger's
             # database could name gigabytes.
-            encoder = restore_encoder(spec, weights_file=file, download=False)
+            encoder = restore_encoder(
+                spec, transform=transform, weights_file=file, download=False
+            )
             while len(self._encoders) >= ENCODERS_KEPT:
                 self._encoders.pop(next(iter(self._encoders)))
             self._encoders[key] = encoder

@@ -426,7 +426,7 @@ async def _query_of_upload(place: Place) -> tuple[bytes, dict[str, Any], str | N
     form = await read_form(place.request, place.config.upload_max_bytes)
     if form.files.get("image"):
         vector, decoded = await place.service.embed_upload(
-            form.files["image"], place.collection, place.config
+            place.db, form.files["image"], place.collection, place.config
         )
         facts = {
             "width": decoded.width,
