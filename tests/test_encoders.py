@@ -472,7 +472,7 @@ def test_the_input_follows_the_weights():
     from datasette_image_similarity.encoders import torchvision as ours
 
     def planned(model, weights=None):
-        return ours.plan(model, weights=weights, pooling=None, fit="crop")
+        return ours.plan(Choice(model, weights, fit="crop"))
 
     assert planned("resnet50").file.name == "IMAGENET1K_V1"
     assert planned("resnet50").input == Input(224, 256, "crop", "bilinear")
@@ -754,7 +754,7 @@ def test_a_planted_file_in_the_cache_is_refused_unopened(published, bomb):
 def test_resnet50_is_checked_against_its_full_hash():
     from datasette_image_similarity.encoders import torchvision as ours
 
-    plan = ours.plan("resnet50", weights=None, pooling=None, fit="squash")
+    plan = ours.plan(Choice("resnet50"))
     assert plan.file.sha256 == SPEC.weights_sha256
     plan.file.path.parent.mkdir(parents=True)
     plan.file.path.write_bytes(b"not it")
