@@ -68,6 +68,7 @@ class EncoderOptions:
     fit: str | None = None
     device: str = "auto"
     precision: str = "auto"
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -850,11 +851,12 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
     """Load the encoder asked for; what was not said is as in the collection before."""
     spec = EncoderSpec.from_json(before.encoder) if before else None
     model = options.model or (spec.model if spec else DEFAULT_MODEL)
-    weights, pooling = options.weights, options.pooling
+    weights, pooling, size = options.weights, options.pooling, options.size
     fit = options.fit or (spec.input.fit if spec else None) or "squash"
     if spec is not None and model == spec.model:
         pooling = pooling or spec.pooling
         if weights is None:
+            size = size or spec.input.size  # other weights may be for another size
             noted = trust.weights_file(spec.weights_sha256)
             weights = str(noted) if noted else spec.weights
     return load_encoder(
@@ -862,6 +864,7 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
         weights=weights,
         pooling=pooling,
         fit=fit,
+        size=size,
         device=options.device,
         precision=options.precision,
     )

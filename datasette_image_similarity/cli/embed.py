@@ -51,7 +51,16 @@ from .base import (
     "--weights",
     help="Weights by torchvision's name, or a .pth or .safetensors file",
 )
-@click.option("--pooling", type=click.Choice(["avg", "max"]), help="avg by default")
+@click.option(
+    "--pooling",
+    type=click.Choice(["avg", "max", "gem", "flatten"]),
+    help="How a feature map becomes a vector; avg by default",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 1024),
+    help="Pixels a side that the network sees; default: as it was trained",
+)
 @click.option(
     "--fit",
     type=click.Choice(["squash", "crop", "pad"]),
@@ -110,6 +119,7 @@ def embed(
     model: str | None,
     weights: str | None,
     pooling: str | None,
+    size: int | None,
     fit: str | None,
     metric: str | None,
     device: str,
@@ -160,7 +170,7 @@ def embed(
         root = root or csv_file.absolute().parent
     if output and root is None:
         root = database.absolute().parent
-    encoder = EncoderOptions(model, weights, pooling, fit, device, precision)
+    encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size)
     skip: list = []
     with (
         ImageCollection(output or database, table, name=name) as collection,

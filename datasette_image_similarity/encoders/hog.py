@@ -110,7 +110,7 @@ class HogEncoder:
 
 def load(choice: Choice, *, device: str = "auto", precision: str = "auto") -> HogEncoder:
     """Raises EncoderError for options that only networks have."""
-    if choice.size is not None:
+    if choice.size not in (None, SIZE):
         raise EncoderError("hog looks at squares of 96 pixels: leave out --size")
     return HogEncoder(
         weights=choice.weights,

@@ -23,6 +23,9 @@ CHUNK_SIZE = 224
 MAX_STREAMS = 8  # each has feature maps of its own: some 50 MB, in float32 100 MB
 GPU_CHUNK = 128
 
+GEM_POWER = 3
+GEM_LEAST = 1e-6
+
 # Of mallopt(3), in glibc.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -57,11 +60,26 @@ class Pixels2Vectors(torch.nn.Module):
         # Channels stay last in memory, where convolutions are fastest.
         batch = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
         output = self.network(batch.to(self.dtype)).float()
-        if self.pooling == "avg":
-            return output.mean((2, 3))
-        if self.pooling == "max":
-            return output.amax((2, 3))
-        return output
+        return output if self.pooling is None else pooled(output, self.pooling)
+
+
+def pooled(maps: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Feature maps (n, channels, rows, columns) as vectors, in the same dtype.
+
+    avg, max: of each channel, (n, channels). gem: its generalized mean (F. Radenović,
+    G. Tolias and O. Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation",
+    TPAMI 2018) with p = 3, between the two; roots need positive numbers, so that what is
+    below GEM_LEAST counts as that, as in the paper: all that is negative, where the
+    network does not end in a ReLU. flatten: every number, channel by channel,
+    (n, channels · rows · columns).
+    """
+    if pooling == "avg":
+        return maps.mean((2, 3))
+    if pooling == "max":
+        return maps.amax((2, 3))
+    if pooling == "gem":
+        return maps.clamp(min=GEM_LEAST).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
+    return maps.flatten(1)
 
 
 def _lower(network: torch.nn.Module, dtype: torch.dtype) -> None:

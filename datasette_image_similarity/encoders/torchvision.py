@@ -9,26 +9,32 @@ specially, but for what its constructor needs.
 from __future__ import annotations
 
 import difflib
-from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EncoderError
-from ..images import FITS, Input
+from ..images import Input
 from . import ModelInfo, require_same
 from . import weights as weights_files
 from .families import Choice
+from .network import (
+    NetworkEncoder,
+    at_size,
+    cannot_see,
+    device_named,
+    nothing_to_pool,
+    require_known,
+    runner_for,
+)
 from .precision import choose
-from .spec import POOLINGS, EncoderSpec
+from .spec import EncoderSpec
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch.fx import GraphModule, Node
     from torch.overrides import TorchFunctionMode
-
-    from .running import Runner
 
 VERSION = 1  # of this module: raise it when a change changes what comes out
 PREFERRED_WEIGHTS = "IMAGENET1K_V1"  # V2's recipe lowers cosines of near-identical pairs
@@ -93,6 +99,11 @@ class Features:
     network: GraphModule
     dimensions: int
     has_map: bool  # it gives (n, dimensions, rows, columns), not (n, dimensions)
+    positions: int  # rows × columns of the map; 1 without one
+
+    def pooled(self, pooling: str | None) -> int:
+        """How many numbers a vector has."""
+        return self.dimensions * (self.positions if pooling == "flatten" else 1)
 
 
 @dataclass(frozen=True)
@@ -108,52 +119,12 @@ class Plan:
     std: tuple[float, float, float]
 
 
-class TorchvisionEncoder:
-    """A network of torchvision that gives one vector for each picture."""
-
-    def __init__(
-        self, spec: EncoderSpec, dimensions: int, device: str, runner: Runner
-    ) -> None:
-        self.spec = spec
-        self.dimensions = dimensions
-        self.input = spec.input
-        self.device = device
-        self.batch_size = runner.batch_size
-        self._runner = runner
-
-    @property
-    def precision(self) -> str:
-        return self._runner.precision
-
-    @property
-    def sample(self) -> int:
-        return self._runner.sample
-
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (n, size, size, 3), n may be 0 → float32 (n, dimensions).
-
-        Vectors are as the network gives them: not normalised, and perhaps not finite
-        if the weights are bad.
-        """
-        import numpy as np
-
-        size = self.input.size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f"expected uint8 (n, {size}, {size}, 3), got {pixels.dtype} {pixels.shape}"
-            )
-        if not len(pixels):
-            return np.empty((0, self.dimensions), np.float32)
-        # torch takes no other
-        return self._runner(np.require(pixels, requirements=["C", "W"]))
-
-
 # The family: see families.py
 
 
 def load(
     choice: Choice, *, device: str = "auto", precision: str = "auto"
-) -> TorchvisionEncoder:
+) -> NetworkEncoder:
     return load_plan(plan(choice), device=device, precision=precision)
 
 
@@ -171,7 +142,7 @@ def restore(
     device: str,
     precision: str,
     download: bool,
-) -> TorchvisionEncoder:
+) -> NetworkEncoder:
     made = plan_again(spec, weights_file=weights_file)
     require_same(spec_with(made, spec.weights_sha256), spec)
     return load_plan(made, device=device, precision=precision, download=download)
@@ -185,27 +156,20 @@ def plan(choice: Choice) -> Plan:
 
     Raises EncoderError for an unknown model, name of weights, pooling, fit or size.
     """
-    model, weights, pooling, fit = (
-        choice.model,
-        choice.weights,
-        choice.pooling,
-        choice.fit,
-    )
-    entries = _entries(model)
+    entries = _entries(choice.model)
     default = _default(entries)
-    if weights is None:
-        weights = default
-    if isinstance(weights, Path) or weights_files.is_file(weights):
+    weights = default if choice.weights is None else choice.weights
+    if weights_files.is_file(weights):
         path = Path(weights).expanduser()
-        file = WeightsFile(path, path.name)
-        return _plan(model, entries[default], file, pooling, fit)
+        return _plan(choice, entries[default], WeightsFile(path, path.name))
     entry = entries.get(weights)
     if entry is None:
         raise EncoderError(
-            f"{model} has no weights called {weights!r}. It has {', '.join(entries)}; "
-            "a file is named with its ending: .pth, .pt, .bin or .safetensors."
+            f"{choice.model} has no weights called {weights!r}. It has "
+            f"{', '.join(entries)}; a file is named with its ending: .pth, .pt, .bin or "
+            ".safetensors."
         )
-    return _plan(model, entry, None, pooling, fit)
+    return _plan(choice, entry, None)
 
 
 def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
@@ -221,8 +185,9 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
             f"The hash of the weights of {spec.model} is missing in what the database "
             "says about its encoder: embed the pictures again."
         )
+    choice = Choice(spec.model, spec.weights, spec.pooling, spec.input.fit, spec.input.size)
     if spec.weights in entries:
-        made = _plan(spec.model, entries[spec.weights], None, spec.pooling, spec.input.fit)
+        made = _plan(choice, entries[spec.weights], None)
         if not digest.startswith(made.file.sha256):
             raise EncoderError(
                 f"The vectors were made by {spec}, but with other weights than those "
@@ -238,8 +203,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
             f"the file with the SHA-256 {digest} lies."
         )
     file = WeightsFile(Path(weights_file), str(spec.weights), digest)
-    entry = entries[_default(entries)]
-    return _plan(spec.model, entry, file, spec.pooling, spec.input.fit)
+    return _plan(choice, entries[_default(entries)], file)
 
 
 def spec_with(plan: Plan, sha256: str | None) -> EncoderSpec:
@@ -258,13 +222,13 @@ def spec_with(plan: Plan, sha256: str | None) -> EncoderSpec:
 
 def load_plan(
     plan: Plan, *, device: str = "auto", precision: str = "auto", download: bool = True
-) -> TorchvisionEncoder:
+) -> NetworkEncoder:
     """The encoder of a plan, with its weights, on its device.
 
     Raises EncoderError when the device or the precision is not there, or the weights
     are not, are not what they should be or do not fit.
     """
-    target = _device(device)
+    target = device_named(device)
     precision = choose(precision, target)
     weights_files.ensure(plan.file, download=download)
     state, sha256 = weights_files.read(plan.file)
@@ -275,28 +239,8 @@ def load_plan(
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False).eval()
     spec = spec_with(plan, sha256)
-    runner = _runner(network, spec, target, precision)
-    return TorchvisionEncoder(spec, plan.features.dimensions, target, runner)
-
-
-def _runner(network: GraphModule, spec: EncoderSpec, device: str, precision: str) -> Runner:
-    """The network with its weights, put where and how it will run."""
-    import torch
-
-    from .running import CpuRunner, CudaRunner, MpsRunner, Pixels2Vectors
-
-    size = spec.input.size
-    if precision == "int8":
-        from .int8 import Int8Runner
-
-        first = _runner(deepcopy(network), spec, device, choose("auto", device))
-        whole = Pixels2Vectors(network, spec, torch.float32).eval()
-        return Int8Runner(whole, first, model=spec.model, size=size)
-    if device != "mps":  # there it is slower
-        network.to(memory_format=torch.channels_last)
-    module = Pixels2Vectors(network, spec, getattr(torch, precision)).to(device)
-    runners = {"cpu": CpuRunner, "cuda": CudaRunner, "mps": MpsRunner}
-    return runners[device](module.eval(), size=size, precision=precision)
+    runner = runner_for(network, spec, target, precision)
+    return NetworkEncoder(spec, plan.features.pooled(plan.pooling), target, runner)
 
 
 def models() -> list[ModelInfo]:
@@ -321,7 +265,7 @@ def models() -> list[ModelInfo]:
                 downloaded=file.path.is_file(),
                 # torchvision notes it in MiB, to three places.
                 download_bytes=round(default.meta["_file_size"] * 2**20),
-                note=_no_map(dimensions) if model in WITHOUT_MAP else "",
+                note=nothing_to_pool(dimensions) if model in WITHOUT_MAP else "",
             )
         )
     return found
@@ -370,29 +314,24 @@ def _default(entries: dict[str, Any]) -> str:
     return type(next(iter(entries.values()))).DEFAULT.name
 
 
-def _plan(
-    model: str, entry: Any, file: WeightsFile | None, pooling: str | None, fit: str
-) -> Plan:
+def _plan(choice: Choice, entry: Any, file: WeightsFile | None) -> Plan:
     """A plan with the published weights `entry`, or with a file for the same input."""
-    if fit not in FITS:
-        raise EncoderError(f"There is no fit {fit!r}: choose from {', '.join(FITS)}.")
-    if pooling not in (None, *POOLINGS):
-        raise EncoderError(
-            f"There is no pooling {pooling!r}: choose from {', '.join(POOLINGS)}."
-        )
+    model, pooling = choice.model, choice.pooling
+    require_known(pooling, choice.fit, choice.size)
     preset = entry.transforms()
-    shape = Input(
+    usual = Input(
         size=preset.crop_size[0],
         resize=preset.resize_size[0],
-        fit=fit,
+        fit=choice.fit,
         interpolation=preset.interpolation.value,
     )
-    features = _features(model, shape.size)
+    shape = at_size(usual, choice.size)
+    features = _features(model, usual.size, shape.size)
     if features.has_map:
         pooling = pooling or "avg"
     elif pooling is not None:
         raise EncoderError(
-            f"{model} has {_no_map(features.dimensions)}: leave out --pooling"
+            f"{model} has {nothing_to_pool(features.dimensions)}: leave out --pooling"
         )
     mean, std = (
         (tuple(preset.mean), tuple(preset.std))
@@ -403,35 +342,14 @@ def _plan(
     return Plan(model, file, features, pooling, shape, mean, std)
 
 
-def _no_map(dimensions: int | None) -> str:
-    return f"no feature map to pool; it gives one vector of {dimensions} numbers per image"
-
-
-def _device(name: str) -> str:
-    """The device to run on. Raises EncoderError when it is not there."""
-    import torch
-
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, available in there.items() if available)
-    if not there.get(name):
-        usable = ", ".join(device for device, available in there.items() if available)
-        raise EncoderError(
-            f"The device {name!r} cannot be used with the torch installed here. It has "
-            f"{usable}; leave out --device to take the best of them."
-        )
-    return name
-
-
 # Taking a network apart
 
 
-def _features(model: str, size: int) -> Features:
+def _features(model: str, usual: int, size: int) -> Features:
     """The network up to its last feature map, or else up to its classifier.
+
+    It is built and taken apart for pictures of the `usual` size, and then shown one of
+    `size`. Raises EncoderError when it cannot look at that.
 
     "Feature map": a tensor (n, channels, rows, columns) that is the last one, before
     the classifier, in which a picture has more than one position. Vision transformers
@@ -443,12 +361,12 @@ def _features(model: str, size: int) -> Features:
     from torch.fx.passes.shape_prop import ShapeProp
 
     with _parameters_without_memory():
-        network = torchvision.models.get_model(model, **_options(model, size))
+        network = torchvision.models.get_model(model, **_options(model, usual))
     network = network.to("meta").eval()
     tracer = torch.fx.Tracer()
     tracer.proxy_buffer_attributes = True  # or buffers would be copied as constants
     traced = torch.fx.GraphModule(network, tracer.trace(network))
-    ShapeProp(traced).propagate(torch.empty(2, 3, size, size, device="meta"))
+    ShapeProp(traced).propagate(torch.empty(2, 3, usual, usual, device="meta"))
     nodes = list(traced.graph.nodes)
     classifier = max(i for i, node in enumerate(nodes) if _has_weights(traced, node))
     last = [node for node in nodes[:classifier] if _positions(node) > 1][-1]
@@ -457,7 +375,22 @@ def _features(model: str, size: int) -> Features:
     nodes[-1].args = (end,)
     traced.graph.eliminate_dead_code()
     kept = torch.fx.GraphModule(traced, traced.graph)
-    return Features(kept, _shape(end)[1], has_map)
+    shape = _shape(end) if size == usual else _shape_at(kept, model, size, usual)
+    return Features(kept, shape[1], has_map, prod(shape[2:]))
+
+
+def _shape_at(network: GraphModule, model: str, size: int, usual: int) -> tuple[int, ...]:
+    """The shape of what a network gives for pictures of a size. Raises EncoderError."""
+    import torch
+    import torch.fx
+
+    pictures = torch.empty(2, 3, size, size, device="meta")
+    try:
+        # Run as it is, it would print where it failed.
+        shape = torch.fx.Interpreter(network).run(pictures).shape
+    except Exception as error:  # assertions, shapes that do not fit, maps of no size
+        raise cannot_see(model, size, usual) from error
+    return tuple(shape)
 
 
 def _parameters_without_memory() -> TorchFunctionMode:

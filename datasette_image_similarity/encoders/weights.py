@@ -61,8 +61,10 @@ class WeightsFile:
     url: str | None = None
 
 
-def is_file(weights: str) -> bool:
+def is_file(weights: str | Path) -> bool:
     """Whether `--weights` names a file, and not weights that torchvision knows."""
+    if isinstance(weights, Path):
+        return True
     separators = [mark for mark in ("/", os.sep, os.altsep) if mark]
     return weights.lower().endswith(SUFFIXES) or any(s in weights for s in separators)
 
