@@ -219,26 +219,36 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
 
 
 @image_similarity.command()
+@click.argument("search", default="")
 @json_output
-def models(as_json: bool) -> None:
+def models(search: str, as_json: bool) -> None:
     """What can embed: names, dimensions, weights, and whether these are here already.
 
+    SEARCH is a part of the name; timm's networks, more than a thousand, are listed where
+    it begins with timm:
+
     \b
-    Example:
+    Examples:
         datasette image-similarity models
+        datasette image-similarity models resnet
+        datasette image-similarity models timm:convnext
     """
     from dataclasses import asdict
 
     from ..encoders import available_models
 
-    found = available_models()
+    found = available_models(search)
     if as_json:
         click.echo(json.dumps([asdict(model) for model in found], indent=2))
         return
-    click.echo(f"{'model':24} {'dimensions':>10}  weights")
+    width = max([24, *(len(model.name) for model in found)])
+    click.echo(f"{'model':{width}} {'dimensions':>10}  weights")
     for model in found:
         here = " (here)" if model.downloaded else ""
         size = f", {model.download_bytes / 1e6:.0f} MB" if model.download_bytes else ""
         weights = ", ".join(model.weights) or "none needed"
         note = f"  {model.note}" if model.note else ""
-        click.echo(f"{model.name:24} {model.dimensions:>10,}  {weights}{size}{here}{note}")
+        dimensions = f"{model.dimensions:,}" if model.dimensions else "?"
+        click.echo(f"{model.name:{width}} {dimensions:>10}  {weights}{size}{here}{note}")
+    if not search.startswith("timm:"):
+        click.echo("And timm:NAME for every network of timm: models timm: lists them.")

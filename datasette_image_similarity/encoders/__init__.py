@@ -2,7 +2,8 @@
 
 An encoder takes a batch of RGB squares, decoded and fitted by `images.py`, and gives
 one vector for each. `hog` needs numpy only; every classification network of
-torchvision needs torch. Neither is imported before an encoder is asked for.
+torchvision needs torch, `timm:NAME` timm, and other packages can bring encoders of
+their own: see `plugins.py`. None is imported before an encoder is asked for.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class ModelInfo:
     """One line of `datasette image-similarity models`."""
 
     name: str
-    dimensions: int | None  # None for a network newer than this package
+    dimensions: int | None  # None where that is known only once it is loaded
     weights: tuple[str, ...]  # names that `weights=` takes
     default_weights: str | None
     downloaded: bool  # the default weights are already on this machine
@@ -84,12 +85,14 @@ def load_encoder(
 ) -> Encoder:
     """An encoder, ready to use; its weights are downloaded on first use.
 
-    `model`: "hog" or the name of a classification network of torchvision.
+    `model`: "hog", the name of a classification network of torchvision, "timm:NAME", or
+    the name of an encoder of another package.
     `weights`: a name that torchvision knows, or the path of a .pth, .pt, .bin or
     .safetensors file (one with another ending is recognised by the folder in front of
     it). None: IMAGENET1K_V1 where the model has it, else its default.
-    `pooling`: "avg", "max", "gem" or "flatten" over the last feature map; None is "avg",
-    or the vector in front of the classifier for networks without a feature map.
+    `pooling`: "avg", "max", "gem" or "flatten" over the last feature map: see
+    `running.pooled()`. None is "avg" for torchvision's networks, or the vector in front
+    of the classifier for those without a feature map, and for all of timm's.
     `fit`: how pictures become squares: "squash", "crop" or "pad".
     `size`: the side of the square, in pixels; None: what the weights were trained with.
     `device`: "auto", "cpu", "cuda" or "mps".
@@ -172,9 +175,12 @@ def require_same(ours: EncoderSpec, wanted: EncoderSpec) -> None:
     )
 
 
-def available_models() -> list[ModelInfo]:
-    """Every model that can be named here, family by family: hog, then torchvision's.
+def available_models(search: str = "") -> list[ModelInfo]:
+    """Every model that can be named here and has `search` in its name.
 
-    Only hog where torch or torchvision is not installed. Nothing is downloaded.
+    hog, torchvision's, other packages'; only hog and these where torch or torchvision is
+    not installed. timm's, which are many, where `search` begins with "timm:", and
+    EncoderError is raised where timm is not installed. Nothing is downloaded.
     """
-    return [model for family in families() for model in family.models()]
+    listed = (model for family in families(search) for model in family.models())
+    return [model for model in listed if search in model.name]

@@ -60,13 +60,22 @@ def family_of(model: str) -> Family:
         from . import hog
 
         return hog
-    from . import torchvision
+    if model.startswith("timm:"):
+        from . import timm
+
+        return timm
+    from . import plugins, torchvision
+
+    if model in plugins.names():
+        return plugins
 
     return torchvision
 
 
-def families() -> list[Family]:
-    """All families whose libraries are installed here."""
-    from . import hog, torchvision
+def families(search: str = "") -> list[Family]:
+    """The families that list what they have; timm, which has more than a thousand
+    networks, only where `search` begins with its prefix."""
+    from . import hog, plugins, timm, torchvision
 
-    return [hog, torchvision]
+    listed = [hog, torchvision, plugins]
+    return [timm] if search.startswith(timm.PREFIX) else listed

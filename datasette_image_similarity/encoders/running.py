@@ -63,6 +63,19 @@ class Pixels2Vectors(torch.nn.Module):
         return output if self.pooling is None else pooled(output, self.pooling)
 
 
+class FeatureMaps(torch.nn.Module):
+    """The last feature maps of a network of timm's: (n, channels, rows, columns)."""
+
+    def __init__(self, network: torch.nn.Module, channels_last: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.channels_last = channels_last
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        maps = self.network.forward_features(batch)
+        return maps.permute(0, 3, 1, 2) if self.channels_last else maps
+
+
 def pooled(maps: torch.Tensor, pooling: str) -> torch.Tensor:
     """Feature maps (n, channels, rows, columns) as vectors, in the same dtype.
 

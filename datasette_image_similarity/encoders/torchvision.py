@@ -188,12 +188,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
     choice = Choice(spec.model, spec.weights, spec.pooling, spec.input.fit, spec.input.size)
     if spec.weights in entries:
         made = _plan(choice, entries[spec.weights], None)
-        if not digest.startswith(made.file.sha256):
-            raise EncoderError(
-                f"The vectors were made by {spec}, but with other weights than those "
-                "that torchvision has by that name: embed the pictures again."
-            )
-        file = replace(made.file, sha256=digest)
+        file = weights_files.must_be(made.file, digest, spec)
         if weights_file is not None:
             file = replace(file, path=Path(weights_file), url=None)
         return replace(made, file=file)

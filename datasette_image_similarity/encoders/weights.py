@@ -15,7 +15,7 @@ import sys
 import urllib.error
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,6 +23,8 @@ from ..errors import EncoderError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .spec import EncoderSpec
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 TIMEOUT_SECONDS = 30  # without a byte from the server
@@ -86,6 +88,91 @@ def published(url: str, name: str) -> WeightsFile:
         sha256=FULL_HASHES.get(filename, digits[1]),
         url=url,
     )
+
+
+def must_be(file: WeightsFile, sha256: str, spec: EncoderSpec) -> WeightsFile:
+    """Published weights, which must have the hash that vectors were made with.
+
+    Raises EncoderError when it is known already that they have not.
+    """
+    if not sha256.startswith(file.sha256):
+        raise EncoderError(
+            f"The vectors were made by {spec}, but with other weights than those "
+            "published by that name now: embed the pictures again."
+        )
+    return replace(file, sha256=sha256)
+
+
+# Files on the Hugging Face Hub
+
+
+def safe_name(filename: str | None) -> str:
+    """The file to ask for where a repository is said to have weights in this one: never
+    a pickle."""
+    if filename is None or filename == "pytorch_model.bin":
+        return "model.safetensors"
+    stem = filename.removesuffix(".safetensors")
+    for pickled in SUFFIXES:
+        stem = stem.removesuffix(pickled)
+    return stem.replace("open_clip_pytorch_model", "open_clip_model") + ".safetensors"
+
+
+def in_hub_cache(repository: str, filename: str) -> bool:
+    """Whether huggingface_hub has fetched this file already."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False
+    return isinstance(try_to_load_from_cache(repository, filename), str)
+
+
+def from_hub(
+    repository: str, filename: str, name: str, *, download: bool = True
+) -> WeightsFile:
+    """A file of the Hugging Face Hub, out of huggingface_hub's cache or fetched into it.
+
+    That cache calls large files by their SHA-256, which is what the file then must have.
+    Raises EncoderError when it is not there and cannot be fetched.
+    """
+    url = f"https://huggingface.co/{repository}/resolve/main/{filename}"
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise EncoderError(
+            f"{repository} needs the huggingface_hub library: pip install huggingface_hub"
+        ) from error
+    here = in_hub_cache(repository, filename)
+    if not here and not download:
+        raise EncoderError(
+            f"The weights {name} are not on this machine yet. Embed a picture with them, "
+            f"or download {url} and name the file with --weights."
+        )
+    try:  # what is here is not asked for again
+        path = Path(hf_hub_download(repository, filename, local_files_only=here))
+    except Exception as error:  # the library raises many kinds
+        raise EncoderError(
+            f"The weights {name} could not be downloaded from {url}: "
+            f"{_reason_of_hub(error)}. Where there is another way to get that file, name "
+            "it with --weights; or use --model hog, which needs no download."
+        ) from error
+    blob = path.resolve().name
+    known = blob if re.fullmatch("[0-9a-f]{64}", blob) else ""
+    return WeightsFile(path, name, known, url)
+
+
+def _reason_of_hub(error: Exception) -> str:
+    """Why huggingface_hub gave no file, in words."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "it may be fetched only by those who agreed to its terms and are logged in"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "the server could not be reached (is this machine online?)"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the repository has no such file, and no other kind is read"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such repository"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 # Getting hold of a file
@@ -307,19 +394,20 @@ def fit_to(
             if key.endswith("num_batches_tracked"):
                 fitted[key] = torch.zeros(wanted.shape, dtype=wanted.dtype)
                 continue
-            raise _misfit(path, model, f"{key} is missing in the file")
+            raise misfit(path, model, f"{key} is missing in the file")
         if state[key].shape != wanted.shape:
             shapes = f"{tuple(state[key].shape)} in the file and {tuple(wanted.shape)}"
-            raise _misfit(path, model, f"{key} is {shapes} in {model}")
+            raise misfit(path, model, f"{key} is {shapes} in {model}")
         fitted[key] = _converted(state[key], wanted, f"{path}: {key}")
     used = {key.split(".")[0] for key in network}
     for key in state:
         if key not in network and key.split(".")[0] in used:
-            raise _misfit(path, model, f"{key} is in the file but not in {model}")
+            raise misfit(path, model, f"{key} is in the file but not in {model}")
     return fitted
 
 
-def _misfit(path: Path, model: str, what: str) -> EncoderError:
+def misfit(path: Path, model: str, what: str) -> EncoderError:
+    """What to say of a file that does not belong to a network."""
     return EncoderError(
         f"{path} does not fit {model}: {what}. It may hold another network's weights: "
         "check --model."
