@@ -7,7 +7,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import picture
 from core import answer, command, refused, value
+from serving import open_datasette, post_picture
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.collection import EncoderOptions
@@ -228,3 +230,29 @@ def test_where_the_package_is_missing_the_vectors_can_still_be_searched(
         assert len(collection.similar(1, k=3)) == 3
         with pytest.raises(EncoderError):
             collection.search(photos / "red" / "red-0.png")
+
+
+SEARCH = "/p/images/-/search-by-image"
+
+
+async def test_visitors_search_by_a_picture_of_their_own(colours, photos, tmp_path):
+    path = tmp_path / "p.db"
+    with ImageCollection(path) as collection:
+        collection.embed(photos, encoder=EncoderOptions(colours))
+    response = await post_picture(open_datasette(path), SEARCH, picture("red", 3))
+    assert response.status_code == 200
+    assert response.json()["rows"][0]["row"]["name"] == "red-3.png"
+
+
+async def test_visitors_are_told_in_words_that_it_is_broken(install, photos, tmp_path):
+    path = tmp_path / "p.db"
+    rows = "np.asarray(batch[:, :2, 0, 0], 'float32') + 1"
+    install("later", plugin(encode=f"lambda self, batch: {rows}"), "Encoder")
+    with ImageCollection(path) as collection:
+        collection.embed(photos, encoder=EncoderOptions("later"))
+    code = plugin(encode="lambda self, batch: 1 / 0")
+    exec(code, vars(sys.modules["plugin_later"]))  # a new version, in the same place
+    response = await post_picture(open_datasette(path), SEARCH, picture("red", 3))
+    assert response.status_code in (500, 503)
+    assert "The encoder later failed (ZeroDivisionError" in response.text
+    assert "Traceback" not in response.text

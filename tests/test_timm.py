@@ -145,6 +145,19 @@ def test_nothing_is_kept_of_the_random_numbers_that_a_network_begins_with(name, 
     assert ((a * b).sum(1) / lengths > 0.999).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "pooling"), [("test_vit", None), ("test_mambaout", "gem")]
+)
+def test_what_int8_is_made_from_gives_the_same(name, pooling, tmp_path):
+    encoder = load_encoder(
+        f"timm:{name}", weights=saved(name, tmp_path), pooling=pooling, **CPU
+    )
+    module, pixels = encoder._runner._module, torch.from_numpy(noise(2, encoder.input.size))
+    exported = torch.export.export(module, (pixels,)).module()
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(pixels), module(pixels))
+
+
 def test_a_network_without_a_map_has_nothing_to_pool():
     with pytest.raises(EncoderError) as caught:
         load_encoder("timm:test_vit", pooling="gem")
@@ -277,8 +290,9 @@ def test_a_file_in_the_cache_with_another_hash_is_refused(hub, tmp_path):
     link = cached(hub, path)
     spec = load_encoder(RESNET, **CPU).spec
     link.resolve().write_bytes(b"planted")
-    with pytest.raises(EncoderError, match="SHA-256 should be"):
+    with pytest.raises(EncoderError, match="SHA-256 should be") as caught:
         load_encoder(RESNET)
+    assert f"Delete {link.resolve()} and" in str(caught.value)
     with pytest.raises(EncoderError, match="SHA-256 should be"):
         restore_encoder(spec, download=False)
 

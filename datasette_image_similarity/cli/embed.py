@@ -44,12 +44,13 @@ from .base import (
 @click.option("--where", help="SQL condition: embed only these rows of the table")
 @click.option(
     "--model",
-    help="resnet50 by default; another torchvision classification model, or hog, "
-    "which needs no download. See: datasette image-similarity models",
+    help="resnet50 by default; another torchvision classification model, timm:NAME, an "
+    "encoder of another package, or hog, which needs no download. See: datasette "
+    "image-similarity models",
 )
 @click.option(
     "--weights",
-    help="Weights by torchvision's name, or a .pth or .safetensors file",
+    help="Published weights by name, or a .pth or .safetensors file",
 )
 @click.option(
     "--pooling",

@@ -116,7 +116,8 @@ def quantized(
 
     `sample`: uint8 (n, size, size, 3), to find the ranges of numbers with.
     """
-    attends = any(isinstance(m, torch.nn.MultiheadAttention) for m in module.modules())
+    # torch's own MultiheadAttention, and what timm calls alike.
+    attends = any("Attention" in type(m).__name__ for m in module.modules())
     with _quiet():
         openvino, nncf = _libraries()
         example = torch.from_numpy(sample[:chunk])

@@ -64,7 +64,7 @@ class WeightsFile:
 
 
 def is_file(weights: str | Path) -> bool:
-    """Whether `--weights` names a file, and not weights that torchvision knows."""
+    """Whether `--weights` names a file, and not published weights."""
     if isinstance(weights, Path):
         return True
     separators = [mark for mark in ("/", os.sep, os.altsep) if mark]
@@ -276,7 +276,7 @@ def verified(file: WeightsFile) -> Iterator[tuple[BinaryIO, str]]:
 def _not_the_file(file: WeightsFile, found: str) -> EncoderError:
     start = "" if len(file.sha256) == 64 else "start with "
     advice = (
-        f"Delete {file.path} and run this again to download it anew."
+        f"Delete {file.path.resolve()} and run this again to download it anew."
         if file.url
         else "Name the file that the pictures were embedded with, or embed them again."
     )
