@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("safetensors")
 
-MODEL = "shufflenet_v2_x0_5"
+MODEL = "squeezenet1_1"
 COLOURS = ("maroon", "olive", "teal", "navy")
 QUICK = Settings(epochs=2, lr=1e-3, batch_size=4, freeze=0.6, hold_out=0.5)
 
@@ -70,6 +70,18 @@ def database(tmp_path: Path, made_once: Path) -> Path:
     shutil.copy(made_once / "gallery.db", path)
     vouch(path, made_once)
     return path
+
+
+@pytest.fixture(scope="module")
+def trained(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+    """A run from beginning to end."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "gallery.db"
+    shutil.copy(made_once / "gallery.db", path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
+        vouch(path, made_once)
+        return train(path)
 
 
 def vouch(path: Path, folder: Path) -> None:
@@ -123,31 +135,29 @@ def test_the_loss_falls_and_the_file_is_one_that_embed_takes(database: Path) -> 
     assert encoder["input"]["size"] == 64
 
 
-def test_only_the_last_layers_move(database: Path, made_once: Path) -> None:
-    made = train(database)
+def test_only_the_last_layers_move(trained: Finetuned, made_once: Path) -> None:
     before = torch.load(made_once / "random.pth", weights_only=True)
-    after = tensors(made.file)
-    assert set(after) == {name for name in before if not name.startswith("fc.")}
+    after = tensors(trained.file)
+    assert set(after) == {name for name in before if not name.startswith("classifier.")}
     moved = {name for name in after if not torch.equal(before[name], after[name])}
-    assert "conv5.0.weight" in moved
-    assert "conv1.0.weight" not in moved
-    assert not any("running" in name for name in moved)
+    assert "features.12.expand3x3.weight" in moved
+    assert "features.0.weight" not in moved
     assert all(one.dtype == before[name].dtype for name, one in after.items())
 
 
-def test_the_file_says_where_it_comes_from(database: Path) -> None:
-    made = train(database)
-    _, about = checkpoint.load(made.file)
+def test_the_file_says_where_it_comes_from(trained: Finetuned) -> None:
+    _, about = checkpoint.load(trained.file)
     assert about["label"] == "label"
     assert about["settings"]["epochs"] == 2
     assert json.loads(about["base"])["model"] == MODEL
-    assert about["unseen"]["after"] == made.unseen.after
-    assert str(database.parent) not in json.dumps(about)
+    assert about["unseen"]["after"] == trained.unseen.after
+    assert str(trained.file.parent) not in json.dumps(about)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3])
-def test_a_run_that_was_stopped_comes_to_the_same(database: Path, batches: int) -> None:
-    whole = train(database)
+def test_a_run_that_was_stopped_comes_to_the_same(
+    database: Path, trained: Finetuned, batches: int
+) -> None:
     part = database.with_name("part.safetensors")
     with pytest.raises(Stopped):
         train(database, file=part, **stop_after(batches))
@@ -156,10 +166,30 @@ def test_a_run_that_was_stopped_comes_to_the_same(database: Path, batches: int) 
     made = train(database, file=part, progress=lambda what, *_: resumed.append(what))
     assert "Embedding what is trained on" not in resumed
     assert sum(what.startswith("Epoch") for what in resumed) == 4 - batches
-    assert [e.loss for e in made.epochs] == [e.loss for e in whole.epochs]
-    ours, theirs = tensors(part), tensors(whole.file)
+    assert [e.loss for e in made.epochs] == [e.loss for e in trained.epochs]
+    ours, theirs = tensors(part), tensors(trained.file)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert list(database.parent.glob("*.checkpoint")) == []
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_epoch(
+    database: Path, trained: Finetuned
+) -> None:
+    done: list[str] = []
+
+    def killed(what: str, *_: int) -> None:
+        done.append(what)
+        if what == "Epoch 2 of 2":
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        train(database, progress=killed)
+    resumed: list[str] = []
+    made = train(database, progress=lambda what, *_: resumed.append(what))
+    assert "Epoch 1 of 2" in done
+    assert "Epoch 1 of 2" not in resumed
+    ours, theirs = tensors(made.file), tensors(trained.file)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(

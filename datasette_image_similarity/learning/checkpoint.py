@@ -35,7 +35,7 @@ def save(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) ->
     """Replace the file, whole or not at all. Raises CollectionError."""
     from safetensors.torch import save_file
 
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = file.with_name(f"{file.name}.part")
     copies = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     metadata = {"format": "pt", "about": json.dumps(about)}
     try:

@@ -26,18 +26,15 @@ from ..encoders.families import family_of
 from ..encoders.network import device_named
 from ..errors import CollectionError, EncoderError
 from ..explore.vectors import Say
-from ..images import Input
 from . import checkpoint
-from .parts import Parts, divided
-from .squares import Labelled, SquareReader, labelled_pictures
+from .parts import divided
+from .squares import Labelled, Material, SquareReader, labelled_pictures, read_material
 
 if TYPE_CHECKING:
     import numpy as np
     from torch.fx import GraphModule
 
-    from .training import Change, Epoch, Material
-
-LARGER = 8 / 7  # than the encoder's squares are those that crops are taken from
+    from .training import Change, Epoch
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def finetune(
     reader = SquareReader(
         conn, collection, pictures, roots=roots, folder=file.parent, workers=workers
     )
-    material = _read(reader, classes, parts, spec.input, say, stop)
+    material = read_material(reader, classes, parts, spec.input, say, stop)
     from .training import Training
     from .tuning import Tuning
 
@@ -224,44 +221,6 @@ def _classes(pictures: Sequence[Labelled]) -> tuple[np.ndarray, int]:
     number = {name: place for place, name in enumerate(names)}
     found = [number.get(picture.label, -1) for picture in pictures]
     return np.array(found, np.int64), found.count(-1)
-
-
-def _read(
-    reader: SquareReader,
-    classes: np.ndarray,
-    parts: Parts,
-    shape: Input,
-    say: Say,
-    stop: Callable[[], bool],
-) -> Material:
-    """Decode all pictures. Raises CollectionError where most are not to be had."""
-    import numpy as np
-
-    side = round(shape.size * LARGER)
-    resize = round(shape.resize * LARGER)
-    held = np.sort(
-        np.concatenate([parts.watched_seen, parts.watched_unseen, parts.seen, parts.unseen])
-    )
-    larger = reader.read(parts.train, replace(shape, size=side, resize=resize), say, stop)
-    squares = reader.read(held, shape, say, stop)
-    if 2 * len(reader.failed) > len(parts.train) + len(held):
-        place, reason = next(iter(reader.failed.items()))
-        picture = reader.pictures[place]
-        raise CollectionError(
-            f"{len(reader.failed):,} of {len(parts.train) + len(held):,} pictures cannot "
-            f"be read; {picture.path or picture.pk}: {reason}. Run embed again, on this "
-            "computer"
-        )
-    usable = np.ones(len(classes), bool)
-    usable[list(reader.failed)] = False
-    usable_parts = parts.only(usable)
-    for judged in (usable_parts.seen, usable_parts.unseen):
-        if np.bincount(classes[judged], minlength=1).max() < 2:
-            raise CollectionError(
-                "There are too few pictures of each class to judge by: hold out a larger "
-                "share, or label more"
-            )
-    return Material(classes, usable_parts, parts.train, larger, held, squares)
 
 
 def _about(

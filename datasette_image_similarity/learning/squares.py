@@ -11,7 +11,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -23,10 +23,12 @@ from .. import sources
 from ..errors import CollectionError, ImageError
 from ..explore.vectors import Say, Stopped
 from ..images import LOCAL_FILES, DecoderPool, Input, Request
+from .parts import Parts
 
 if TYPE_CHECKING:
     import numpy as np
 
+LARGER = 8 / 7  # than the encoder's squares are those that crops are taken from
 AT_ONCE = 64  # pictures read before it is asked whether to stop
 
 
@@ -140,6 +142,64 @@ class SquareReader:
             raise ImageError("its folder was noted for no embed of this user")
         file = sources.locate(root, str(picture.path))
         return sources.read_file(file, LOCAL_FILES.max_bytes)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on and judged by; places are those of all labelled pictures.
+
+    `larger` are squares of the pictures at `train`, to take crops from; `squares` of those
+    at `held`, just as the encoder sees them. Both lists are sorted, and so are `parts`,
+    which lack what could not be read.
+    """
+
+    classes: np.ndarray
+    parts: Parts
+    train: np.ndarray
+    larger: np.ndarray
+    held: np.ndarray
+    squares: np.ndarray
+
+
+def read_material(
+    reader: SquareReader,
+    classes: np.ndarray,
+    parts: Parts,
+    shape: Input,
+    say: Say,
+    stop: Callable[[], bool],
+) -> Material:
+    """Decode all pictures.
+
+    Raises CollectionError where most are not to be had, or too few to judge by; Stopped.
+    """
+    import numpy as np
+
+    side = round(shape.size * LARGER)
+    resize = round(shape.resize * LARGER)
+    held = np.sort(
+        np.concatenate([parts.watched_seen, parts.watched_unseen, parts.seen, parts.unseen])
+    )
+    larger = reader.read(parts.train, replace(shape, size=side, resize=resize), say, stop)
+    squares = reader.read(held, shape, say, stop)
+    if 2 * len(reader.failed) > len(parts.train) + len(held):
+        place, reason = next(iter(reader.failed.items()))
+        picture = reader.pictures[place]
+        raise CollectionError(
+            f"{len(reader.failed):,} of {len(parts.train) + len(held):,} pictures cannot "
+            f"be read; {picture.path or picture.pk}: {reason}. Run embed again, on this "
+            "computer"
+        )
+    usable = np.ones(len(classes), bool)
+    usable[list(reader.failed)] = False
+    usable_parts = parts.only(usable)
+    for judged in (usable_parts.seen, usable_parts.unseen):
+        if np.bincount(classes[judged], minlength=1).max() < 2:
+            raise CollectionError(
+                "There are too few pictures of each class to judge by: hold out a larger "
+                "share, or label more"
+            )
+    return Material(classes, usable_parts, parts.train, larger, held, squares)
 
 
 def _room(folder: Path, shape: tuple[int, ...]) -> np.ndarray:

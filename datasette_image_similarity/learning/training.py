@@ -19,7 +19,8 @@ from ..explore import judging
 from ..explore.judging import METRICS, Task
 from ..explore.vectors import Say, Stopped
 from . import checkpoint
-from .parts import Parts, balanced
+from .parts import balanced
+from .squares import Material
 from .tuning import Tuning
 
 CHECKPOINT_SECONDS = 600  # after so many, also within an epoch
@@ -54,23 +55,6 @@ class Epoch:
     seen: float | None
     unseen: float | None
     seconds: float
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is trained on and judged by; places are those of all labelled pictures.
-
-    `larger` are squares of the pictures at `train`, to take crops from; `squares` of those
-    at `held`, just as the encoder sees them. Both lists are sorted, and so are `parts`,
-    which lack what could not be read.
-    """
-
-    classes: np.ndarray
-    parts: Parts
-    train: np.ndarray
-    larger: np.ndarray
-    held: np.ndarray
-    squares: np.ndarray
 
 
 class Training:
@@ -145,8 +129,12 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        scores = [_both(epoch.seen, epoch.unseen, epoch.number) for epoch in self.epochs]
-        return scores.index(max(scores))
+        """The best for watched pictures, the last where there are none; 0 before all."""
+
+        def score(epoch: Epoch) -> float:
+            return _both(epoch.seen, epoch.unseen, epoch.number)
+
+        return max(self.epochs[1:] or self.epochs, key=score).number
 
     def chosen(self) -> tuple[dict[str, Tensor], float]:
         """The state to keep, and how far it is on the way to that of the best epoch.
