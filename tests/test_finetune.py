@@ -17,7 +17,12 @@ from core import sql
 
 from datasette_image_similarity import ImageCollection, trust
 from datasette_image_similarity.cli.base import image_similarity
-from datasette_image_similarity.cli.finetune import backbone_options, run_backbone
+from datasette_image_similarity.cli.finetune import (
+    NAMES,
+    backbone_options,
+    refuse_given,
+    run_backbone,
+)
 from datasette_image_similarity.collection import EncoderOptions
 from datasette_image_similarity.errors import CollectionError, EncoderError
 from datasette_image_similarity.explore.vectors import Stopped
@@ -321,24 +326,48 @@ def test_only_networks_can_be_tuned(gallery: Path) -> None:
         train(gallery)
 
 
-def test_the_command_prints_figures_and_refuses(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @click.command()
-    @click.option("--anyway", is_flag=True)
-    @backbone_options
-    def command(**options: Any) -> None:
-        run_backbone(
-            database, "images", None, "label", epochs=1, seed=0, as_json=False, **options
-        )
+@click.command()
+@click.argument("database", type=Path)
+@click.option("--backbone", is_flag=True)
+@click.option("--anyway", is_flag=True)
+@backbone_options
+@click.pass_context
+def command(context: click.Context, database: Path, backbone: bool, **options: Any) -> None:
+    """As `train` takes and does it."""
+    if not backbone:
+        refuse_given(context, NAMES, "only with --backbone")
+    about = (database, "images", None, "label")
+    run_backbone(*about, epochs=1, seed=0, as_json=False, **options)
 
+
+def test_the_command_prints_figures_and_what_comes_next(database: Path) -> None:
     file = database.with_name("tuned.safetensors")
-    options = ["--weights-to", str(file), "--hold-out", ".5", "--device", "cpu"]
-    result = CliRunner().invoke(command, [*options, "--anyway"])
+    options = ["--backbone", "--weights-to", str(file), "--hold-out", ".5", "--anyway"]
+    result = CliRunner().invoke(command, [str(database), *options])
     assert result.exit_code == 0, result.output
     assert "Epoch 1 of 1: loss" in result.output
-    assert "unseen classes (12 queries): mAP" in result.output
+    assert "12 pictures of classes not trained on, 4 others" in result.output
     assert f"--weights {file}" in result.output
+
+
+def test_the_command_ends_with_1_where_nothing_was_written(
+    database: Path, monkeypatch: pytest.MonkeyPatch, trained: Finetuned
+) -> None:
+    worse = {**trained.unseen.before, "map": 0.0}
+    made = replace(trained, file=None, unseen=replace(trained.unseen, after=worse))
+    monkeypatch.setattr(ImageCollection, "finetune", lambda *_, **__: made)
+    result = CliRunner().invoke(command, [str(database), "--backbone", "--weights-to", "x"])
+    assert result.exit_code == 1
+    assert "got worse. Nothing was written" in result.output
+
+
+def test_options_of_the_network_are_for_the_network(database: Path) -> None:
+    result = CliRunner().invoke(command, [str(database), "--lr", ".1"])
+    assert result.exit_code == 2
+    assert "--lr does something only with --backbone" in result.output
+    result = CliRunner().invoke(command, [str(database), "--backbone"])
+    assert result.exit_code == 2
+    assert "--backbone needs --weights-to" in result.output
 
 
 # Parts and batches

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from ..errors import CollectionError
 from .base import Reporter, one_line, or_stopped
 
 if TYPE_CHECKING:
     from ..learning.finetune import Finetuned
-    from ..learning.training import Change, Epoch
+    from ..learning.training import Epoch
 
 OPTIONS = (
     click.option(
@@ -59,11 +60,26 @@ OPTIONS = (
 )
 
 
+NAMES = (
+    *("weights_to", "lr", "batch_size", "freeze", "hold_out", "no_flip"),
+    *("device", "workers", "restart"),
+)
+
+
 def backbone_options(command: Callable) -> Callable:
     """Decorate a command with the options that fine-tuning has for itself."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def refuse_given(context: click.Context, names: Collection[str], only: str) -> None:
+    """Raise UsageError where one of these parameters was given: they do something
+    `only`, as in "only with --backbone"."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} does something {only}")
 
 
 def run_backbone(
@@ -127,12 +143,18 @@ def run_backbone(
     for line in _lines(made):
         say.line(line)
     if made.file is None:
-        raise CollectionError(
-            "Classes held out got worse, so nothing was written. With --anyway the same "
-            "command writes it all the same"
+        say.line(
+            "Classes that were not trained on got worse. Nothing was written; the same "
+            "command with --anyway writes it."
+        )
+        sys.exit(1)
+    if made.unseen.difference < 0:
+        say.line(
+            "Classes that were not trained on got worse. Written all the same, as you "
+            "asked."
         )
     command = ["datasette", "image-similarity", "embed", str(database), *made.embed]
-    say.line(f"Written: {made.file}. To embed with it, beside what there is:")
+    say.line(f"Written: {made.file}. To embed with it, in a collection of its own:")
     say.line(f"  {one_line(shlex.join(command))}")
 
 
@@ -151,8 +173,8 @@ def _lines(made: Finetuned) -> list[str]:
     """What was trained on, and what it changed."""
     lines = [
         f"Trained {made.model} on {made.trained:,} pictures of {made.classes:,} classes in "
-        f"{made.seconds:.0f} seconds. Kept: epoch {made.best_epoch}, {made.share:g} of "
-        "the way from the weights before",
+        f"{made.seconds:.0f} seconds; kept: epoch {made.best_epoch}, {made.share:g} of the "
+        "way from the weights before"
     ]
     left_out = {
         "without a label": made.unlabelled,
@@ -163,17 +185,24 @@ def _lines(made: Finetuned) -> list[str]:
     if some:
         lines.append(f"Left out: {', '.join(some)}")
     lines += [f"{path}: {reason}" for path, reason in list(made.unreadable.items())[:5]]
-    lines.append("Judged by pictures that were not trained on, all in one gallery:")
-    lines.append(_change_line("seen classes", made.seen))
-    lines.append(_change_line("unseen classes", made.unseen))
+    seen, unseen = made.seen, made.unseen
+    lines += [
+        f"Held out: {unseen.queries:,} pictures of classes not trained on, "
+        f"{seen.queries:,} others of classes that are. These are searched, and ask.",
+        f"{'':20}{'classes trained on':^24}{'not trained on':^24}",
+        f"{'':20}{'mAP':>9}{'P@5':>9}      {'mAP':>9}{'P@5':>9}",
+    ]
+    for row in ("before", "after"):
+        cells = (_cells(getattr(change, row)) for change in (seen, unseen))
+        lines.append(f"{row:20}{'      '.join(cells)}")
+    for words, change in (("trained on", seen), ("not trained on", unseen)):
+        low, high = change.interval
+        lines.append(
+            f"Gain in mAP, classes {words}: {change.difference:+.3f} (95 % interval "
+            f"{low:+.3f} … {high:+.3f})"
+        )
     return [one_line(line) for line in lines]
 
 
-def _change_line(who: str, change: Change) -> str:
-    before, after = change.before, change.after
-    low, high = change.interval
-    return (
-        f"  {who} ({change.queries:,} queries): mAP {before['map']:.3f} → "
-        f"{after['map']:.3f} ({change.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f}), "
-        f"precision@5 {before['precision_at_5']:.3f} → {after['precision_at_5']:.3f}"
-    )
+def _cells(figures: dict[str, float]) -> str:
+    return "".join(f"{figures[name]:>9.3f}" for name in ("map", "precision_at_5"))

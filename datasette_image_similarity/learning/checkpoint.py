@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +32,22 @@ def require_safetensors() -> None:
 
 def save(file: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Replace the file, whole or not at all. Raises CollectionError."""
-    from safetensors.torch import save_file
+    # The library's own save_file() would let nobody else read the file.
+    from safetensors.torch import save as serialized
 
-    temporary = file.with_name(f"{file.name}.part")
     copies = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-    metadata = {"format": "pt", "about": json.dumps(about)}
+    data = serialized(copies, {"format": "pt", "about": json.dumps(about)})
+    part = file.with_name(f"{file.name}.part")
     try:
-        save_file(copies, temporary, metadata)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, file)
-    except Exception as error:  # the library has its own kind for a full disk
-        raise CollectionError(f"{file} cannot be written: {error}") from error
+        with open(part, "wb") as writing:
+            writing.write(data)
+            writing.flush()
+            os.fsync(writing.fileno())
+        os.replace(part, file)
+    except OSError as error:
+        raise CollectionError(f"{file} cannot be written: {error.strerror}") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        part.unlink(missing_ok=True)
 
 
 def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -238,7 +238,10 @@ class Training:
                     "it did to go on, or --restart to begin again"
                 )
             self.tuning.restore(tensors, about["steps"])
-            self.best = {name: tensors[f"best/{name}"] for name in self.tuning.trained}
+            self.best = {
+                name: tensors[f"best/{name}"].to(one.device)
+                for name, one in self.tuning.trained.items()
+            }
             self.losses = about["losses"]
             self.epochs = [Epoch(**epoch) for epoch in about["epochs"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
