@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from .explore.duplicates import Duplicates
     from .explore.evaluations import Evaluation
     from .explore.marked import Written
+    from .learning.finetune import Finetuned, Settings
+    from .learning.training import Epoch
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -517,6 +519,47 @@ class ImageCollection:
                 queries=queries,
                 exact=exact,
                 say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def finetune(
+        self,
+        label: str,
+        weights_to: str | Path,
+        *,
+        settings: Settings | None = None,
+        device: str = "auto",
+        workers: int | None = None,
+        anyway: bool = False,
+        restart: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        epoch: Callable[[Epoch], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Finetuned:
+        """Train the collection's network by a label column, and write its weights to a
+        .safetensors file, for `embed(encoder=EncoderOptions(weights=…))`.
+
+        Nothing is written where classes held out get worse and not `anyway`. A run that
+        was stopped is gone on with, unless it is to `restart`. `epoch` is told each
+        epoch's figures. See `learning/finetune.py` for these, and for what is raised.
+        """
+        from .learning.finetune import Settings, finetune
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return finetune(
+                conn,
+                collection,
+                label,
+                Path(weights_to).expanduser(),
+                settings=settings or Settings(),
+                device=device,
+                workers=workers or os.cpu_count() or 1,
+                roots=trust.trusted_roots(self.database),
+                anyway=anyway,
+                restart=restart,
+                say=progress or (lambda *_: None),
+                note=epoch,
                 stop=stop,
             )
 
