@@ -218,6 +218,4 @@ def _say_where_to_look(
     pairs = [("_like", pk_path(source.parts(key)))]
     pairs += [("_collection", names[0]), ("_with", names[1])]
     page = f"/{tilde_encode(database.stem)}/{tilde_encode(source.name)}/-/compare"
-    say.line(
-        f"Side by side, the query that changed for the worst: {page}?{urlencode(pairs)}"
-    )
+    say.line(f"The query that lost most, side by side: {page}?{urlencode(pairs)}")

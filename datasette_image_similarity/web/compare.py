@@ -298,9 +298,9 @@ async def _column(
             for tile, hit in zip(tiles, hits, strict=True)
         ],
         "similar_url": alone(_next=start or None),
-        "absent": f"not in {other.name}"
+        "absent": "not there"
         if other.complete
-        else f"not in the first {len(other.hits):,} of {other.name}",
+        else f"not in the first {len(other.hits):,} there",
     }
 
 

@@ -105,7 +105,8 @@ class Place:
         """A command of ours about this collection, as it is typed beside the database."""
         file = Path(self.db.path).name if self.db.path else f"{self.database}.db"
         words = ["datasette", "image-similarity", name, file, self.table, *options]
-        return shlex.join([*words, *(["--name", self.collection.name] * bool(self.named))])
+        named = bool(self.named or self.config.collection)  # commands know no settings
+        return shlex.join([*words, *(["--name", self.collection.name] * named)])
 
 
 async def find_place(datasette: Datasette, request: Any) -> Place:
