@@ -53,13 +53,21 @@ class Card:
 def by_table(cards: list[Card]) -> list[Card]:
     """The cards of the usual collections, each with those of its table's others.
 
-    Where that one is damaged, the first of the others takes its place.
+    Where that one is damaged, the first of the others takes its place; where none of its
+    rows is left, pictures of theirs are shown.
     """
     tables: dict[tuple[str, str], list[Card]] = {}
     for card in cards:
         tables.setdefault((card.database, card.table), []).append(card)
     ordered = [sorted(some, key=lambda card: not card.usual) for some in tables.values()]
-    return [replace(first, others=others) for first, *others in ordered]
+    return [
+        replace(
+            first,
+            others=others,
+            mosaic=next((card.mosaic for card in (first, *others) if card.mosaic), []),
+        )
+        for first, *others in ordered
+    ]
 
 
 async def cards(datasette: Datasette, request: Any) -> list[Card]:
