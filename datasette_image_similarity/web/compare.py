@@ -154,6 +154,7 @@ async def compare(datasette: Datasette, request: Any) -> Response:
         "columns": columns,
         "overlap": overlap,
         "next_url": next_url,
+        "exact_url": question.url(path, _exact=1, _next=question.offset or None),
         "json_url": question.url(f"{path}.json", _next=question.offset or None),
         "first": question.offset + 1,
     }
