@@ -40,7 +40,8 @@ LIKES = 50  # so many query pictures at most
 # Our own parameters that an address keeps, and the fields of the form for a crop.
 ASKED = (
     *("_like", "_unlike", "_crop", "_distinct", "_one_per"),
-    *("_size", "_max_distance", "_collection", "_exact", "_histogram", "_with"),
+    *("_size", "_max_distance", "_collection", "_exact", "_histogram"),
+    "_with",
 )
 CROP_FIELDS = ("_crop_left", "_crop_top", "_crop_width", "_crop_height")
 KEPT = ("_where", "_through", "_searchmode")  # Datasette's parameters that filter
