@@ -42,6 +42,7 @@ from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import finished_vector
 from .query import Filter, Hit, Query
+from .siblings import is_default, lacking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +102,8 @@ class Status:
     updated_at: str | None
     index: IndexStatus | None
     map: MapStatus | None
+    default: bool  # used where none is named
+    behind: int  # pictures that the default has, and this one has not
 
     @property
     def wants_index(self) -> bool:
@@ -109,7 +112,8 @@ class Status:
 
 
 class ImageCollection:
-    """The collection called `name` over a table; without a name, the table's oldest.
+    """The collection called `name` over a table; without a name the table's default: the
+    one that `make_default()` chose, else the oldest.
 
     Nothing is opened or made before it is needed: `embed()` creates the database, the
     table and the collection where they are missing. Use it in a `with` statement, or
@@ -646,6 +650,12 @@ class ImageCollection:
         collection, conn = self._find()
         return collection_status(conn, collection)
 
+    def make_default(self) -> None:
+        """Have this collection used wherever none is named. Raises CollectionError."""
+        collection, conn = self._find()
+        with db.explained(self.database):
+            db.prefer(conn, collection)
+
     def remove(self) -> None:
         """Drop the collection. The table of pictures stays as it is."""
         collection, conn = self._find()
@@ -1038,4 +1048,6 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         updated_at=updated_at,
         index=index_status(conn, collection),
         map=map_status(conn, collection),
+        default=is_default(conn, collection),
+        behind=lacking(conn, collection),
     )

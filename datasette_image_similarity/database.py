@@ -1238,6 +1238,18 @@ def item_vectors(
     return conn.execute(sql, (json.dumps([int(id) for id in ids]),)).fetchall()
 
 
+def vector_of_bytes(
+    conn: sqlite3.Connection, collection: Collection, sha256: str
+) -> bytes | None:
+    """The vector of a picture with these bytes, as it is stored."""
+    row = conn.execute(
+        "select id from _image_similarity_items "
+        "where collection_id = ? and sha256 = ? limit 1",
+        (collection.id, sha256),
+    ).fetchone()
+    return None if row is None else item_vector(conn, collection, row[0])
+
+
 def item_vector(
     conn: sqlite3.Connection, collection: Collection, item: int
 ) -> bytes | None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from . import index, sources, trust
+from . import index, siblings, sources, trust
 from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError
 from .images import Limits
@@ -297,13 +298,13 @@ class Run:
         self.summary.stopped = stop() and self.done < total
 
     def stored_vector(self, sha256: str) -> bytes | None:
-        """The vector of bytes that this collection has seen."""
-        row = self.conn.execute(
-            "select id from _image_similarity_items "
-            "where collection_id = ? and sha256 = ? limit 1",
-            (self.collection.id, sha256),
-        ).fetchone()
-        return None if row is None else db.item_vector(self.conn, self.collection, row[0])
+        """The vector of bytes that this collection, or one it derives from, has seen."""
+        vector = db.vector_of_bytes(self.conn, self.collection, sha256)
+        return self._from_parents(sha256) if vector is None else vector
+
+    @cached_property
+    def _from_parents(self) -> siblings.KnownVector:
+        return siblings.vectors_of_parents(self.conn, self.collection)
 
     def read_row(self, picture: sources.Picture) -> bytes:
         """The BLOB of a row. Raises ImageError."""

@@ -54,6 +54,7 @@ def register_routes() -> list[tuple[str, Any]]:
     from .web import deciding, duplicates, evaluations, map_data, pictures, views
     from .web.add import add_picture
     from .web.clusters import clusters, rename_cluster
+    from .web.compare import compare
     from .web.exports import export
     from .web.map import map_view
     from .web.questions import questions
@@ -63,6 +64,7 @@ def register_routes() -> list[tuple[str, Any]]:
     return [
         (r"/-/image-similarity(?:\.(?P<format>json))?$", views.home),
         (table + r"/similar(?:\.(?P<format>json|csv|svg|zip|html))?$", views.similar),
+        (table + r"/compare(?:\.(?P<format>json))?$", compare),
         (table + r"/search-by-image(?:\.(?P<format>json))?$", views.search_by_image),
         (table + r"/thumbnail/(?P<pk>[^/]+)$", pictures.thumbnail),
         (table + r"/image/(?P<pk>[^/]+)$", pictures.image),

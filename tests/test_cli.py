@@ -19,6 +19,7 @@ COMMANDS = (
     *("embed", "similar", "search", "status"),
     *("index", "verify", "remove", "models"),
     *("map", "duplicates", "clusters", "evaluate", "export"),
+    "default",
 )
 
 
@@ -236,6 +237,8 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "thumbnails": 24,
         "index": None,
         "map": None,
+        "default": True,
+        "behind": 0,
     }
     printed = command("status", copied).output
     assert "images (default)" in printed

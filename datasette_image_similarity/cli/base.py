@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import time
@@ -55,7 +56,7 @@ existing = click.argument(
     "database", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 collection_name = click.option(
-    "--name", help="Collection over the table; the oldest by default"
+    "--name", help="Collection over the table; if not named, its default one"
 )
 json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
@@ -71,6 +72,13 @@ def only_table(database: Path, how: str = "after the database") -> str:
         there = f": {', '.join(tables)}" if tables else ", none has embeddings"
         raise click.UsageError(f"Name one of the tables {how}{there}")
     return tables[0]
+
+
+def embed_all(database: Path, table: str) -> str:
+    """The command that brings all collections over a table up to date."""
+    words = ["datasette", "image-similarity", "embed", str(database)]
+    named = [] if table.lower() == "images" else ["--table", table]
+    return one_line(shlex.join([*words, *named, "--all"]))
 
 
 class Reporter:

@@ -6,8 +6,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,10 +16,15 @@ from .base import (
     Reporter,
     collection_name,
     database_file,
+    embed_all,
     image_similarity,
     json_output,
+    one_line,
     stopping,
 )
+
+if TYPE_CHECKING:
+    from ..embed import Summary
 
 
 @image_similarity.command()
@@ -26,6 +32,7 @@ from .base import (
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--table", default="images", show_default=True, help="Table of the pictures")
 @collection_name
+@click.option("--all", "every", is_flag=True, help="All collections over the table")
 @click.option("--path-column", help="Column of the table that holds the picture's path")
 @click.option("--blob-column", help="Column of the table that holds the picture itself")
 @click.option(
@@ -110,6 +117,7 @@ def embed(
     paths: tuple[Path, ...],
     table: str,
     name: str | None,
+    every: bool,
     path_column: str | None,
     blob_column: str | None,
     root: Path | None,
@@ -139,7 +147,9 @@ def embed(
 ) -> None:
     """Embed pictures: folders and files, a table, or a CSV.
 
-    Run it again to embed what is new or has changed. One bad file stops nothing.
+    Run it again to embed what is new or has changed. One bad file stops nothing. Where a
+    table has several collections, --all embeds into each, one after the other; those that
+    derive from another (`reduce`, `train`) take its vectors through what they learned.
 
     \b
     Examples:
@@ -164,6 +174,13 @@ def embed(
         raise click.UsageError(
             "--output copies a table: to embed files, name the new database directly"
         )
+    encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size)
+    chosen = replace(encoder, device="auto", precision="auto") != EncoderOptions()
+    if every and (name or chosen or metric or csv_file or output or watch):
+        raise click.UsageError(
+            "--all brings collections up to date as they are: leave out --name, --csv, "
+            "--output, --watch and the encoder's options"
+        )
     say = Reporter(output or database, quiet=as_json)
     source: Any = list(paths) or None
     if csv_file:
@@ -171,52 +188,104 @@ def embed(
         root = root or csv_file.absolute().parent
     if output and root is None:
         root = database.absolute().parent
-    encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size)
-    skip: list = []
-    with (
-        ImageCollection(output or database, table, name=name) as collection,
-        stopping() as stop,
-    ):
-        while True:
-            summary = collection.embed(
-                source,
-                path_column=path_column,
-                blob_column=blob_column,
-                root=root,
-                pk=pk,
-                where=where,
-                label_from_folder=label_from_folder,
-                encoder=encoder,
-                metric=metric,
-                batch_size=batch_size,
-                workers=workers,
-                limit=limit,
-                force=force,
-                prune=prune or watch,
-                thumbnails=not no_thumbnails,
-                limits=replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
-                progress=say.progress,
-                stop=stop,
-                skip=skip,
-                copy_of=database if output else None,
-            )
-            say.summary(summary)
-            if not watch or summary.stopped or stop():
-                break
-            skip += [picture for picture, _ in summary.failures]
-            force = False
-            encoder = EncoderOptions(device=device, precision=precision)
-            say.watching()
-            _sleep(2, stop)
-            if stop():
-                break
+
+    def run(name: str | None, stop: Callable[[], bool]) -> Summary:
+        """Embed one collection; with --watch until told to stop."""
+        skip: list = []
+        asked, again = encoder, force
+        with ImageCollection(output or database, table, name=name) as collection:
+            while True:
+                summary = collection.embed(
+                    source,
+                    path_column=path_column,
+                    blob_column=blob_column,
+                    root=root,
+                    pk=pk,
+                    where=where,
+                    label_from_folder=label_from_folder,
+                    encoder=asked,
+                    metric=metric,
+                    batch_size=batch_size,
+                    workers=workers,
+                    limit=limit,
+                    force=again,
+                    prune=prune or watch,
+                    thumbnails=not no_thumbnails,
+                    limits=replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
+                    progress=say.progress,
+                    stop=stop,
+                    skip=skip,
+                    copy_of=database if output else None,
+                )
+                say.summary(summary)
+                if not watch or summary.stopped or stop():
+                    return summary
+                skip += [picture for picture, _ in summary.failures]
+                asked = EncoderOptions(device=device, precision=precision)
+                again = False
+                say.watching()
+                _sleep(2, stop)
+                if stop():
+                    return summary
+
+    with stopping() as stop:
+        if every:
+            summaries = _run_all(database, table, run, stop, say)
+        else:
+            summaries = {name: run(name, stop)}
+    _say_others(output or database, table, name, every, say)
     if as_json:
-        click.echo(json.dumps(summary.as_json()))
-    if summary.stopped and not watch:
+        found = [{"collection": n, **one.as_json()} for n, one in summaries.items()]
+        click.echo(json.dumps(found if every else summaries[name].as_json()))
+    if any(one.stopped for one in summaries.values()) and not watch:
         say.line("Stopped. Run the same command again to go on.")
         sys.exit(130)
-    if strict and summary.failed:
+    if strict and any(one.failed for one in summaries.values()):
         sys.exit(1)
+
+
+def _run_all(
+    database: Path,
+    table: str,
+    run: Callable[[str | None, Callable[[], bool]], Summary],
+    stop: Callable[[], bool],
+    say: Reporter,
+) -> dict[str | None, Summary]:
+    """What `run` did with each collection over the table, up to where it was stopped."""
+    from .. import database as db
+    from ..siblings import names_in_order
+
+    with closing(db.connect(database)) as conn:
+        db.find_collection(conn, table)
+        names = names_in_order(conn, table)
+    summaries: dict[str | None, Summary] = {}
+    for name in names:
+        say.line(one_line(f"{table} ({name})"))
+        summaries[name] = run(name, stop)
+        if stop():
+            break
+    return summaries
+
+
+def _say_others(
+    database: Path, table: str, name: str | None, every: bool, say: Reporter
+) -> None:
+    """Where a table has several collections: which one it was, and what others lack."""
+    from .. import database as db
+    from ..siblings import lacking
+
+    with closing(db.connect(database)) as conn:
+        there = db.collections(conn, table)
+        behind = {one.name: lacking(conn, one) for one in there}
+    if len(there) > 1 and name is None and not every:
+        say.line(
+            one_line(f"This was {there[0].name!r}, the default of {len(there)} collections")
+        )
+    lagging = [f"{one!r} ({count:,})" for one, count in behind.items() if count]
+    if lagging:
+        say.line(one_line(f"Lacking pictures that the default has: {', '.join(lagging)}"))
+    if lagging and not every:
+        say.line(f"To bring all up to date: {embed_all(database, table)}")
 
 
 def _sleep(seconds: float, stop: Callable[[], bool]) -> None:

@@ -134,6 +134,7 @@ def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool)
             _say_run(conn, run, say)
         for one in compared:
             _say_comparison(runs[0], one, say)
+            _say_where_to_look(conn, database, runs[0], one, say)
     say.line("Their failures, with pictures: the page Evaluations of the table.")
 
 
@@ -195,3 +196,26 @@ def _say_comparison(first: Evaluation, one: Comparison, say: Reporter) -> None:
         interval = f"{low:+.3f} … {high:+.3f}"
         say.line(f"{words:14}{one.differences[name]:+11.3f}  {interval}{sure}")
     say.line("* zero is outside the 95 % interval")
+
+
+def _say_where_to_look(
+    conn: Any, database: Path, first: Evaluation, one: Comparison, say: Reporter
+) -> None:
+    """The page that shows both collections' results for the query that lost most."""
+    from urllib.parse import urlencode
+
+    from datasette.utils import tilde_encode
+
+    from .. import database as db
+    from ..query import pk_path
+
+    names = first.collection.name, one.run.collection.name
+    if names[0] == names[1] or not one.changes:
+        return
+    sql = "select pk from _image_similarity_items where id = ?"
+    [key] = conn.execute(sql, (one.changes[0].items[0],)).fetchone()
+    source = db.source_of(conn, first.collection)
+    pairs = [("_like", pk_path(source.parts(key)))]
+    pairs += [("_collection", names[0]), ("_with", names[1])]
+    page = f"/{tilde_encode(database.stem)}/{tilde_encode(source.name)}/-/compare"
+    say.line(f"The query that lost most, side by side: {page}?{urlencode(pairs)}")

@@ -15,6 +15,7 @@ from ..errors import DatabaseError
 from .base import (
     Reporter,
     collection_name,
+    embed_all,
     existing,
     image_similarity,
     json_output,
@@ -41,6 +42,8 @@ def status(database: Path, as_json: bool) -> None:
     conn = db.connect(database)
     found = [collection_status(conn, collection) for collection in db.collections(conn)]
     conn.close()
+    found.sort(key=lambda one: one.table)
+    tables = [one.table for one in found]
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found], indent=2))
         return
@@ -48,6 +51,10 @@ def status(database: Path, as_json: bool) -> None:
         click.echo("No embeddings yet. Make some: datasette image-similarity embed")
     for one in found:
         click.echo(f"{one.table} ({one.name})")
+        if one.default and tables.count(one.table) > 1:
+            click.echo("  default      yes: used where none is named")
+        if one.behind:
+            click.echo(f"  behind       {_behind_in_words(database, one)}")
         click.echo(f"  encoder      {one.encoder}")
         click.echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
         click.echo(f"  thumbnails   {one.thumbnails:,}")
@@ -57,6 +64,15 @@ def status(database: Path, as_json: bool) -> None:
         click.echo(f"  changed      {one.updated_at or 'not finished'}")
         click.echo(f"  index        {_index_in_words(one)}")
         click.echo(f"  map          {_map_in_words(one)}")
+
+
+def _behind_in_words(database: Path, status: Any) -> str:
+    """The line about what a collection lacks, of its status."""
+    several = "s" if status.behind > 1 else ""
+    return (
+        f"{status.behind:,} picture{several} of the default missing: "
+        f"{embed_all(database, status.table)}"
+    )
 
 
 def _map_in_words(status: Any) -> str:
@@ -179,6 +195,41 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
             click.echo("Mend it with --repair.")
     if faults and not repair:
         sys.exit(1)
+
+
+@image_similarity.command()
+@existing
+@click.argument("table", required=False)
+@click.argument("name", required=False)
+@json_output
+def default(database: Path, table: str | None, name: str | None, as_json: bool) -> None:
+    """Show or choose the collection of a table that is used where none is named.
+
+    Commands, SQL functions and pages use it; the plugin's setting `collection` counts more
+    on pages. Where none was chosen, or the chosen one was removed, it is the oldest.
+
+    \b
+    Examples:
+        datasette image-similarity default photos.db
+        datasette image-similarity default photos.db images small
+    """
+    from .. import database as db
+    from ..collection import ImageCollection
+
+    table = table or only_table(database)
+    if name is not None:
+        with ImageCollection(database, table, name=name) as collection:
+            collection.make_default()
+    with closing(db.connect(database)) as conn:
+        chosen = db.find_collection(conn, table)
+        others = [one.name for one in db.collections(conn, table) if one != chosen]
+    if as_json:
+        said = {"table": chosen.table, "default": chosen.name, "others": others}
+        click.echo(json.dumps(said))
+        return
+    click.echo(f"{chosen.table} ({chosen.name})")
+    if others:
+        click.echo(f"  others       {', '.join(others)}")
 
 
 @image_similarity.command()

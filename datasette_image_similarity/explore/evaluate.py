@@ -318,7 +318,8 @@ def _through_index(
 def _encoder(collection: db.Collection) -> str:
     """The encoder in words, and how it sees a picture that is not square."""
     spec = EncoderSpec.from_json(collection.encoder)
-    return f"{spec}, {spec.input.fit}"
+    learned = f", {spec.transformed}" if spec.transformed else ""
+    return f"{spec.backbone}, {spec.input.fit}{learned}"
 
 
 def _put_run(

@@ -19,6 +19,7 @@ from .curate import is_curator
 from .forms import BadForm, UploadTooBig
 from .question import PageError, Place, Question, lookups
 from .service import QueueFull
+from .switch import choices, compare_url
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -170,6 +171,8 @@ async def page(
             "history": logs,
             "immutable": not place.db.is_mutable,
             "static_url": static_url(datasette),
+            "collections": await choices(place),
+            "compare_url": compare_url(place),
             **context,
         },
         request=place.request,

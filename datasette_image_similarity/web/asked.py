@@ -19,7 +19,7 @@ from .answers import ask_database, sentence
 from .question import PageError, Place, Question, is_filter, read_question
 
 LENGTH = 10_000  # characters of a query string
-ELSEWHERE = ("_collection", "_size", "_next", "_histogram")  # not what is asked
+ELSEWHERE = ("_collection", "_with", "_size", "_next", "_histogram")  # not what is asked
 # What is said of a question in other ways than by the parameter itself.
 TOLD = ("_like", "_unlike", "_max_distance", "_exact", "_distinct", "_one_per")
 

@@ -15,6 +15,7 @@ from .answers import PAGES, about_url, static_url
 from .compat import may_insert, similar_url, table_tools_url
 from .question import Place, is_filter
 from .service import service
+from .switch import collections_of
 from .tiles import caption_column
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ async def row_panel(
             "caption": row.get(caption) or pk,
             "facts": _facts(row, source.pks),
             "similar_url": similar_url(datasette, database, table, pk),
+            "compare_url": await _compare_url(datasette, database, table, pk),
             "neighbours": [
                 {
                     "url": f"{base}/{pk_path(hit.pk)}",
@@ -143,6 +145,16 @@ async def row_panel(
         request=request,
     )
     return Markup(html)
+
+
+async def _compare_url(
+    datasette: Datasette, database: str, table: str, pk: str
+) -> str | None:
+    """Where two collections answer with what is like a row; None where there is one."""
+    if len(await collections_of(service(datasette), database, table)) < 2:
+        return None
+    url = table_tools_url(datasette, database, table, "compare")
+    return f"{url}?{urlencode([('_like', pk)])}"
 
 
 def _facts(row: dict[str, Any], pks: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -69,10 +69,11 @@ class Failure(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A query in two runs."""
+    """A query in two runs; where these are of two collections, `compare_url` asks both."""
 
     before: Failure
     after: Failure
+    compare_url: str | None = None
 
     @property
     def difference(self) -> float:
@@ -352,10 +353,20 @@ class _Gallery:
             shown = self.failures(conn, run, list(asked.values()))
             sides.append({one.asked.item: one for one in shown})
         return [
-            Changed(sides[0][a], sides[1][b])
+            Changed(sides[0][a], sides[1][b], self._compare_url(before, after, sides[0][a]))
             for a, b in (one.items for one in [*lost, *won])
             if a in sides[0] and b in sides[1]
         ]
+
+    def _compare_url(
+        self, one: Evaluation, other: Evaluation, asked: Failure
+    ) -> str | None:
+        """Where the collections of two runs answer a query side by side."""
+        names = one.collection.name, other.collection.name
+        if names[0] == names[1]:
+            return None
+        pairs = [("_like", asked.query.pk), ("_collection", names[0]), ("_with", names[1])]
+        return f"{self.place.path('compare')}?{urlencode(pairs)}"
 
 
 async def _gallery(place: Place) -> _Gallery:

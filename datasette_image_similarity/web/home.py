@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from datasette.utils import tilde_encode
 from datasette.utils.sqlite import sqlite3
@@ -24,7 +25,8 @@ MOSAIC = 9
 
 @dataclass(frozen=True)
 class Card:
-    """One collection."""
+    """One collection. `usual`: pages use it where none is named; `others` are those over
+    the same table, which have their place on its card."""
 
     anchor: str
     database: str
@@ -35,13 +37,37 @@ class Card:
     pages: list[tuple[str, str]]  # (title, address) of the pages about the table
     failures_url: str
     mosaic: list[tuple[str, str]]  # (thumbnail, row's similar page)
+    compare_url: str
+    usual: bool
+    others: list[Card] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "database": self.database,
             "table_url": self.table_url,
             **asdict(self.status),
+            "default": self.usual,
         }
+
+
+def by_table(cards: list[Card]) -> list[Card]:
+    """The cards of the usual collections, each with those of its table's others.
+
+    Where that one is damaged, the first of the others takes its place; where none of its
+    rows is left, pictures of theirs are shown.
+    """
+    tables: dict[tuple[str, str], list[Card]] = {}
+    for card in cards:
+        tables.setdefault((card.database, card.table), []).append(card)
+    ordered = [sorted(some, key=lambda card: not card.usual) for some in tables.values()]
+    return [
+        replace(
+            first,
+            others=others,
+            mosaic=next((card.mosaic for card in (first, *others) if card.mosaic), []),
+        )
+        for first, *others in ordered
+    ]
 
 
 async def cards(datasette: Datasette, request: Any) -> list[Card]:
@@ -49,14 +75,14 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
     it = service(datasette)
     found = []
     for database, db in datasette.databases.items():
-        for collection in await it.collections(database):
+        for collection in sorted(await it.collections(database), key=lambda c: c.table):
             if await may_view(datasette, request.actor, database, collection.table):
                 config = it.config(database, collection.table)
                 try:
                     status, pks = await db.execute_fn(
                         lambda conn, c=collection: (
                             collection_status(conn, c),
-                            _spread(conn, c),
+                            spread(conn, c),
                         )
                     )
                 except (ImageSimilarityError, sqlite3.Error):
@@ -84,6 +110,8 @@ def _card(
     def url(page: str) -> str:
         return table_tools_url(datasette, database, status.table, page, named)
 
+    compare = [("_with", named)] if named else []
+    compare_page = table_tools_url(datasette, database, status.table, "compare")
     return Card(
         anchor=f"{tilde_encode(database)}/{tilde_encode(status.table)}",
         database=database,
@@ -100,10 +128,12 @@ def _card(
             )
             for pk in pks
         ],
+        compare_url=f"{compare_page}?{urlencode(compare)}" if compare else compare_page,
+        usual=named is None,
     )
 
 
-def _spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
+def spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
     """Keys of pictures spread evenly over the collection, in row-path form.
 
     Those whose ids follow evenly spaced numbers: counting would take seconds where there

@@ -41,6 +41,7 @@ LIKES = 50  # so many query pictures at most
 ASKED = (
     *("_like", "_unlike", "_crop", "_distinct", "_one_per"),
     *("_size", "_max_distance", "_collection", "_exact", "_histogram"),
+    "_with",
 )
 CROP_FIELDS = ("_crop_left", "_crop_top", "_crop_width", "_crop_height")
 KEPT = ("_where", "_through", "_searchmode")  # Datasette's parameters that filter
@@ -105,7 +106,8 @@ class Place:
         """A command of ours about this collection, as it is typed beside the database."""
         file = Path(self.db.path).name if self.db.path else f"{self.database}.db"
         words = ["datasette", "image-similarity", name, file, self.table, *options]
-        return shlex.join([*words, *(["--name", self.collection.name] * bool(self.named))])
+        named = bool(self.named or self.config.collection)  # commands know no settings
+        return shlex.join([*words, *(["--name", self.collection.name] * named)])
 
 
 async def find_place(datasette: Datasette, request: Any) -> Place:

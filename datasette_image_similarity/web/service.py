@@ -91,7 +91,7 @@ class Service:
     async def collection(
         self, database: str, table: str, name: str | None = None
     ) -> Collection | None:
-        """The collection to use for a table: by name, as configured, or the oldest."""
+        """The collection to use for a table: by name, as configured, or the default."""
         there = [c for c in await self.collections(database) if c.table == table]
         name = name or (self.config(database, table).collection if there else None)
         return next((c for c in there if name in (None, c.name)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasette.utils import urlsafe_components
@@ -122,6 +122,19 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         "crop": _crop_form(place, question, path, crop),
     }
     return await page(place, "image_similarity_similar.html", context)
+
+
+async def prepared(
+    place: Place, question: Question
+) -> Callable[[sqlite3.Connection], tuple[list[int], Query]]:
+    """What a question asks of a collection, with all that has to be embedded for it.
+
+    Call it with a connection for the items of its pictures, likes first, and the query.
+    Raises PageError, QueueFull, ImageError, EncoderError; so does the call, and
+    CollectionError.
+    """
+    crop = await embed_crop(place, question)
+    return lambda conn: _query(conn, place, question, crop=crop)
 
 
 class _Answered(NamedTuple):
@@ -462,8 +475,8 @@ def _sent_back(embedding: str, preview: str | None) -> bytes:
 
 @tells_errors
 async def home(datasette: Datasette, request: Any) -> Response:
-    """A card for every collection that the actor may see."""
-    from .home import cards
+    """A card for every table with collections that the actor may see."""
+    from .home import by_table, cards
 
     shown = await cards(datasette, request)
     if wants_json(request):
@@ -472,7 +485,7 @@ async def home(datasette: Datasette, request: Any) -> Response:
         )
     html = await datasette.render_template(
         "image_similarity_home.html",
-        {"cards": shown, "static_url": static_url(datasette)},
+        {"cards": by_table(shown), "static_url": static_url(datasette)},
         request=request,
         view_name="image-similarity",
     )
