@@ -17,7 +17,7 @@ from .base import (
     database_file,
     image_similarity,
     json_output,
-    stopping,
+    or_stopped,
 )
 
 
@@ -56,6 +56,11 @@ from .base import (
     "--fit",
     type=click.Choice(["squash", "crop", "pad"]),
     help="How a picture becomes a square; squash, the whole picture, by default",
+)
+@click.option(
+    "--dims",
+    type=click.IntRange(1),
+    help="Store vectors of so many dimensions: PCA, learned from the first pictures",
 )
 @click.option(
     "--metric", type=click.Choice(["cosine", "l2"]), help="Distance; cosine by default"
@@ -111,6 +116,7 @@ def embed(
     weights: str | None,
     pooling: str | None,
     fit: str | None,
+    dims: int | None,
     metric: str | None,
     device: str,
     precision: str,
@@ -160,11 +166,11 @@ def embed(
         root = root or csv_file.absolute().parent
     if output and root is None:
         root = database.absolute().parent
-    encoder = EncoderOptions(model, weights, pooling, fit, device, precision)
+    encoder = EncoderOptions(model, weights, pooling, fit, device, precision, dims=dims)
     skip: list = []
     with (
+        or_stopped(say, "too early to have learned anything, nothing is stored") as stop,
         ImageCollection(output or database, table, name=name) as collection,
-        stopping() as stop,
     ):
         while True:
             summary = collection.embed(
