@@ -245,9 +245,8 @@ class ImageCollection:
                 jobs.put_first(pictures_wanted(self._encoder.dimensions))
             if readable:
                 jobs.put_first(self._encoder.sample)
-            report = _reporter(
-                progress, self._describe_encoder if readable else spec.__str__, started
-            )
+            describe = self._describe_encoder if readable else spec.__str__
+            report = _reporter(progress, lambda: describe() + run.learning, started)
             thumbnails = run.collection.thumbnails if run.collection else thumbnails
             how = How(
                 limits=limits,

@@ -96,6 +96,7 @@ class Run:
         self._roots: set[Path] = set()  # of pictures that are there
         self._root_ids: dict[Path, int] = {}
         self.total = 0  # of what there is to do
+        self.learning = ""  # what is being learned, for people to know
         self.collection: db.Collection | None = None  # until `open()`
         self.table: db.SourceTable
 
@@ -338,8 +339,12 @@ class Run:
                 report(sample.seen, self.total, sample.failed)
             if how.stop():
                 raise Stopped
+        self.learning = f", learning {dims:,} dimensions from {sample.usable:,} pictures"
+        report(sample.seen, self.total, sample.failed)
         about = {"of_pictures": self.total}
-        return sample.learn(encoder, dims, metric, about, how.stop)
+        learned = sample.learn(encoder, dims, metric, about, how.stop)
+        self.learning = ""
+        return learned
 
     def write_sample(self, sample: Sample, encoder: TransformedEncoder, how: How) -> None:
         """Store the pictures of which `encoder` was learned."""

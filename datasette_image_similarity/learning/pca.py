@@ -77,10 +77,10 @@ def check_dims(dims: int, inputs: int, pictures: int | None = None) -> None:
             f"not in {dims:,}"
         )
     if pictures is not None and dims >= pictures:
-        fewer = f"ask for {pictures - 1:,} or fewer, " if pictures > 1 else ""
+        fewer = f"ask for {pictures - 1:,} or fewer, or " if pictures > 1 else ""
         raise CollectionError(
             f"{dims:,} dimensions take more than {dims:,} pictures to learn from, and "
-            f"there are {pictures:,}: {fewer}or embed more of them"
+            f"there are {pictures:,}: {fewer}embed more of them"
         )
 
 
@@ -123,7 +123,7 @@ def spectrum_of_blocks(
     covariance = products / count - np.outer(away, away)
     mean = origin + away
     variances, axes = _decomposed(covariance, mean @ mean)
-    return Spectrum(count, mean, variances, lambda k: _signed(axes[:, :k]))
+    return Spectrum(count, mean, variances, lambda k: _signed(axes[:, :k].copy()))
 
 
 def spectrum_of_matrix(
@@ -172,7 +172,8 @@ def pca_step(
 
     `shrinkage` between 0 and 1 asks for whitening: each component is divided by the root
     of its variance, after the variances were drawn towards their mean so far; 0 is
-    whitening in full, 1 leaves plain PCA. `unit` is that of `Step`. `about` goes into the provenance.
+    whitening in full, 1 leaves plain PCA. `unit` is that of `Step`. `about` goes into the
+    provenance.
     Raises CollectionError for more dimensions than the pictures differ in.
     """
     if shrinkage is not None and not 0 <= shrinkage <= 1:
@@ -219,9 +220,12 @@ def _decomposed(symmetric: np.ndarray, square: float) -> tuple[np.ndarray, np.nd
 
 
 def _signed(axes: np.ndarray) -> np.ndarray:
-    """A direction and its opposite are as good: the largest number is positive, always."""
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return axes * np.where(largest < 0, -1, 1)
+    """A direction and its opposite are as good: the largest number is positive, always.
+
+    Changes `axes`, which may be big.
+    """
+    axes *= np.where(-axes.min(axis=0) > axes.max(axis=0), -1.0, 1.0)
+    return axes
 
 
 def _nothing() -> CollectionError:
