@@ -16,7 +16,7 @@ from datasette_image_similarity.learning import pca
 
 
 def cloud(count: int, inputs: int, seed: int = 0, away: float = 3) -> np.ndarray:
-    """float32 (count, inputs), far from the origin, each direction with its own variance."""
+    """float32 (count, inputs), far from the origin, longer in some directions."""
     random = np.random.default_rng(seed)
     spread = np.geomspace(2, 0.1, inputs)
     turn, _ = np.linalg.qr(random.normal(size=(inputs, inputs)))

@@ -46,11 +46,11 @@ def test_it_tells_what_was_made(copied: Path) -> None:
     assert result.exit_code == 0
     for words in (
         "PCA to 6, learned from 24 pictures",
+        "That is few pictures for 6 dimensions",
         "--collections default,pca-6",
         f"default {copied} images pca-6",
-        "few pictures for 6 dimensions",
     ):
-        assert (words in result.output) == (not words.startswith("few")), words
+        assert words in result.output
     made = answer("reduce", copied, "--dims", 5, "--to", "five", "--name", "default")
     full = len(vectors(copied)[0])
     assert (made["name"], made["parent"], made["replaced"]) == ("five", "default", False)
@@ -61,10 +61,8 @@ def test_it_tells_what_was_made(copied: Path) -> None:
     assert "24 × 6, cosine" in status
 
 
-def test_few_pictures_are_pointed_out(copied: Path) -> None:
-    assert (
-        "few pictures for 20 dimensions" in command("reduce", copied, "--dims", 20).output
-    )
+def test_enough_pictures_are_not_called_few(copied: Path) -> None:
+    assert "few pictures" not in command("reduce", copied, "--dims", 4).output
 
 
 def test_replacing_drops_the_full_vectors(copied: Path) -> None:
@@ -150,7 +148,7 @@ def test_a_compressed_index_over_projected_vectors(copied: Path) -> None:
     reduced(copied, 6)
     with ImageCollection(copied, name="pca-6") as small:
         exact = [hit.pk for hit in small.similar(1, k=5, exact=True)]
-        assert small.build_index().recall == 1
+        assert small.build_index().recall > 0.9
         assert [hit.pk for hit in small.similar(1, k=5)] == exact
 
 
@@ -175,7 +173,8 @@ def test_a_missing_transform_is_a_fault_that_stays(copied: Path) -> None:
         assert "'pca-6' is missing or damaged" in what
         assert "remove the collection" in what
     result = command("verify", copied, "--repair")
-    assert (result.exit_code, "Mended" in result.output) == (1, False)
+    assert (result.exit_code, "Mended" in result.output) == (1, True)
+    assert "only you can mend" in result.output
 
 
 def test_transforms_of_no_collection_are_dropped(copied: Path) -> None:
