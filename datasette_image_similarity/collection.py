@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
 DEFAULT_MODEL = "resnet50"
-DEFAULT_DIMS = 256  # of `reduce()`: docs/learning.md says why
+DEFAULT_DIMS = 256  # of `reduce()`: learning/pca.py says why
 
 
 @dataclass(frozen=True)

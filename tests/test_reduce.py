@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import picture
-from core import answer, command, embed, faults, opened, refused, sql, value
+from core import answer, command, embed, faults, make_older, opened, refused, sql, value
 from serving import ask, ask_json, open_datasette, pks, post_picture
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
-from datasette_image_similarity.errors import CollectionError
+from datasette_image_similarity.collection import DEFAULT_DIMS
+from datasette_image_similarity.errors import CollectionError, DatabaseError
 from datasette_image_similarity.explore.vectors import Stopped, read_vectors
 from datasette_image_similarity.learning import pca
 from datasette_image_similarity.learning.stored import stored_transform
@@ -120,6 +121,29 @@ def test_many_are_learned_from_by_a_sample(
     first = vectors(copied, "pca-6")
     reduced(copied, 6, to="again")
     assert np.array_equal(first, vectors(copied, "again"))
+
+
+def test_what_is_kept_by_default(copied: Path) -> None:
+    words = f"{DEFAULT_DIMS} dimensions take more than"
+    assert words in refused("reduce", copied)
+    with ImageCollection(copied) as collection, pytest.raises(CollectionError, match=words):
+        collection.reduce()
+
+
+def test_an_older_database(copied: Path) -> None:
+    make_older(copied, 3)
+    assert answer("reduce", copied, "--dims", 6)["name"] == "pca-6"
+    assert faults(copied) == []
+
+
+def test_a_database_that_cannot_be_written(copied: Path) -> None:
+    with opened(copied) as other:
+        other.execute("begin immediate")
+        with ImageCollection(copied) as collection:
+            collection.connect().execute("pragma busy_timeout = 10")
+            with pytest.raises(DatabaseError, match="locked"):
+                collection.reduce(6)
+    assert [one["name"] for one in answer("status", copied)] == ["default"]
 
 
 def test_damaged_vectors_are_not_learned_from(copied: Path) -> None:

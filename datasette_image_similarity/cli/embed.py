@@ -169,7 +169,9 @@ def embed(
     encoder = EncoderOptions(model, weights, pooling, fit, device, precision, dims=dims)
     skip: list = []
     with (
-        or_stopped(say, "too early to have learned anything, nothing is stored") as stop,
+        or_stopped(
+            say, "nothing is learned or stored yet, the same command starts anew"
+        ) as stop,
         ImageCollection(output or database, table, name=name) as collection,
     ):
         while True:

@@ -7,6 +7,13 @@ left the same weight; shrinkage says how far it does not.
 Jolliffe, "Principal Component Analysis" (2002); Jégou and Chum, "Negative evidences and
 co-occurences in image retrieval: the benefit of PCA and whitening" (2012).
 
+How many dimensions: vectors of MobileNetV2 (1,280) and of hog (1,308) of two collections,
+51 and 10 kinds of pictures, were judged in 16 to 512. For the pictures that PCA was learned
+from, 64 to 128 are best by mAP, and precision@5 stays the same from 128 on. For kinds that
+it has never seen, which a collection may get later, more are better: 128 lose up to .02 of
+precision@5 against the full vectors, 256 at most .013, and gain mAP everywhere. So it is
+256 by default. Whitening gains precision for hog, none for MobileNetV2, and loses mAP.
+
 Two ways to the same directions, both exact. With more vectors than dimensions, mean and
 covariance are summed up block by block and never is more than a block in memory. With
 fewer, the matrix of the vectors' products with each other is smaller than the covariance;
@@ -25,7 +32,7 @@ from ..encoders.transform import MOST_NUMBERS, Step
 from ..errors import CollectionError
 from ..explore.vectors import BLOCK, Stopped
 
-DEFAULT_SHRINKAGE = 0.75
+DEFAULT_SHRINKAGE = 0.75  # less costs mAP, more is nearly PCA
 SMALL = 4096  # what is decomposed has so many rows at most: seconds, and 128 MB
 MOST_PICTURES = 100_000  # learned from, where a covariance is summed up
 MOST_BYTES = 1 << 30  # of vectors longer than SMALL
