@@ -26,7 +26,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from . import query, sources, trust
 from .distances import near_duplicates, random_pairs
-from .embed import Run, Summary
+from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
 from .errors import CollectionError, EncoderError, ImageError
 from .explore.exports import (
@@ -40,7 +40,7 @@ from .explore.exports import (
 from .explore.map import MapStatus, make_map, map_status
 from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
-from .pipeline import finished_vector
+from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
 from .siblings import is_default, lacking
 
@@ -54,11 +54,13 @@ if TYPE_CHECKING:
     from .explore.evaluations import Evaluation
     from .explore.marked import Written
     from .learning.finetune import Finetuned, Settings
+    from .learning.reduce import Reduced
     from .learning.training import Epoch
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
 DEFAULT_MODEL = "resnet50"
+DEFAULT_DIMS = 256  # of `reduce()`: learning/pca.py says why
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class EncoderOptions:
     device: str = "auto"
     precision: str = "auto"
     size: int | None = None
+    dims: int | None = None  # PCA to so many dimensions, learned from the pictures
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,11 @@ class ImageCollection:
         the current one. `skip` are pictures not to look at again. `copy_of` is another
         database, whose table is copied here first, over an earlier copy.
 
+        With `encoder.dims` a new collection (or all of it again, with `force`) is stored
+        projected by PCA, learned from the first pictures: some thousands from all over
+        the source. Until it is, nothing is stored; `stop()` turning true meanwhile raises
+        `explore.vectors.Stopped`.
+
         Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder than the collection's;
         DatabaseError when it cannot be written. A picture that fails stops nothing: it
@@ -212,6 +220,9 @@ class ImageCollection:
         self._check_source(files, rows, mode, copy_of)
         options = encoder or EncoderOptions()
         spec, load = self._choose_encoder(before, options, metric, force)
+        learns = options.dims is not None and (before is None or force)
+        if self._encoder is not None and (before is None or force):
+            _check_length(self._encoder.dimensions, options.dims)
         with self._no_empty_file(), db.explained(self.database):
             conn = self.connect(create=bool(files or rows or copy_of))
             if copy_of is not None:
@@ -228,35 +239,61 @@ class ImageCollection:
             )
             pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
             pictures = _some(pictures, files)
-            run.open(
-                name=self.name,
-                spec=spec,
-                dimensions=self._encoder.dimensions if self._encoder else 0,
-                metric=metric,
-                thumbnails=thumbnails,
-            )
+            opening = {"name": self.name, "metric": metric, "thumbnails": thumbnails}
+            if not learns:
+                run.open(self._encoder, spec=spec, **opening)
             jobs = run.plan(pictures, set(skip), force, limit)
             readable = jobs.readable()
             if readable and load is not None:
                 self._encoder = load()
+            if learns:
+                from .learning.sample import pictures_wanted
+
+                jobs.put_first(pictures_wanted(self._encoder.dimensions))
             if readable:
                 jobs.put_first(self._encoder.sample)
-            run.work(
-                jobs,
-                self._encoder if readable else None,
-                force=force,
+            describe = self._describe_encoder if readable else spec.__str__
+            report = _reporter(progress, lambda: describe() + run.learning, started)
+            thumbnails = run.collection.thumbnails if run.collection else thumbnails
+            how = How(
                 limits=limits,
-                thumbnail=THUMBNAIL if run.collection.thumbnails else None,
+                thumbnail=THUMBNAIL if thumbnails else None,
                 batch_size=batch_size,
                 workers=workers or os.cpu_count() or 1,
                 stop=stop,
-                report=_reporter(
-                    progress, self._describe_encoder if readable else spec.__str__, started
-                ),
             )
+            queue = iter(jobs)
+            if learns:
+                self._learn(run, queue, options.dims, how, report, opening)
+            encoder = self._encoder if readable else None
+            run.work(queue, encoder, how, force=force, report=report)
             run.finish(prune, whole=not (where or limit or run.summary.stopped))
         run.summary.seconds = time.perf_counter() - started
         return run.summary
+
+    def _learn(
+        self,
+        run: Run,
+        jobs: Iterator[Job],
+        dims: int,
+        how: How,
+        report: Callable[[int, int, int], None],
+        opening: dict[str, Any],
+    ) -> None:
+        """Learn PCA from the first jobs, open the collection and store these in it."""
+        from .learning.sample import Sample
+
+        metric = opening["metric"] or (run.before.metric if run.before else "cosine")
+        with Sample(self._encoder.dimensions) as sample:
+            encoder = run.learn(
+                *(jobs, self._encoder, sample, how),
+                dims=dims,
+                metric=metric,
+                report=report,
+            )
+            run.open(encoder, spec=encoder.spec, **opening)
+            run.write_sample(sample, encoder, how)
+        self._encoder = encoder
 
     # Asking
 
@@ -567,6 +604,48 @@ class ImageCollection:
                 stop=stop,
             )
 
+    def reduce(
+        self,
+        dims: int = DEFAULT_DIMS,
+        *,
+        whiten: bool = False,
+        shrinkage: float | None = None,
+        to: str | None = None,
+        replace: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Reduced:
+        """Make a collection of smaller vectors: PCA, learned from this one's.
+
+        It is called `to`, "pca-256" by default, and lies beside this one; with `replace` it
+        takes this one's place and the full vectors are gone. `whiten` divides each of the
+        `dims` components by its standard deviation, after the variances were drawn
+        towards their mean by `shrinkage`: 0 not at all, 1 leaves plain PCA, None is .75.
+        Raises CollectionError for more dimensions than there are, or than can be learned
+        from so many pictures, and for a name that is taken;
+        `explore.vectors.Stopped` when `stop()` turns true: then nothing has changed.
+        """
+        from .learning.pca import DEFAULT_SHRINKAGE
+        from .learning.reduce import reduce_collection
+
+        if whiten and shrinkage is None:
+            shrinkage = DEFAULT_SHRINKAGE
+        collection, conn = self._open()
+        with db.explained(self.database):
+            made = reduce_collection(
+                conn,
+                collection,
+                dims,
+                shrinkage=shrinkage if whiten else None,
+                name=to,
+                replace=replace,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+        if replace:
+            self._encoder = None  # it gives the full vectors
+        return made
+
     def clusters(
         self,
         *,
@@ -831,6 +910,9 @@ class ImageCollection:
         A new collection loads it now, so that nothing is touched when it can't be; one
         that exists only when there is something to embed.
         """
+        if before is not None and not force:
+            _check_same_length(before, options.dims, self.database)
+            options = replace(options, dims=None)
         asked = replace(options, device="auto", precision="auto") != EncoderOptions()
         if before is not None and not asked and metric in (None, before.metric):
             spec = EncoderSpec.from_json(before.encoder)
@@ -844,7 +926,7 @@ class ImageCollection:
             self._encoder = None
             return spec, lambda: self.load_encoder(options.device, options.precision)
         loaded = _load(before, options)
-        if before is not None and not force:
+        if before is not None and options.dims is None:
             loaded = self._with_transform(before, loaded)
         self._encoder = loaded
         if loaded.spec.weights_sha256 and options.weights:
@@ -898,6 +980,31 @@ def _transform(conn: sqlite3.Connection, collection: db.Collection) -> Transform
     from .learning.stored import stored_transform
 
     return stored_transform(conn, collection)
+
+
+def _check_length(length: int, dims: int | None) -> None:
+    """Raise CollectionError for vectors that cannot be had, or not be stored."""
+    if dims is not None:
+        from .learning.pca import check_dims
+
+        check_dims(dims, length)
+    if (dims or length) > db.MOST_DIMENSIONS:
+        raise CollectionError(
+            f"Vectors of {dims or length:,} dimensions cannot be stored, only up to "
+            f"{db.MOST_DIMENSIONS:,}: --dims 256, say, stores them projected to so many"
+        )
+
+
+def _check_same_length(before: db.Collection, dims: int | None, database: Path) -> None:
+    """Raise CollectionError when other dimensions are asked for than a collection has."""
+    if dims in (None, before.dimensions):
+        return
+    raise CollectionError(
+        f"The vectors of {before.table!r} have {before.dimensions:,} dimensions, not "
+        f"{dims:,}. To make smaller ones of them: datasette image-similarity reduce "
+        f"{database} {before.table} --dims {dims}. --force embeds everything again, --name "
+        "keeps both"
+    )
 
 
 def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:

@@ -56,6 +56,7 @@ from .errors import CollectionError, DatabaseError
 PREFIX = "_image_similarity_"
 SCHEMA_VERSION = 4
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
+MOST_DIMENSIONS = 8192  # that vec0 takes
 # Tables that refer to those behind them.
 REFERRING = (
     *("clicks", "searches", "questions"),

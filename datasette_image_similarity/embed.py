@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasette.utils.sqlite import sqlite3
 
@@ -21,9 +22,14 @@ from . import database as db
 from . import index, siblings, sources, trust
 from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError
+from .explore.vectors import Stopped
 from .images import Limits
 from .pipeline import Job, Outcome, embed_pictures
 from .plan import Item, Queue, Stored, chunks, folder, place, untouched
+
+if TYPE_CHECKING:
+    from .encoders.transform import TransformedEncoder
+    from .learning.sample import Sample
 
 DEFAULT_NAME = "default"
 
@@ -50,6 +56,17 @@ class Summary:
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
+
+
+@dataclass(frozen=True)
+class How:
+    """How pictures are put through the pipeline: see `embed_pictures()`."""
+
+    limits: Limits
+    thumbnail: int | None
+    batch_size: int
+    workers: int
+    stop: Callable[[], bool]
 
 
 class Run:
@@ -79,7 +96,9 @@ class Run:
         self._listed: set[str] = set()  # folders that were listed as a whole
         self._roots: set[Path] = set()  # of pictures that are there
         self._root_ids: dict[Path, int] = {}
-        self.collection: db.Collection
+        self.total = 0  # of what there is to do
+        self.learning = ""  # what is being learned, for people to know
+        self.collection: db.Collection | None = None  # until `open()`
         self.table: db.SourceTable
 
     def list(
@@ -102,6 +121,7 @@ class Run:
                 f"{', '.join(table.columns)}"
             )
         self.column = columns[self.column.lower()]
+        self.table = table
         if self.source == "blob":
             return sources.blob_pictures(self.conn, table, self.column, where)
         if root is None:
@@ -133,18 +153,19 @@ class Run:
 
     def open(
         self,
+        encoder: Encoder | None,
         *,
         name: str | None,
         spec: EncoderSpec,
-        dimensions: int,
         metric: str | None,
         thumbnails: bool,
     ) -> None:
         """Find the collection, or make it, and the table of a folder with it.
 
-        One of another encoder or metric is replaced: that this is wanted has been
-        checked before. Raises CollectionError when another run was quicker to make one
-        that is not the same.
+        `encoder` is that of `spec`; None where the collection is there, most likely. One
+        of another encoder or metric is replaced: that this is wanted has been checked
+        before. Raises CollectionError when another run was quicker to make one that is
+        not the same.
         """
         conn = self.conn
         with db.transaction(conn):
@@ -177,10 +198,13 @@ class Run:
                 column=self.column,
                 encoder=spec.to_json(),
                 fingerprint=spec.fingerprint,
-                dimensions=dimensions,
+                dimensions=encoder.dimensions if encoder else 0,
                 metric=metric or "cosine",
                 thumbnails=thumbnails,
             )
+            transform = getattr(encoder, "transform", None)
+            if transform is not None:
+                db.put_transform(conn, self.collection, transform.rows())
             if before:
                 db.hand_over(conn, before, self.collection)
                 db.drop_collection(conn, before)
@@ -205,17 +229,21 @@ class Run:
         force: bool,
         limit: int | None,
     ) -> Queue:
-        """The pictures that have to be looked at."""
-        self._drop_rowless()
-        stored = Stored(self.conn, self.collection)
+        """The pictures that have to be looked at: before `open()`, all of them."""
+        stored = None
+        if self.collection is not None:
+            self._drop_rowless()
+            stored = Stored(self.conn, self.collection)
         queue = Queue(self.conn)
         # Known failures last, or they would use up the limit run after run.
-        failed = set() if limit is None else self._known_failures()
+        failed = set() if limit is None or stored is None else self._known_failures()
+        roots = stored.roots if stored else {}
         closed: set[str] = set()
         for chunk in chunks(pictures):
             jobs = []
-            for picture, item in zip(chunk, stored.items(chunk), strict=True):
-                job = self._job(picture, item, stored.roots, skip, force)
+            items = stored.items(chunk) if stored else [None] * len(chunk)
+            for picture, item in zip(chunk, items, strict=True):
+                job = self._job(picture, item, roots, skip, force)
                 if job is not None:
                     jobs.append((job, (picture.pk, picture.path) in failed))
             queue.add(jobs)
@@ -223,13 +251,14 @@ class Run:
                 self._roots.add(chunk[0].root)
             failing = (place(p.root, p.path) for p in chunk if p.problem and p.path)
             closed.update(one.removesuffix("/.") for one in failing)
-        if self.source == "folder":
+        if stored and self.source == "folder":
             gone = stored.gone(self._listed, closed)
             self._gone = set(gone)
             for item, sha256 in gone.items():
                 self.movable.setdefault(sha256, []).append(item)
         if limit is not None:
             queue.cut(limit)
+        self.total = len(queue)
         return queue
 
     def _job(
@@ -261,41 +290,90 @@ class Run:
 
     def work(
         self,
-        jobs: Queue,
+        jobs: Iterator[Job],
         encoder: Encoder | None,
+        how: How,
         *,
         force: bool,
-        limits: Limits,
-        thumbnail: int | None,
-        batch_size: int,
-        workers: int,
-        stop: Callable[[], bool],
         report: Callable[[int, int, int], None],
     ) -> None:
         """Embed the pictures and store them batch by batch, or note why not.
 
         `report(done, total, failed)` is called at the start and after each batch.
         """
-        total = len(jobs)
-        report(0, total, 0)
-        if not total:
+        report(self.done, self.total, self.summary.failed)
+        if not self.total:
             return
-        for batch in embed_pictures(
+        stored_vector = (lambda _: None) if force else self.stored_vector
+        metric = self.collection.metric
+        for batch in self._embedded(jobs, encoder, how, metric, stored_vector):
+            self.write(batch)
+            report(self.done, self.total, self.summary.failed)
+        self.summary.stopped = how.stop() and self.done < self.total
+
+    def learn(
+        self,
+        jobs: Iterator[Job],
+        encoder: Encoder,
+        sample: Sample,
+        how: How,
+        *,
+        dims: int,
+        metric: str,
+        report: Callable[[int, int, int], None],
+    ) -> TransformedEncoder:
+        """Embed pictures into `sample` until they are enough to learn PCA to `dims` from.
+
+        Nothing is stored yet: `open()` and `write_sample()` come next. Raises
+        CollectionError when there are too few, Stopped.
+        """
+        from .learning.pca import check_dims
+        from .learning.sample import pictures_wanted
+
+        check_dims(dims, encoder.dimensions, self.total)
+        wanted = pictures_wanted(encoder.dimensions)
+        report(0, self.total, 0)
+        # Some may fail: then more are taken.
+        while some := list(islice(jobs, wanted - sample.usable)):
+            for batch in self._embedded(some, encoder, how, metric, lambda _: None):
+                sample.add(batch)
+                report(sample.seen, self.total, sample.failed)
+            if how.stop():
+                raise Stopped
+        self.learning = f", learning {dims:,} dimensions from {sample.usable:,} pictures"
+        report(sample.seen, self.total, sample.failed)
+        about = {"of_pictures": self.total}
+        learned = sample.learn(encoder, dims, metric, about, how.stop)
+        self.learning = ""
+        return learned
+
+    def write_sample(self, sample: Sample, encoder: TransformedEncoder, how: How) -> None:
+        """Store the pictures of which `encoder` was learned."""
+        step, metric = encoder.transform.steps[-1], self.collection.metric
+        for batch in sample.batches(step, metric, how.batch_size):
+            self.write(batch)
+
+    def _embedded(
+        self,
+        jobs: Iterable[Job],
+        encoder: Encoder | None,
+        how: How,
+        metric: str,
+        stored_vector: Callable[[str], bytes | None],
+    ) -> Iterator[list[Outcome]]:
+        return embed_pictures(
             jobs,
             encoder=encoder,
-            metric=self.collection.metric,
+            metric=metric,
             movable=self.movable,
-            stored_vector=(lambda _: None) if force else self.stored_vector,
+            stored_vector=stored_vector,
             read_row=self.read_row,
-            limits=limits,
-            thumbnail=thumbnail,
-            batch_size=batch_size,
-            workers=workers,
-            stop=stop,
-        ):
-            self.write(batch)
-            report(self.done, total, self.summary.failed)
-        self.summary.stopped = stop() and self.done < total
+            limits=how.limits,
+            thumbnail=how.thumbnail,
+            batch_size=how.batch_size,
+            workers=how.workers,
+            stop=how.stop,
+        )
 
     def stored_vector(self, sha256: str) -> bytes | None:
         """The vector of bytes that this collection, or one it derives from, has seen."""

@@ -11,7 +11,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import index
-from .errors import CollectionError, DatabaseError
+from .errors import CollectionError, DatabaseError, EncoderError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,26 @@ def _verify(
     faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
     if repair and faults:
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
+    faults += _verify_transform(conn, collection)
     return faults + _verify_index(conn, collection, repair)
+
+
+def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> list[Fault]:
+    """What was learned cannot be mended: only the pictures themselves give it again."""
+    from .learning.stored import stored_transform
+
+    try:
+        transform = stored_transform(conn, collection)
+    except EncoderError:
+        what = (
+            f"what was learned of {collection.name!r} is missing or damaged, so that no "
+            "picture can be added: remove the collection and make it again"
+        )
+        return [Fault(collection.table, what)]
+    if transform is None or transform.dimensions == collection.dimensions:
+        return []
+    what = f"what was learned of {collection.name!r} gives vectors of another length"
+    return [Fault(collection.table, f"{what}: remove the collection and make it again")]
 
 
 def _verify_index(
@@ -191,6 +210,8 @@ ORPHANS = {
     "(select id from _image_similarity_items)",
     "items of no collection": "items where collection_id not in "
     "(select id from _image_similarity_collections)",
+    "transforms of no collection": "transforms where collection_id not in "
+    "(select id from _image_similarity_collections)",
     "failures of no collection": "failures where collection_id not in "
     "(select id from _image_similarity_collections)",
 }
@@ -202,6 +223,8 @@ def _verify_orphans(conn: sqlite3.Connection, repair: bool) -> list[Fault]:
     faults = []
     with db.transaction(conn):
         for what, table in ORPHANS.items():
+            if not db.table_exists(conn, f"{db.PREFIX}{table.partition(' ')[0]}"):
+                continue  # it came with a later version
             sql = f"from {db.PREFIX}{table}"
             count = conn.execute(f"select count(*) {sql}").fetchone()[0]
             if count:

@@ -20,7 +20,7 @@ from .base import (
     image_similarity,
     json_output,
     one_line,
-    stopping,
+    or_stopped,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ if TYPE_CHECKING:
     "--fit",
     type=click.Choice(["squash", "crop", "pad"]),
     help="How a picture becomes a square; squash, the whole picture, by default",
+)
+@click.option(
+    "--dims",
+    type=click.IntRange(1),
+    help="Store vectors of so many dimensions: PCA, learned from the first pictures",
 )
 @click.option(
     "--metric", type=click.Choice(["cosine", "l2"]), help="Distance; cosine by default"
@@ -130,6 +135,7 @@ def embed(
     pooling: str | None,
     size: int | None,
     fit: str | None,
+    dims: int | None,
     metric: str | None,
     device: str,
     precision: str,
@@ -174,7 +180,7 @@ def embed(
         raise click.UsageError(
             "--output copies a table: to embed files, name the new database directly"
         )
-    encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size)
+    encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size, dims)
     chosen = replace(encoder, device="auto", precision="auto") != EncoderOptions()
     if every and (name or chosen or metric or csv_file or output or watch):
         raise click.UsageError(
@@ -228,7 +234,8 @@ def embed(
                 if stop():
                     return summary
 
-    with stopping() as stop:
+    left = "nothing is learned or stored yet, the same command starts anew"
+    with or_stopped(say, left) as stop:
         if every:
             summaries = _run_all(database, table, run, stop, say)
         else:

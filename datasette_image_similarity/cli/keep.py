@@ -169,7 +169,8 @@ def index(
 @click.option("--repair", is_flag=True, help="Mend what can be mended")
 @json_output
 def verify(database: Path, repair: bool, as_json: bool) -> None:
-    """Cross-check counts, ids, keys, vectors and source rows. Exits with 1 on a fault.
+    """Cross-check counts, ids, keys, vectors and source rows. Exits with 1 on a fault
+    that is there, or stays.
 
     \b
     Example:
@@ -181,6 +182,7 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
     with db.explained(database):
         conn = db.connect(database)
         faults = verify_database(conn, repair=repair)
+        left = verify_database(conn) if repair and faults else faults
         conn.close()
     if as_json:
         click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
@@ -189,11 +191,15 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
             click.echo(f"{fault.table}: {fault}")
         if not faults:
             click.echo("All is well.")
+        elif repair and left:
+            click.echo("Mended, but for what only you can mend:")
+            for fault in left:
+                click.echo(f"{fault.table}: {fault}")
         elif repair:
             click.echo("Mended. Run embed again to fill in what was dropped.")
         else:
             click.echo("Mend it with --repair.")
-    if faults and not repair:
+    if left:
         sys.exit(1)
 
 
