@@ -60,6 +60,10 @@ def family_of(model: str) -> Family:
         from . import hog
 
         return hog
+    if model.partition(":")[0] == "open_clip":
+        from . import open_clip
+
+        return open_clip
     from . import torchvision
 
     return torchvision
@@ -67,6 +71,6 @@ def family_of(model: str) -> Family:
 
 def families() -> list[Family]:
     """All families whose libraries are installed here."""
-    from . import hog, torchvision
+    from . import hog, open_clip, torchvision
 
-    return [hog, torchvision]
+    return [hog, torchvision, open_clip]
