@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from datasette_image_similarity.collection import EncoderOptions, ImageCollection
+
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
 torch = pytest.importorskip("torch")
 
@@ -33,6 +35,7 @@ NETWORK: dict[str, Any] = {
         "layers": 2,
     },
 }
+TEXT = "red shoes on grass"
 PREPROCESS = {
     "mean": [0.4, 0.45, 0.5],
     "std": [0.2, 0.25, 0.3],
@@ -41,9 +44,7 @@ PREPROCESS = {
 }
 
 
-def make_model(
-    folder: Path, seed: int = 0, network: dict[str, Any] | None = None
-) -> Path:
+def make_model(folder: Path, seed: int = 0, network: dict[str, Any] | None = None) -> Path:
     """The folder with a model in it: a configuration, and weights in half precision."""
     from safetensors.torch import save_file
 
@@ -54,7 +55,9 @@ def make_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = dict(network)
-        kind = open_clip.CustomTextCLIP if made.pop("custom_text", False) else open_clip.CLIP
+        kind = (
+            open_clip.CustomTextCLIP if made.pop("custom_text", False) else open_clip.CLIP
+        )
         model = kind(**made)
         # As they begin, networks give nearly the same vector for every picture.
         for parameter in model.parameters():
@@ -64,8 +67,38 @@ def make_model(
     return folder
 
 
+def options(model: Path, fit: str = "crop") -> EncoderOptions:
+    """What `embed` is asked for: the model, as it looks at pictures itself."""
+    return EncoderOptions("open_clip", str(model), fit=fit, precision="float32")
+
+
+def embed_worded(path: Path, photos: Path, model: Path, **more: Any) -> Path:
+    """A database with the pictures embedded by the model."""
+    with ImageCollection(path, name=more.pop("name", None)) as collection:
+        collection.embed(
+            photos, encoder=options(model), label_from_folder=True, workers=1, **more
+        )
+    return path
+
+
 def by_open_clip(folder: Path) -> tuple[Any, Any, Any]:
     """The model, its preprocessing and its tokenizer, as open_clip itself reads them."""
     name = f"local-dir:{folder}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     return model.eval(), preprocess, open_clip.get_tokenizer(name)
+
+
+def ranked(folder: Path, photos: Path, text: str) -> list[tuple[str, float]]:
+    """(name, cosine) of pictures as open_clip itself ranks them for a text, best first."""
+    from PIL import Image
+
+    model, preprocess, tokenizer = by_open_clip(folder)
+    files = sorted(photos.rglob("*.png"))
+    pictures = torch.stack([preprocess(Image.open(file).convert("RGB")) for file in files])
+    with torch.inference_mode():
+        seen = model.encode_image(pictures, normalize=True)
+        said = model.encode_text(tokenizer([text]), normalize=True)[0]
+    cosines = [
+        (file.name, float(one @ said)) for file, one in zip(files, seen, strict=True)
+    ]
+    return sorted(cosines, key=lambda pair: -pair[1])

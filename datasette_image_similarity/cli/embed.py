@@ -44,12 +44,14 @@ from .base import (
 @click.option("--where", help="SQL condition: embed only these rows of the table")
 @click.option(
     "--model",
-    help="resnet50 by default; another torchvision classification model, or hog, "
-    "which needs no download. See: datasette image-similarity models",
+    help="resnet50 by default; another torchvision classification model, "
+    "open_clip:NAME/WEIGHTS, which finds by words as well, or hog, which needs no "
+    "download. See: datasette image-similarity models",
 )
 @click.option(
     "--weights",
-    help="Weights by torchvision's name, or a .pth or .safetensors file",
+    help="Weights by their published name, a .pth or .safetensors file, or for --model "
+    "open_clip a folder that it saved",
 )
 @click.option("--pooling", type=click.Choice(["avg", "max"]), help="avg by default")
 @click.option(

@@ -239,8 +239,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
             f"The vectors were made by {spec}. Its weights came from a file: say where "
             f"the file with the SHA-256 {spec.weights_sha256} lies."
         )
-    made = _plan_of_name(spec.model, spec.weights, spec.input.fit, weights_file)
-    return made
+    return _plan_of_name(spec.model, spec.weights, spec.input.fit, weights_file)
 
 
 def _plan_of_folder(place: Path, fit: str, spec: EncoderSpec | None = None) -> Plan:
@@ -270,7 +269,7 @@ def _plan_of_name(
     if wanted is None:
         raise EncoderError(
             f"Say which weights {model} shall have: {model}/TAG, or --weights FILE. "
-            f"Published are {', '.join(tags) or 'none'}."
+            f"Published are {_some(tags)}."
         )
     source: WeightsFile | HubFile
     preprocess: Mapping[str, Any] = {}
@@ -288,7 +287,7 @@ def _plan_of_name(
     else:
         raise EncoderError(
             f"{FOLDER}:{name} has no weights called {wanted!r}. It has "
-            f"{', '.join(tags) or 'none'}; a file is named with its ending: .safetensors, "
+            f"{_some(tags)}; a file is named with its ending: .safetensors, "
             ".pt, .pth or .bin."
         )
     return _plan(f"{FOLDER}:{name}", Design(network, preprocess), source, fit)
@@ -347,7 +346,7 @@ def _library() -> Any:
 
 
 def _name_of(model: str) -> tuple[str, str | None]:
-    """"open_clip:NAME/TAG" as a name that open_clip knows, and a tag or None."""
+    """ "open_clip:NAME/TAG" as a name that open_clip knows, and a tag or None."""
     name, _, tag = model.partition(":")[2].partition("/")
     names = _library().list_models()
     if name not in names:
@@ -362,6 +361,12 @@ def _name_of(model: str) -> tuple[str, str | None]:
 
 def _tags(name: str) -> list[str]:
     return _library().list_pretrained_tags_by_model(name)
+
+
+def _some(tags: Sequence[str]) -> str:
+    """Names of weights, as many as can be read."""
+    more = f" and {len(tags) - 6} more (see the command models)" if len(tags) > 6 else ""
+    return (", ".join(tags[:6]) or "none") + more
 
 
 def _hub_file(model: str, tag: str, published: Mapping[str, Any]) -> HubFile:
