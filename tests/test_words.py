@@ -1,4 +1,4 @@
-"""Searching with words, from the command line and Python, beside open_clip's own ranking."""
+"""Searching with words from the command line and Python, beside open_clip's own ranking."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from ..errors import DatabaseError, ImageError, ImageSimilarityError
 from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
+from ..text_helper import TextHelper
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
 from .log import Log
@@ -61,6 +62,7 @@ class Service:
         self.datasette = datasette
         self.indexes = IndexCache()
         self.log = Log()
+        self.words = TextHelper()  # for SQL; it starts when it is first asked
         self.exporting = 0  # zip files and contact sheets being made
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
@@ -82,6 +84,7 @@ class Service:
         for decoder in self._upload_decoders.values():
             decoder.close()
         self._pictures.close()
+        self.words.close()
 
     # What is embedded
 
