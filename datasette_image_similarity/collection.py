@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from . import query, sources, trust
+from . import query, sources, trust, words
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
@@ -304,6 +304,8 @@ class ImageCollection:
         where: str | None = None,
         *,
         unlike: Any = (),
+        text: words.Texts | None = None,
+        unlike_text: words.Texts | None = None,
         crop: Crop | None = None,
         distinct: bool = False,
         one_per: str | None = None,
@@ -314,9 +316,10 @@ class ImageCollection:
 
         `pk` is the row's primary key (its rowid without one; a tuple for a compound key),
         a list of keys, or a dictionary of weights by key. Results are less like the rows
-        in `unlike`, which takes the same: see `query.rocchio()`. `crop` asks with a part
-        of the first row's picture alone, which loads the encoder; where its file may not
-        be read, of the stored thumbnail, with a warning.
+        in `unlike`, which takes the same: see `query.rocchio()`. With `text` results are
+        like that as well, and less like `unlike_text`: see `search()`. `crop` asks with a
+        part of the first row's picture alone, which loads the encoder; where its file may
+        not be read, of the stored thumbnail, with a warning.
 
         `where` is a SQL condition on the table's columns. `distinct` folds near-duplicates
         of the query pictures and of better hits into these; `one_per` gives the best hit
@@ -332,10 +335,13 @@ class ImageCollection:
         vectors = query.stored_vectors(conn, collection, [*likes, *unlikes])
         if crop is not None and likes:
             vectors[0] = self._encode_crop(self._key_of(next(iter(likes))), crop)
-        vector = query.rocchio(
+        vector = words.mixed(
+            conn,
             collection,
             list(zip(vectors, likes.values(), strict=False)),
             list(zip(vectors[len(likes) :], unlikes.values(), strict=True)),
+            self._encode_texts(text),
+            self._encode_texts(unlike_text),
         )
         asked = Query(
             vector,
@@ -350,23 +356,41 @@ class ImageCollection:
 
     def search(
         self,
-        image: str | Path | bytes | Image,
+        image: str | Path | bytes | Image | None = None,
         k: int = 10,
         where: str | None = None,
         *,
+        text: words.Texts | None = None,
+        unlike_text: words.Texts | None = None,
         crop: Crop | None = None,
         distinct: bool = False,
         one_per: str | None = None,
         max_distance: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """The k rows most like a picture: a file's path, its bytes, or a PIL image.
+        """The k rows most like a picture, words, or both.
 
-        Loads the encoder on first use. Options as of `similar()`. Raises ImageError when
-        it is no usable picture, EncoderError when the encoder cannot be made again.
+        `image` is a file's path, its bytes, or a PIL image. `text` is one text, a list of
+        them or a dictionary of weights by text, and takes a collection whose encoder reads
+        words; `unlike_text` the same, for what results should be less like. How the two
+        are mixed: `words.mixed()`. Other options as of `similar()`.
+
+        Loads the encoder on first use. Raises ImageError when it is no usable picture,
+        EncoderError when the encoder cannot be made again, TextError for words that cannot
+        be searched with.
         """
+        if image is None and crop is not None:
+            raise ImageError("A crop needs a picture: there are words alone")
+        collection, conn = self._open()
         asked = Query(
-            self.encode(image, crop=crop),
+            words.mixed(
+                conn,
+                collection,
+                [(self.encode(image, crop=crop), 1.0)] if image is not None else [],
+                [],
+                self._encode_texts(text),
+                self._encode_texts(unlike_text),
+            ),
             k,
             max_distance=max_distance,
             exact=exact,
@@ -395,6 +419,13 @@ class ImageCollection:
         if vector is None:
             raise ImageError("The encoder gave a vector of zeros, NaN or infinity for it")
         return vector
+
+    def encode_text(self, text: str) -> bytes:
+        """A text's embedding, to compare with those stored: float32 bytes of shape (d,).
+
+        Raises TextError where the collection's encoder reads no words, or not these.
+        """
+        return self._encode_texts(text)[0][0]
 
     def load_encoder(self, device: str = "auto", precision: str = "auto") -> Encoder:
         """The encoder that made this collection, ready to use.
@@ -851,6 +882,16 @@ class ImageCollection:
             weights[query.items_of(conn, collection, [key])[0]] = weight
         return weights
 
+    def _encode_texts(self, texts: words.Texts | None) -> list[tuple[bytes, float]]:
+        """Texts as vectors with weights. Raises TextError, EncoderError."""
+        if texts is None:
+            return []
+        collection, conn = self._open()
+        words.require_words(conn, collection)
+        weights = words.weights_of(texts)
+        vectors = words.encoded(self.load_encoder(), list(weights))
+        return list(zip(vectors, weights.values(), strict=True))
+
     def _encode_crop(self, key: db.Key, crop: Crop) -> bytes:
         """A part of a row's picture, embedded. Raises ImageError, EncoderError."""
         collection, conn = self._open()
@@ -930,8 +971,8 @@ class ImageCollection:
             loaded = self._with_transform(before, loaded)
         self._encoder = loaded
         if loaded.spec.weights_sha256 and options.weights:
-            file = Path(options.weights)
-            if file.is_file():
+            file = Path(options.weights).expanduser()
+            if file.exists():  # a file, or a folder of open_clip's
                 trust.note_weights(loaded.spec.weights_sha256, file)
         if before is not None and not force:
             if before.fingerprint != loaded.spec.fingerprint:

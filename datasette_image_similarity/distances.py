@@ -26,6 +26,8 @@ from .database import (
 from .ranking import all_distances, distances, live_items
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .query import Query
 
 PAIRED = 400  # random pictures, each compared with each: 79,800 pairs
@@ -84,10 +86,7 @@ def random_pairs(conn: sqlite3.Connection, collection: Collection) -> RandomPair
     """Measure random pairs; the same ones each time, as long as nothing changes."""
     import numpy as np
 
-    found = item_vectors(conn, collection, _sample(conn, collection, PAIRED))
-    length = 4 * collection.dimensions
-    vectors = np.frombuffer(b"".join(v for _, v in found if len(v) == length), "<f4")
-    vectors = vectors.reshape(-1, collection.dimensions).astype(np.float64)
+    vectors = sample_vectors(conn, collection).astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1)
     vectors, norms = vectors[norms > 0], norms[norms > 0]
     if len(vectors) < 3:
@@ -106,6 +105,17 @@ def random_pairs(conn: sqlite3.Connection, collection: Collection) -> RandomPair
     return RandomPairs(
         dict(zip(SHARES, quantiles, strict=True)), float(found_distances.max()), closest
     )
+
+
+def sample_vectors(conn: sqlite3.Connection, collection: Collection) -> np.ndarray:
+    """The stored vectors of PAIRED random pictures, float32 (n, d); the same ones each
+    time."""
+    import numpy as np
+
+    found = item_vectors(conn, collection, _sample(conn, collection, PAIRED))
+    length = 4 * collection.dimensions
+    vectors = np.frombuffer(b"".join(v for _, v in found if len(v) == length), "<f4")
+    return vectors.reshape(-1, collection.dimensions)
 
 
 def near_duplicates(

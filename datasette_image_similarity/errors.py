@@ -17,6 +17,10 @@ class EncoderError(ImageSimilarityError):
     """An encoder cannot be made: unknown model, missing or wrong weights."""
 
 
+class TextError(ImageSimilarityError):
+    """Words cannot be searched with: empty, too long, or not with this encoder."""
+
+
 class DatabaseError(ImageSimilarityError):
     """The database cannot be used: locked, full, read-only, newer schema."""
 

@@ -6,6 +6,14 @@
     image_distance(table, pk, pk [, collection])        in the collection's metric
     similar_images(table, pk, k [, collection])         JSON array for json_each()
 
+and where a database's configuration has `sql_text` (see `add_text_functions()`)
+
+    image_embedding_text(table, text [, collection])    float32 blob
+
+which everywhere has beside it, because SQLite does not tell why a function has failed,
+
+    image_embedding_text_problem(table, text [, collection])    words; NULL if there is none
+
 A compound key is a JSON array of its parts. Weights below 0 are of pictures to be less
 like: see `query.rocchio()`. A row without an embedding gives NULL; an
 unknown table or collection is an error. None of them takes the path of a file.
@@ -21,11 +29,16 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from .errors import CollectionError, DatabaseError
+from .errors import CollectionError, DatabaseError, ImageSimilarityError, TextError
 from .query import HEAVIEST, Query, mean_vector, rocchio, search, stored_vectors
+from .words import cleaned, require_words
 
 if TYPE_CHECKING:
     from .index import IndexCache
+
+
+# From a connection, a collection and a text, its vector as a query: float32 blob (d,).
+EmbedText = Callable[[sqlite3.Connection, db.Collection, str], bytes]
 
 
 class _NoEmbedding(Exception):
@@ -51,6 +64,49 @@ def prepare_connection(conn: sqlite3.Connection, cache: IndexCache | None = None
         for count in (arguments, arguments + 1):
             conn.create_function(name, count, _sql_function(function, conn))
     return True
+
+
+def add_text_functions(conn: sqlite3.Connection, embed: EmbedText | None) -> None:
+    """Add the functions that embed words; only the one that tells why not without `embed`.
+
+    Without it SQLite itself says that there is no such function, which is clearer than
+    what it says of one that fails.
+    """
+
+    def problem(table: str, text: str, name: str | None = None) -> str | None:
+        try:
+            _text_embedding(conn, embed, table, text, name)
+        except ImageSimilarityError as error:
+            return str(error)
+        return None
+
+    def embedding(table: str | None, text: str | None, *name: str | None) -> bytes | None:
+        if table is None or text is None or None in name:
+            return None
+        return _text_embedding(conn, embed, table, text, *name)
+
+    for count in (2, 3):
+        conn.create_function("image_embedding_text_problem", count, problem)
+        if embed is not None:
+            conn.create_function("image_embedding_text", count, embedding)
+
+
+def _text_embedding(
+    conn: sqlite3.Connection,
+    embed: EmbedText | None,
+    table: str,
+    text: str,
+    name: str | None = None,
+) -> bytes:
+    """Raises CollectionError, TextError, EncoderError, NotYet."""
+    if embed is None:
+        raise TextError(
+            'image_embedding_text() is switched off: set "sql_text": true for this '
+            "database in the configuration of datasette-image-similarity"
+        )
+    collection = db.find_collection(conn, table, name)
+    require_words(conn, collection)
+    return embed(conn, collection, cleaned(str(text)))
 
 
 def _sql_function(function: Callable, conn: sqlite3.Connection) -> Callable:

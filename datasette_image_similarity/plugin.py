@@ -28,11 +28,13 @@ def shutdown(datasette: Any) -> None:
 
 
 @hookimpl
-def prepare_connection(conn: Any, datasette: Any) -> None:
-    from .functions import prepare_connection
+def prepare_connection(conn: Any, database: str, datasette: Any) -> None:
+    from .functions import add_text_functions, prepare_connection
     from .web.service import service
+    from .web.sql_text import text_embedder
 
     prepare_connection(conn, service(datasette).indexes)
+    add_text_functions(conn, text_embedder(datasette, database))
 
 
 @hookimpl

@@ -393,7 +393,8 @@ def rocchio(
     """
     if not likes:
         raise CollectionError(
-            "Name at least one picture to search with: others can only be less like it"
+            "Name at least one picture to search with, or words: what is less like "
+            "something must be like something else"
         )
     if len(likes) == 1 and not unlikes:
         return likes[0][0]

@@ -22,9 +22,10 @@ def _file() -> Path:
 def _read() -> dict[str, dict]:
     try:
         noted = json.loads(_file().read_text())
-        return {"roots": dict(noted["roots"]), "weights": dict(noted["weights"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"roots": {}, "weights": {}}
+        found = {"roots": dict(noted["roots"]), "weights": dict(noted["weights"])}
+        return {**found, "published": dict(noted.get("published", {}))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"roots": {}, "weights": {}, "published": {}}
 
 
 def _write(noted: dict[str, dict]) -> None:
@@ -58,7 +59,7 @@ def trusted_roots(database: str | Path) -> list[Path]:
 
 
 def note_weights(sha256: str, file: Path) -> None:
-    """The weights with this SHA-256 lie in this file."""
+    """The weights with this SHA-256 lie in this file, or in this folder."""
     noted = _read()
     if noted["weights"].get(sha256) != str(file.resolve()):
         noted["weights"][sha256] = str(file.resolve())
@@ -69,3 +70,17 @@ def weights_file(sha256: str | None) -> Path | None:
     """Where the weights with this SHA-256 were last seen, or None."""
     found = _read()["weights"].get(sha256) if sha256 else None
     return Path(found) if isinstance(found, str) else None
+
+
+def note_published(name: str, sha256: str) -> None:
+    """What was published under this name had this SHA-256 when it was first used."""
+    noted = _read()
+    if name not in noted["published"]:
+        noted["published"][name] = sha256
+        _write(noted)
+
+
+def published_sha256(name: str) -> str | None:
+    """The SHA-256 of what is published under a name, when it was first used, or None."""
+    found = _read()["published"].get(name)
+    return found if isinstance(found, str) else None

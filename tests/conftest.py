@@ -114,3 +114,38 @@ def browser() -> Iterator[Any]:
 
     with launched() as chromium:
         yield chromium
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny text–image model; skips where open_clip is not installed."""
+    from wording import make_model
+
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def worded_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """What `worded` copies."""
+    from wording import embed_worded
+
+    folder = tmp_path_factory.mktemp("worded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
+        photos = make_photos(folder / "photos")
+        return embed_worded(folder / "gallery.db", photos, tiny_model)
+
+
+@pytest.fixture
+def worded(tmp_path: Path, worded_once: Path, tiny_model: Path) -> Path:
+    """A database that can be asked with words; its folder is shared."""
+    from hashlib import sha256
+
+    from datasette_image_similarity import trust
+
+    path = tmp_path / "worded.db"
+    path.write_bytes(worded_once.read_bytes())
+    trust.note_root(path, worded_once.parent / "photos")
+    weights = (tiny_model / "open_clip_model.safetensors").read_bytes()
+    trust.note_weights(sha256(weights).hexdigest(), tiny_model)
+    return path

@@ -341,7 +341,7 @@ async def test_a_full_queue_is_told_politely(gallery: Path) -> None:
     await post_picture(site, SEARCH, picture())  # children and encoder are there
     it = service(site)
     blocked, at_once, most = threading.Event(), 0, 0
-    real = it._embed
+    real = it._decode_upload
 
     def slow(*arguments: object) -> object:
         nonlocal at_once, most
@@ -353,7 +353,7 @@ async def test_a_full_queue_is_told_politely(gallery: Path) -> None:
         finally:
             at_once -= 1
 
-    it._embed = slow
+    it._decode_upload = slow
     waiting = [
         asyncio.create_task(post_picture(site, SEARCH, picture("red", n))) for n in range(2)
     ]

@@ -350,7 +350,7 @@ def test_what_the_hub_refuses_is_said_in_words(error, words, monkeypatch):
     ],
 )
 def test_a_pickle_is_never_asked_for(filename, safe):
-    from datasette_image_similarity.encoders.weights import safe_name
+    from datasette_image_similarity.encoders.hugging_face import safe_name
 
     assert safe_name(filename) == safe
 

@@ -42,6 +42,35 @@ class _CropType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _words(command: Callable) -> Callable:
+    """Options that ask with words."""
+    for option in (
+        click.option(
+            "--text",
+            "texts",
+            metavar="WORDS",
+            multiple=True,
+            help="Like these words (as well); the encoder must read words",
+        ),
+        click.option(
+            "--unlike-text",
+            "unlike_texts",
+            metavar="WORDS",
+            multiple=True,
+            help="Less like these words",
+        ),
+        click.option(
+            "--text-weight",
+            type=click.FloatRange(0, 1000, min_open=True),
+            default=1,
+            show_default=True,
+            help="What each text counts, where a picture counts 1",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _limits(command: Callable) -> Callable:
     """Options that choose among the results, on every command that has any."""
     for option in (
@@ -74,6 +103,7 @@ def _limits(command: Callable) -> Callable:
 @click.argument("table")
 @click.argument("pks", metavar="PK...", nargs=-1, required=True)
 @click.option("--unlike", "unlikes", metavar="PK", multiple=True, help="Less like this row")
+@_words
 @_k
 @_where
 @collection_name
@@ -85,6 +115,9 @@ def similar(
     table: str,
     pks: tuple[str, ...],
     unlikes: tuple[str, ...],
+    texts: tuple[str, ...],
+    unlike_texts: tuple[str, ...],
+    text_weight: float,
     k: int,
     where: str | None,
     name: str | None,
@@ -103,19 +136,29 @@ def similar(
             --where "price < 50"
         datasette image-similarity similar shop.db products 12 40:2 \\
             --unlike 31 --one-per brand
+        datasette image-similarity similar shop.db products 12 --text "in red"
     """
     from ..collection import ImageCollection
 
     with ImageCollection(database, table, name=name) as collection, _warnings_said():
         hits = collection.similar(
-            _weights(pks), k, where, unlike=_weights(unlikes), **limits
+            _weights(pks),
+            k,
+            where,
+            unlike=_weights(unlikes),
+            text=_weighing(texts, text_weight),
+            unlike_text=_weighing(unlike_texts, text_weight),
+            **limits,
         )
         _print_hits(hits, as_json, as_csv)
 
 
 @image_similarity.command()
 @existing
-@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@_words
 @click.option("--table", help="Table to search; needed when there are several")
 @_k
 @_where
@@ -125,7 +168,10 @@ def similar(
 @_csv
 def search(
     database: Path,
-    image: Path,
+    image: Path | None,
+    texts: tuple[str, ...],
+    unlike_texts: tuple[str, ...],
+    text_weight: float,
     table: str | None,
     k: int,
     where: str | None,
@@ -134,18 +180,31 @@ def search(
     as_csv: bool,
     **limits: Any,
 ) -> None:
-    """Rows most like a picture in a file, best first.
+    """Rows most like a picture in a file, words, or both, best first.
+
+    Words need a collection whose encoder reads them, as open_clip's do.
 
     \b
-    Example:
+    Examples:
         datasette image-similarity search photos.db holiday.jpg --json
+        datasette image-similarity search photos.db --text "red shoes on grass"
+        datasette image-similarity search photos.db holiday.jpg --text "at night"
     """
     from ..collection import ImageCollection
 
+    if image is None and not texts:
+        raise click.UsageError("Name a picture to search with, or words with --text")
     with ImageCollection(
         database, table or only_table(database, "with --table"), name=name
     ) as collection:
-        hits = collection.search(image, k, where, **limits)
+        hits = collection.search(
+            image,
+            k,
+            where,
+            text=_weighing(texts, text_weight),
+            unlike_text=_weighing(unlike_texts, text_weight),
+            **limits,
+        )
         _print_hits(hits, as_json, as_csv)
 
 
@@ -157,6 +216,11 @@ def _weights(texts: tuple[str, ...]) -> dict[tuple[str, ...], float]:
 
     examples = (split_weight(text) for text in texts)
     return {tuple(urlsafe_components(key)): weight for key, weight in examples}
+
+
+def _weighing(texts: tuple[str, ...], weight: float) -> dict[str, float] | None:
+    """Weights by text; None where there is none."""
+    return dict.fromkeys(texts, weight) or None
 
 
 @contextmanager

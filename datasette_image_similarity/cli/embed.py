@@ -51,13 +51,14 @@ if TYPE_CHECKING:
 @click.option("--where", help="SQL condition: embed only these rows of the table")
 @click.option(
     "--model",
-    help="resnet50 by default; another torchvision classification model, timm:NAME, an "
-    "encoder of another package, or hog, which needs no download. See: datasette "
-    "image-similarity models",
+    help="resnet50 by default; another torchvision classification model, timm:NAME, "
+    "open_clip:NAME/WEIGHTS, which finds by words as well, an encoder of another package, "
+    "or hog, which needs no download. See: datasette image-similarity models",
 )
 @click.option(
     "--weights",
-    help="Published weights by name, or a .pth or .safetensors file",
+    help="Published weights by name, a .pth or .safetensors file, or for --model "
+    "open_clip a folder that it saved",
 )
 @click.option(
     "--pooling",

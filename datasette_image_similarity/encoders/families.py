@@ -64,18 +64,21 @@ def family_of(model: str) -> Family:
         from . import timm
 
         return timm
+    if model.partition(":")[0] == "open_clip":
+        from . import open_clip
+
+        return open_clip
     from . import plugins, torchvision
 
     if model in plugins.names():
         return plugins
-
     return torchvision
 
 
 def families(search: str = "") -> list[Family]:
     """The families that list what they have; timm, which has more than a thousand
     networks, only where `search` begins with its prefix."""
-    from . import hog, plugins, timm, torchvision
+    from . import hog, open_clip, plugins, timm, torchvision
 
-    listed = [hog, torchvision, plugins]
+    listed = [hog, torchvision, open_clip, plugins]
     return [timm] if search.startswith(timm.PREFIX) else listed

@@ -19,11 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .. import trust
 from ..errors import EncoderError
 from ..images import INTERPOLATIONS, Input
-from . import ModelInfo, require_same
+from . import ModelInfo, hugging_face, require_same
 from . import weights as weights_files
 from .families import Choice
+from .hugging_face import HubFile
 from .network import (
     NetworkEncoder,
     at_size,
@@ -126,7 +128,7 @@ def _info(timm: ModuleType, name: str) -> ModelInfo:
         dimensions=None,
         weights=(config.tag,) if there else (),
         default_weights=config.tag if there else None,
-        downloaded=bool(place and weights_files.in_hub_cache(*place)),
+        downloaded=bool(place and hugging_face.on_disk(place)),
         download_bytes=None,
         note="" if there else "no published weights: needs --weights FILE",
     )
@@ -284,7 +286,7 @@ def _published(plan: Plan, download: bool) -> WeightsFile:
     """The file that timm names. Raises EncoderError when there is none that is safe."""
     place = _on_hub(plan.config)
     if place:
-        return weights_files.from_hub(*place, plan.tag, download=download)
+        return hugging_face.fetched(place, download=download)
     if not plan.config.url:
         raise EncoderError(
             f"timm knows of no published weights for {plan.model}: name a file with "
@@ -299,11 +301,12 @@ def _published(plan: Plan, download: bool) -> WeightsFile:
     return weights_files.published(plan.config.url, plan.tag)
 
 
-def _on_hub(config: Any) -> tuple[str, str] | None:
-    """Repository and file of published weights on the Hugging Face Hub."""
+def _on_hub(config: Any) -> HubFile | None:
+    """The file of published weights on the hub, where timm names one."""
     if not config.hf_hub_id:
         return None
-    return config.hf_hub_id, weights_files.safe_name(config.hf_hub_filename)
+    filename = hugging_face.safe_name(config.hf_hub_filename)
+    return HubFile(config.hf_hub_id, filename, config.tag or "published")
 
 
 def _loaded(
@@ -314,6 +317,8 @@ def _loaded(
     precision = choose(precision, target)
     weights_files.ensure(file, download=download)
     state, sha256 = weights_files.read(file)
+    if file.url is not None:
+        trust.note_published(file.url, sha256)
     state = _as_timm_has_it(state, plan, file)
     state = weights_files.fit_to(
         state, plan.network.state_dict(), path=file.path, model=plan.model

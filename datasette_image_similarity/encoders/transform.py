@@ -195,6 +195,18 @@ class TransformedEncoder:
         """uint8 (n, size, size, 3) → float32 (n, dimensions), not normalised."""
         return self.transform(self.backbone.encode(pixels))
 
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts → float32 (n, dimensions), not normalised; for a spec with `text` only.
+
+        Means stay in. They are means of pictures, and words lie apart from all pictures
+        (W. Liang et al., "Mind the Gap", NeurIPS 2022): to take them off would add to
+        every score how far that picture is from the usual one, which has nothing to do
+        with the words. With the mean left in, (x − m)·C Cᵀ·w is x·C Cᵀ·w less a number
+        that is the same for all pictures x: words w order pictures as before, but for
+        what C leaves out and, with the metric "cosine", for the new lengths of x.
+        """
+        return self.transform(self.backbone.encode_text(texts), centred=False)
+
 
 def transformed_spec(spec: EncoderSpec, transform: Transform) -> EncoderSpec:
     """The spec of an encoder whose vectors go through a transform."""

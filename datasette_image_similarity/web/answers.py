@@ -18,7 +18,7 @@ from .compat import may_execute_sql, sql_url
 from .curate import is_curator
 from .forms import BadForm, UploadTooBig
 from .question import PageError, Place, Question, lookups
-from .service import QueueFull
+from .service import QueueFull, TooSlow
 from .switch import choices, compare_url
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STATUSES: dict[type[ImageSimilarityError], int] = {
     UploadTooBig: 413,
     QueueFull: 429,
+    TooSlow: 503,
     BadForm: 400,
     ImageError: 400,
     SearchTimeout: 503,
@@ -167,6 +168,7 @@ async def page(
             "search_url": place.url("search-by-image")
             if place.config.search_by_image
             else None,
+            "words_url": place.path("similar") if place.reads_words else None,
             "pages": pages_of(place, more),
             "history": logs,
             "immutable": not place.db.is_mutable,

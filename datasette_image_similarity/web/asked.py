@@ -21,7 +21,10 @@ from .question import PageError, Place, Question, is_filter, read_question
 LENGTH = 10_000  # characters of a query string
 ELSEWHERE = ("_collection", "_with", "_size", "_next", "_histogram")  # not what is asked
 # What is said of a question in other ways than by the parameter itself.
-TOLD = ("_like", "_unlike", "_max_distance", "_exact", "_distinct", "_one_per")
+TOLD = (
+    *("_like", "_unlike", "_max_distance", "_exact", "_distinct", "_one_per"),
+    *("_text", "_unlike_text", "_text_weight"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,12 @@ async def show(place: Place, text: str, page: str = "similar") -> Shown:
 
 
 def in_words(question: Question) -> list[str]:
-    """What narrows it, in words."""
-    words = [chip.text for chip in question.chips]
+    """The words it asks with, and what narrows it."""
+    words = [f"“{text}”" for text in question.texts]
+    words += [f"less like “{text}”" for text in question.unlike_texts]
+    if words and question.text_weight != 1:
+        words.append(f"words ×{question.text_weight:g}")
+    words += [chip.text for chip in question.chips]
     if question.max_distance is not None:
         words.append(f"up to distance {question.max_distance:.3g}")
     for name, value in question.pairs:

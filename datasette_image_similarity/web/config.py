@@ -30,6 +30,8 @@ class Config:
     roots: list[str] = field(default_factory=list)
     weights: str | None = None
     search_by_image: bool = True
+    search_by_text: bool = True
+    sql_text: bool = False
     upload_max_bytes: int = UPLOADS.max_bytes
     upload_max_pixels: int = UPLOADS.max_pixels
     upload_seconds: int = int(UPLOADS.seconds)
@@ -59,6 +61,8 @@ KINDS: dict[str, Any] = {
     "roots": list,
     "weights": str,
     "search_by_image": bool,
+    "search_by_text": bool,
+    "sql_text": bool,
     "upload_max_bytes": int,
     "upload_max_pixels": int,
     "upload_seconds": int,

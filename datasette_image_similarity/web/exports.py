@@ -84,12 +84,12 @@ async def export_answer(place: Place, question: Question, answer: Answer) -> Any
         return entries_of_hits(*about, answer.hits), list(entries_of_keys(*about, likes))
 
     entries, likes = await ask_database(place, ask)
-    many = len(likes) > 1
+    what = "these" if len(likes) > 1 else "this one" if likes else "words"
     return await _made(
         place,
         question,
         entries,
-        title=f"Pictures of {place.table} like {'these' if many else 'this one'}",
+        title=f"Pictures of {place.table} like {what}",
         name=f"similar-{place.table}",
         total=answer.total,
         url=question.url(place.path("similar"), _next=question.offset or None),

@@ -13,8 +13,10 @@ from ..collection import Status, collection_status
 from ..database import Collection, Key, live_sql, source_of
 from ..errors import CollectionError, ImageSimilarityError
 from ..query import pk_path
+from ..words import reads_words
 from .answers import PAGES
 from .compat import may_view, similar_url, table_tools_url
+from .config import Config
 from .service import service
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Card:
     status: Status
     table_url: str
     search_url: str | None
+    words_url: str | None  # of the form that asks with words, with `named` as well
+    named: list[tuple[str, str]]
     pages: list[tuple[str, str]]  # (title, address) of the pages about the table
     failures_url: str
     mosaic: list[tuple[str, str]]  # (thumbnail, row's similar page)
@@ -90,7 +94,7 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
                 usual = await it.collection(database, collection.table)
                 named = None if usual == collection else collection.name
                 found.append(
-                    _card(datasette, database, status, pks, config.search_by_image, named)
+                    _card(datasette, database, status, pks, config, collection, named)
                 )
     return found
 
@@ -100,7 +104,8 @@ def _card(
     database: str,
     status: Status,
     pks: list[str],
-    searchable: bool,
+    config: Config,
+    collection: Collection,
     named: str | None,
 ) -> Card:
     """The card; `named` is the collection's name where links must give it."""
@@ -118,7 +123,11 @@ def _card(
         table=status.table,
         status=status,
         table_url=table_url,
-        search_url=url("search-by-image") if searchable else None,
+        search_url=url("search-by-image") if config.search_by_image else None,
+        words_url=table_tools_url(datasette, database, status.table, "similar")
+        if config.search_by_text and reads_words(collection)
+        else None,
+        named=more,
         pages=[(title, url(name)) for name, title in PAGES.items()],
         failures_url=datasette.urls.table(database, "_image_similarity_failures"),
         mosaic=[

@@ -26,7 +26,8 @@ from datasette.utils.sqlite import sqlite3
 from ..database import Collection, Key, SourceTable, need_vectors, source_of
 from ..errors import CollectionError, ImageError, ImageSimilarityError
 from ..images import Crop
-from ..query import Filter, pk_path, split_weight
+from ..query import HEAVIEST, Filter, pk_path, split_weight
+from ..words import cleaned, reads_words
 from .compat import may_view, table_tools_url
 from .config import Config
 from .narrow import IN_WORDS, narrows
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from datasette.database import Database
 
 LIKES = 50  # so many query pictures at most
+TEXTS = 10  # and so many texts
 # Our own parameters that an address keeps, and the fields of the form for a crop.
 ASKED = (
     *("_like", "_unlike", "_crop", "_distinct", "_one_per"),
+    *("_text", "_unlike_text", "_text_weight"),
     *("_size", "_max_distance", "_collection", "_exact", "_histogram"),
     "_with",
 )
@@ -77,6 +80,11 @@ class Place:
         """The address of the table; a row's is behind it, after a slash."""
         # A plain string: Jinja is much slower with Datasette's own kind.
         return str(self.datasette.urls.table(self.database, self.table))
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the collection can be searched with words, and may be."""
+        return self.config.search_by_text and reads_words(self.collection)
 
     @property
     def named(self) -> list[tuple[str, str]]:
@@ -169,6 +177,9 @@ class Question:
     exact: bool  # whatever index there is
     filter: Filter | None
     pairs: tuple[tuple[str, str], ...]  # every parameter as it was, but the offset
+    texts: tuple[str, ...] = ()
+    unlike_texts: tuple[str, ...] = ()
+    text_weight: float = 1.0  # of each text, where a picture's is 1
     chips: list[Chip] = field(default_factory=list)
 
     def url(self, path: str, drop: Iterable[str] = (), **changes: object) -> str:
@@ -212,8 +223,11 @@ async def read_question(place: Place, path: str) -> Question:
     wanted = args.get("_size") or page_size
     size = most if wanted == "max" else _whole(wanted, "_size", 1)
     likes, unlikes = _weights(args, "_like"), _weights(args, "_unlike")
+    texts, unlike_texts = _texts(args, "_text"), _texts(args, "_unlike_text")
     if len(likes) + len(unlikes) > LIKES:
         raise PageError(400, f"Up to {LIKES} pictures can be searched with at once")
+    if len(texts) + len(unlike_texts) > TEXTS:
+        raise PageError(400, f"Up to {TEXTS} texts can be searched with at once")
     for both in likes.keys() & unlikes.keys():
         raise PageError(400, f"Results cannot be both like and less like {both}")
     pairs = tuple(
@@ -236,6 +250,9 @@ async def read_question(place: Place, path: str) -> Question:
         exact=_whole(args.get("_exact") or 0, "_exact", 0) > 0,
         filter=filter,
         pairs=pairs,
+        texts=texts,
+        unlike_texts=unlike_texts,
+        text_weight=_text_weight(args.get("_text_weight")),
     )
     chips = [
         Chip(text, _url_without(question, path, pair))
@@ -399,6 +416,19 @@ def written(weights: Weights) -> list[str]:
     return [pk if weight == 1 else f"{pk}:{weight:g}" for pk, weight in weights.items()]
 
 
+def _texts(args: Any, name: str) -> tuple[str, ...]:
+    """The texts in a parameter, each once; empty ones are as good as none."""
+    given = (text for text in args.getlist(name) if text.strip())
+    return tuple(dict.fromkeys(map(cleaned, given)))
+
+
+def _text_weight(text: str | None) -> float:
+    weight = 1.0 if text in (None, "") else _number(text, "_text_weight")
+    if not 0 < weight <= HEAVIEST:
+        raise PageError(400, f"_text_weight must be above 0, up to {HEAVIEST}")
+    return weight
+
+
 def _crop(text: str | None, likes: Weights) -> Crop | None:
     if not text:
         return None
@@ -419,6 +449,9 @@ def as_mapping(question: Question, place: Place) -> Mapping[str, object]:
         "metric": place.collection.metric,
         "like": written(question.likes),
         "unlike": written(question.unlikes),
+        "text": list(question.texts),
+        "unlike_text": list(question.unlike_texts),
+        "text_weight": question.text_weight,
         "crop": str(question.crop) if question.crop else None,
         "distinct": question.distinct,
         "one_per": question.one_per,

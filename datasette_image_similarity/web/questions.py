@@ -85,8 +85,10 @@ async def _changed(place: Place, what: str | None, form: Form) -> dict[str, Any]
         return {"id": id}
     name = _name(form)
     question, rows = await read_asked(place, form.fields.get("question", ""))
-    if not rows:
-        raise PageError(400, "Only questions that ask with rows of the table can be saved")
+    if not rows and not question.texts:
+        raise PageError(
+            400, "Only questions that ask with rows of the table, or words, can be saved"
+        )
     text = query_string(question)
     actor = actor_id(place)
 

@@ -1,8 +1,9 @@
 """What one Datasette instance keeps between requests: which tables have embeddings,
 compressed indexes, child processes that decode, and the encoder.
 
-Uploads wait in a bounded queue for one thread of our own, which loads the model once and
-lazily. Nothing of that runs on Datasette's SQL threads.
+Uploads and words wait in a bounded queue for one thread of our own, which loads the model
+once and lazily. Nothing of that runs on Datasette's SQL threads: what SQL asks with words
+goes to a process of its own (`text_helper.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from datasette.utils import StartupError
 from datasette.utils.sqlite import sqlite3
 
-from .. import sources, trust
+from .. import sources, trust, words
 from ..database import Collection, collections, item_count, load_vec
 from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
@@ -27,6 +29,7 @@ from ..errors import DatabaseError, ImageError, ImageSimilarityError
 from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
+from ..text_helper import TextHelper
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
 from .log import Log
@@ -40,10 +43,16 @@ if TYPE_CHECKING:
 PICTURE = 1600  # longest side of the large picture, in pixels
 THUMBNAIL = 320
 ENCODERS_KEPT = 2
+TEXTS_KEPT = 1000  # a page, its histogram and its next page ask with the same words
+TEXT_SECONDS = 30  # for words; the first time the model is loaded
 
 
 class QueueFull(ImageSimilarityError):
     """Too many uploads are waiting."""
+
+
+class TooSlow(ImageSimilarityError):
+    """The encoder has not answered in time."""
 
 
 class Service:
@@ -53,6 +62,7 @@ class Service:
         self.datasette = datasette
         self.indexes = IndexCache()
         self.log = Log()
+        self.words = TextHelper()  # for SQL; it starts when it is first asked
         self.exporting = 0  # zip files and contact sheets being made
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
@@ -60,6 +70,7 @@ class Service:
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="image-similarity-upload")
         self._encoders: dict[str, Encoder] = {}
+        self._texts: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._upload_decoders: dict[Limits, Decoder] = {}
         self._pictures = DecoderPool(LOCAL_FILES, min(4, os.cpu_count() or 1))
         self._picture_threads = ThreadPoolExecutor(
@@ -73,6 +84,7 @@ class Service:
         for decoder in self._upload_decoders.values():
             decoder.close()
         self._pictures.close()
+        self.words.close()
 
     # What is embedded
 
@@ -122,8 +134,9 @@ class Service:
         Raises QueueFull, ImageError, EncoderError.
         """
         with self._waits(config):
-            transform = await self._transform(db, collection)
-            return await self._in_turn(self._embed, data, collection, config, transform)
+            # Decode first: a file that is no picture need not wait for the model.
+            decoded = await self._in_turn(self._decode_upload, data, collection, config)
+            return await self._vector(decoded, db, collection, config), decoded
 
     async def embed_crop(
         self,
@@ -142,23 +155,55 @@ class Service:
         request = Request(input=spec.input, thumbnail=thumbnail, crop=crop)
         with self._waits(config):
             decoded = await self.decode_picture(read, request)
-            transform = await self._transform(db, collection)
-            return await self._in_turn(self._encode, decoded, collection, config, transform)
+            return await self._vector(decoded, db, collection, config)
 
-    async def _transform(self, db: Database, collection: Collection) -> Transform | None:
-        """What the collection's vectors went through, read when the encoder is not there.
+    async def embed_texts(
+        self, texts: Sequence[str], db: Database, collection: Collection, config: Config
+    ) -> list[bytes]:
+        """The vectors of words, for a collection whose encoder reads them.
 
-        Raises EncoderError.
+        Raises QueueFull, TooSlow, TextError, EncoderError.
         """
-        if collection.fingerprint in self._encoders:
-            return None
-        from ..learning.stored import stored_transform
+        known = self._known_texts(texts, collection)
+        if known is not None:
+            return known
 
-        return await db.execute_fn(lambda conn: stored_transform(conn, collection))
+        async def encode() -> list[bytes]:
+            with self._waits(config):
+                encoder = await self._encoder(db, collection, config)
+                vectors = await self._in_turn(words.encoded, encoder, texts)
+            for text, vector in zip(texts, vectors, strict=True):
+                self._texts[collection.fingerprint, text] = vector
+            while len(self._texts) > TEXTS_KEPT:
+                self._texts.popitem(last=False)
+            return vectors
+
+        # Shielded: the thread goes on whoever waits, and what it does goes on waiting with
+        # it in the queue.
+        encoding = asyncio.create_task(encode())
+        encoding.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return await asyncio.wait_for(asyncio.shield(encoding), TEXT_SECONDS)
+        except asyncio.TimeoutError:
+            raise TooSlow(
+                f"The encoder has not answered within {TEXT_SECONDS} seconds: it may still "
+                "be loading. Try again in a moment"
+            ) from None
+
+    def _known_texts(
+        self, texts: Sequence[str], collection: Collection
+    ) -> list[bytes] | None:
+        """Their vectors, if all of these were asked with lately."""
+        keys = [(collection.fingerprint, text) for text in texts]
+        if not all(key in self._texts for key in keys):
+            return None
+        for key in keys:
+            self._texts.move_to_end(key)
+        return [self._texts[key] for key in keys]
 
     @contextmanager
     def _waits(self, config: Config) -> Iterator[None]:
-        """One more picture waits for the encoder. Raises QueueFull."""
+        """One more question waits for the encoder. Raises QueueFull."""
         if self._waiting >= config.upload_queue:
             raise QueueFull(
                 "Too many pictures are being looked at just now. Try again in a moment"
@@ -175,13 +220,9 @@ class Service:
             self._thread, work, *arguments
         )
 
-    def _embed(
-        self,
-        data: bytes,
-        collection: Collection,
-        config: Config,
-        transform: Transform | None,
-    ) -> tuple[bytes, Decoded]:
+    def _decode_upload(
+        self, data: bytes, collection: Collection, config: Config
+    ) -> Decoded:
         limits = config.upload_limits
         if limits not in self._upload_decoders:
             self._upload_decoders[limits] = Decoder(limits)
@@ -189,35 +230,52 @@ class Service:
         # The same request as when embedding: see ImageCollection.encode().
         thumbnail = THUMBNAIL if collection.thumbnails else None
         request = Request(input=spec.input, thumbnail=thumbnail)
-        # Decode first: a file that is no picture need not wait for the model.
-        decoded = self._upload_decoders[limits].decode(data, request)
-        return self._encode(decoded, collection, config, transform), decoded
+        return self._upload_decoders[limits].decode(data, request)
 
-    def _encode(
-        self,
-        decoded: Decoded,
-        collection: Collection,
-        config: Config,
-        transform: Transform | None,
+    async def _vector(
+        self, decoded: Decoded, db: Database, collection: Collection, config: Config
     ) -> bytes:
-        spec = EncoderSpec.from_json(collection.encoder)
-        encoder = self._encoder(spec, config, transform)
-        vector = finished_vector(encoder.encode(decoded.pixels[None])[0], collection.metric)
+        """A picture's vector. Raises ImageError, EncoderError."""
+        encoder = await self._encoder(db, collection, config)
+
+        def encode() -> bytes | None:
+            return finished_vector(
+                encoder.encode(decoded.pixels[None])[0], collection.metric
+            )
+
+        vector = await self._in_turn(encode)
         if vector is None:
             raise ImageError("the encoder gave a vector of zeros, NaN or infinity for it")
         return vector
 
-    def _encoder(
+    async def _encoder(
+        self, db: Database, collection: Collection, config: Config
+    ) -> Encoder:
+        """The collection's encoder, loaded where it is not there. Raises EncoderError.
+
+        Who asks keeps hold of it: another collection's may take its place meanwhile.
+        """
+        encoder = self._encoders.get(collection.fingerprint)
+        if encoder is not None:
+            return encoder
+        from ..learning.stored import stored_transform
+
+        transform = await db.execute_fn(lambda conn: stored_transform(conn, collection))
+        spec = EncoderSpec.from_json(collection.encoder)
+        return await self._in_turn(self._load, spec, config, transform)
+
+    def _load(
         self, spec: EncoderSpec, config: Config, transform: Transform | None
     ) -> Encoder:
         key = spec.fingerprint
         if key not in self._encoders:
-            noted = trust.weights_file(spec.weights_sha256)
-            file = Path(config.weights).expanduser() if config.weights else noted
             # Weights that are not here are not fetched on a visitor's behalf: a stranger's
             # database could name gigabytes.
             encoder = restore_encoder(
-                spec, transform=transform, weights_file=file, download=False
+                spec,
+                transform=transform,
+                weights_file=weights_place(spec, config),
+                download=False,
             )
             while len(self._encoders) >= ENCODERS_KEPT:
                 self._encoders.pop(next(iter(self._encoders)))
@@ -254,6 +312,13 @@ class Service:
             except ImageError:
                 continue
         return None
+
+
+def weights_place(spec: EncoderSpec, config: Config) -> Path | None:
+    """Where a spec's weights are believed to lie: as configured, or as `embed` has noted in
+    the configuration folder of the user who runs Datasette."""
+    noted = trust.weights_file(spec.weights_sha256)
+    return Path(config.weights).expanduser() if config.weights else noted
 
 
 def service(datasette: Datasette) -> Service:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 # What another query picture does not take over.
-OF_ONE_QUERY = ("_max_distance", "_unlike", "_crop")
+OF_ONE_QUERY = (
+    *("_max_distance", "_unlike", "_crop"),
+    *("_text", "_unlike_text", "_text_weight"),
+)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0)  # as the page offers them
 
 
@@ -103,7 +106,7 @@ def _others_url(question: Question, path: str, hit: Hit) -> str | None:
     """The same question among the rows of a hit's group, where that is a column's."""
     column = question.one_per
     if (
-        not (hit.others and question.likes)
+        not (hit.others and (question.likes or question.texts))
         or column not in hit.row
         or column in OURS
         or question.distinct
@@ -164,7 +167,8 @@ def _query_picture(
     weights = question.likes if name == "_like" else question.unlikes
     weight = weights[pk]
     others = {key: one for key, one in weights.items() if key != pk}
-    needed = place.request.method != "POST"  # else there is an uploaded picture as well
+    # Else there is an uploaded picture as well, or words.
+    needed = place.request.method != "POST" and not question.texts
 
     def weighing(changed: float | None) -> str | None:
         # One picture alone is the mean whatever it weighs.

@@ -28,10 +28,10 @@ from ..query import (
     as_sql,
     items_of,
     pk_path,
-    rocchio,
     search,
     stored_vectors,
 )
+from ..words import mixed
 from .answers import (
     ask_database,
     controls,
@@ -61,9 +61,12 @@ from .question import (
 from .questions import saving
 from .searches import note_search
 from .tiles import caption_column, query_pictures, tiles_of
+from .worded import Words, embed_words, query_words
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
+
+ROWS = ("_like", "_unlike", "_crop", "_max_distance")  # what belongs to rows asked with
 
 # Similar
 
@@ -77,18 +80,21 @@ async def similar(datasette: Datasette, request: Any) -> Response:
     if redirect:
         return Response.redirect(redirect)
     question = await read_question(place, path)
-    if not question.likes:
-        also = " as well" if question.unlikes else ""
+    if not (question.likes or question.texts):
+        also = " as well" if question.unlikes or question.unlike_texts else ""
         raise PageError(
-            400, f"Name a picture to search with{also}: ?_like= and a row's key"
+            400,
+            f"Name a picture to search with{also}: ?_like= and a row's key; or words: "
+            "?_text=",
         )
+    words = await embed_words(place, question)
     crop = await embed_crop(place, question)
     format = request.url_vars.get("format")
     if format == "svg":
-        return await _histogram(place, question, crop)
+        return await _histogram(place, question, words, crop)
 
     def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
-        items, asked = _query(conn, place, question, crop=crop)
+        items, asked = _query(conn, place, question, words, crop=crop)
         return items, _answer(conn, place, question, asked)
 
     items, answered = await ask_database(place, ask)
@@ -109,6 +115,9 @@ async def similar(datasette: Datasette, request: Any) -> Response:
     context |= {
         "likes": likes,
         "unlikes": unlikes,
+        "words": query_words(place, question, path),
+        # With a picture of one's own in place of stored ones.
+        "own_url": question.url(place.path("search-by-image"), drop=ROWS),
         "next_url": next_url,
         "exact_url": question.url(path, _exact=1, _next=question.offset or None),
         "json_url": question.url(f"{path}.json", _next=question.offset or None),
@@ -162,6 +171,7 @@ def _query(
     conn: sqlite3.Connection,
     place: Place,
     question: Question,
+    words: Words,
     *,
     crop: Cropped | None = None,
     upload: bytes | None = None,
@@ -179,7 +189,7 @@ def _query(
     unlikes = list(zip(vectors[number:], question.unlikes.values(), strict=True))
     if upload is not None:
         likes.append((upload, 1.0))
-    vector = rocchio(place.collection, likes, unlikes)
+    vector = mixed(conn, place.collection, likes, unlikes, words.likes, words.unlikes)
     limits = _limits(conn, place, question)
     return items, Query(vector, without=frozenset(items), **limits)
 
@@ -205,11 +215,13 @@ def _measure(conn: sqlite3.Connection, place: Place, asked: Query) -> Histogram:
     return histogram(conn, place.collection, asked, pairs)
 
 
-async def _histogram(place: Place, question: Question, crop: Cropped | None) -> Response:
+async def _histogram(
+    place: Place, question: Question, words: Words, crop: Cropped | None
+) -> Response:
     """The picture behind the cut-off: apart from the page, which need not wait for it."""
 
     def measure(conn: sqlite3.Connection) -> Histogram:
-        return _measure(conn, place, _query(conn, place, question, crop=crop)[1])
+        return _measure(conn, place, _query(conn, place, question, words, crop=crop)[1])
 
     svg = as_svg(await ask_database(place, measure), question.max_distance)
     headers = {
@@ -224,7 +236,7 @@ def _crop_form(
     place: Place, question: Question, path: str, crop: Cropped | None
 ) -> dict[str, Any] | None:
     """What the form for a part of the first picture shows; None where there is none."""
-    if not place.config.search_by_image:
+    if not (place.config.search_by_image and question.likes):
         return None
     first = next(iter(question.likes))
     return {
@@ -301,7 +313,8 @@ async def _sql_url(place: Place, question: Question) -> str | None:
 
     None for a question that our SQL functions cannot ask.
     """
-    if question.crop or question.distinct or question.one_per:
+    worded = question.texts or question.unlike_texts
+    if worded or question.crop or question.distinct or question.one_per:
         return None
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
@@ -373,10 +386,11 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
     if not same_origin(request):
         raise PageError(403, "This form was sent from another site")
     try:
+        words = await embed_words(place, question)
         vector, facts, preview = await _query_of_upload(place)
 
         def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
-            items, asked = _query(conn, place, question, upload=vector)
+            items, asked = _query(conn, place, question, words, upload=vector)
             return items, _answer(conn, place, question, asked)
 
         items, answered = await ask_database(place, ask)
@@ -417,6 +431,7 @@ async def _search_page(
     status = status_of(error) if error else 200
     context = {
         **await controls(place, question, path),
+        "words": query_words(place, question, path),
         # Another picture begins another question.
         "action": question.url(path, drop=["_like", "_unlike"]),
         "max_bytes": place.config.upload_max_bytes,
