@@ -993,6 +993,18 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
             drop_everything(conn)
 
 
+def note_finished(
+    conn: sqlite3.Connection, collection: Collection, changed: bool = True
+) -> None:
+    """The collection is all there now; the time is noted if it was not yet, or `changed`."""
+    conn.execute(
+        "update _image_similarity_collections "
+        "set updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') "
+        "where id = ? and (? or updated_at is null)",
+        (collection.id, changed),
+    )
+
+
 def prefer(conn: sqlite3.Connection, collection: Collection) -> None:
     """Make a collection the one of its table that is used where none is named."""
     with transaction(conn):

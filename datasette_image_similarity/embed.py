@@ -417,12 +417,7 @@ class Run:
                 self._drop_old_failures()
             summary = self.summary
             changed = summary.embedded + summary.reused + summary.removed + summary.failed
-            conn.execute(
-                "update _image_similarity_collections set updated_at = "
-                "strftime('%Y-%m-%dT%H:%M:%SZ', 'now') "
-                "where id = ? and (? or updated_at is null)",
-                (collection.id, changed),
-            )
+            db.note_finished(conn, collection, changed > 0)
         index.list_waiting(conn, collection)
         self.summary.wants_index = (
             db.item_count(conn, collection) >= index.WORTHWHILE

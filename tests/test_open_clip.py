@@ -230,7 +230,7 @@ def test_a_failed_download_is_said(cached: Path, monkeypatch: pytest.MonkeyPatch
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    with pytest.raises(EncoderError, match="cannot be reached"):
+    with pytest.raises(EncoderError, match="could not be reached"):
         load_encoder(PUBLISHED, device="cpu")
 
 

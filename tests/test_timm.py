@@ -263,13 +263,13 @@ def test_weights_that_are_not_here_are_downloaded_as_safetensors(
 ):
     asked = []
 
-    def download(repository, filename, *, local_files_only):
-        asked.append((repository, filename, local_files_only))
+    def download(repository, filename):
+        asked.append((repository, filename))
         return str(cached(hub, saved("test_resnet", tmp_path)))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert load_encoder(RESNET, **CPU).dimensions == 96
-    assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors", False)]
+    assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors")]
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
     assert load_encoder(RESNET, **CPU).dimensions == 96
@@ -282,7 +282,7 @@ def test_without_a_download_a_missing_file_is_named(tmp_path):
     spec = EncoderSpec.from_json(json.dumps(fields))
     with pytest.raises(EncoderError, match="not on this machine yet") as caught:
         restore_encoder(spec, download=False)
-    assert "huggingface.co/timm/test_resnet.r160_in1k/resolve" in str(caught.value)
+    assert "hf download timm/test_resnet.r160_in1k model.safe" in str(caught.value)
 
 
 def test_a_file_in_the_cache_with_another_hash_is_refused(hub, tmp_path):
@@ -305,7 +305,7 @@ def test_weights_that_were_published_anew_are_not_taken_for_the_old_ones(hub, tm
     newer.write_bytes(path.read_bytes())
     link.unlink()
     link.symlink_to(newer)
-    with pytest.raises(EncoderError, match="other weights than those published"):
+    with pytest.raises(EncoderError, match="another file than before"):
         restore_encoder(spec, download=False)
 
 

@@ -69,8 +69,14 @@ def fetched(hub: HubFile, *, sha256: str = "", download: bool = True) -> Weights
     path = path or _download(hub)
     blob = path.resolve().name
     called = blob if re.fullmatch("[0-9a-f]{64}", blob) else ""
-    expected = sha256 or trust.published_sha256(hub.url) or called
-    return WeightsFile(path, hub.name, expected, hub.url)
+    wanted = sha256 or trust.published_sha256(hub.url) or called
+    if called not in ("", wanted):
+        raise EncoderError(
+            f"What is published as {hub.name} now is another file than before: its SHA-256 "
+            f"was {wanted} and is {called}. Name the file that the pictures were embedded "
+            "with, or embed them again with --weights FILE."
+        )
+    return WeightsFile(path, hub.name, wanted, hub.url)
 
 
 def _download(hub: HubFile) -> Path:

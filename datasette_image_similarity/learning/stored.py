@@ -74,6 +74,7 @@ def derive(
         db.put_transform(conn, made, transform.rows())
         _copy_items(conn, parent, made)
         _put_vectors(conn, parent, made, step, say, stop)
+        db.note_finished(conn, made)
         if replace:
             db.hand_over(conn, parent, made)
             db.drop_collection(conn, parent)

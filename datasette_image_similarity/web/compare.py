@@ -35,6 +35,7 @@ from .question import (
 from .switch import collections_of, encoder_in_words
 from .tiles import OF_ONE_QUERY, Tile, caption_column, query_pictures, tiles_of
 from .views import prepared
+from .worded import query_words
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -129,9 +130,12 @@ async def compare(datasette: Datasette, request: Any) -> Response:
     question = replace(question, max_distance=None, size=min(question.size, MOST))
     if question.offset + question.size > MOST:
         raise PageError(400, f"Only the first {MOST:,} results are compared")
-    if not question.likes:
-        if wants_json(request) or question.unlikes:
-            raise PageError(400, "Name a picture to search with: ?_like= and a row's key")
+    if not (question.likes or question.texts):
+        if wants_json(request) or question.unlikes or question.unlike_texts:
+            raise PageError(
+                400,
+                "Name a picture to search with: ?_like= and a row's key; or words: ?_text=",
+            )
         return await _choose(place, question, path, there, other)
     sides = await _ask_both(place, other, question)
     failed = [side.problem for side in sides if side.problem]
@@ -151,6 +155,7 @@ async def compare(datasette: Datasette, request: Any) -> Response:
         **await _frame(place, question, path, there, other),
         "likes": likes,
         "unlikes": unlikes,
+        "words": query_words(place, question, path),
         "columns": columns,
         "overlap": overlap,
         "next_url": next_url,

@@ -142,8 +142,9 @@ async def prepared(
     Raises PageError, QueueFull, ImageError, EncoderError; so does the call, and
     CollectionError.
     """
+    words = await embed_words(place, question)
     crop = await embed_crop(place, question)
-    return lambda conn: _query(conn, place, question, crop=crop)
+    return lambda conn: _query(conn, place, question, words, crop=crop)
 
 
 class _Answered(NamedTuple):
