@@ -118,10 +118,10 @@ class SquareReader:
                 if stop():
                     raise Stopped
                 rows = range(start, min(start + AT_ONCE, len(wanted)))
-                put_all = [
+                started = [
                     threads.submit(put, row, self._blob(wanted[row])) for row in rows
                 ]
-                for one in put_all:
+                for one in started:
                     one.result()
                 say("Decoding pictures", rows.stop, len(wanted))
         return pixels
