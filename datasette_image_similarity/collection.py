@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .explore.duplicates import Duplicates
     from .explore.evaluations import Evaluation
     from .explore.marked import Written
+    from .learning.train import Trained
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -515,6 +516,37 @@ class ImageCollection:
                 split=split,
                 queries=queries,
                 exact=exact,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def train(
+        self,
+        label: str | None = None,
+        *,
+        to: str = "trained",
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        **options: Any,
+    ) -> Trained:
+        """Learn a projection of the stored vectors from labels: a new collection `to`.
+
+        `label` is a column; or ask for `decisions=True`, `feedback=True`. Other options and
+        what they mean: `learning.train.Options`. What it gains on pictures and on classes
+        held out is in what is returned; where the latter get worse, nothing is stored
+        unless `anyway=True`. Raises CollectionError for options that do not fit, a name
+        that is taken, too few labels, or without torch; `explore.vectors.Stopped` when
+        `stop()` turns true, with nothing stored.
+        """
+        from .learning.train import Options, train
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return train(
+                conn,
+                collection,
+                to,
+                Options(label=label, **options),
                 say=progress or (lambda *_: None),
                 stop=stop,
             )

@@ -1,6 +1,6 @@
 """The commands of `datasette image-similarity`: parse, call the collection, print."""
 
-from . import ask, clusters, duplicates, embed, evaluate, export, keep, map
+from . import ask, clusters, duplicates, embed, evaluate, export, keep, map, train
 from .base import image_similarity
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "image_similarity",
     "keep",
     "map",
+    "train",
 ]
