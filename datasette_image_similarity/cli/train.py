@@ -74,7 +74,7 @@ def head_options(command: Any) -> Any:
             click.option(
                 "--dims",
                 type=click.IntRange(1),
-                help="Dimensions that PCA leaves before the head; 256 by default, none "
+                help="Dimensions that PCA leaves before the head; 128 by default, none "
                 "where the collection has so few by PCA already",
             ),
             click.option(

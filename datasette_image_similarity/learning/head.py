@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 LOSSES = ("supcon", "triplet")
-DIMS = 256  # of the PCA before the head
+DIMS = 128  # of the PCA before the head
 BATCH = 256  # pictures
 PER_CLASS = 4  # of a class in a batch, at least, where it has them
 LEAST_STEPS = 10  # an epoch: of few pictures too there is something to learn

@@ -26,9 +26,10 @@ HALVED = 4  # pictures of a class, from which on half of them are held out
 PULLS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
 MOST_JUDGED = 4000  # pictures, a random sample where there are more
 MOST_INSIDE = 1500  # the same while the pull is chosen
+INSIDE = 3  # ways to hold classes out, over which the choice of the pull is averaged
 EVERY = 3  # epochs after which what is held out is judged
-GAIN = 0.001  # of mAP, without which training ends
-SLACK = 0.005  # of mAP that a stronger pull may cost
+PATIENCE = 2  # of these without a better one, and training ends
+SLACK = 0.002  # of mAP that a stronger pull may cost
 P5 = METRICS.index("precision_at_5")
 
 
@@ -168,48 +169,81 @@ def choose(
     `vectors` as stored and `points` before the head, float32 (n, d) and (n, k). Of the
     pulls with which unseen classes are no worse than in the stored vectors, the strongest
     whose mean of both mAPs is within SLACK of the best; where there is none, the strongest.
-    Each is trained until seen classes gain no more, which the pull alone is to weigh
-    against unseen ones. Without two classes to hold out, the settings as they are. Raises
-    Stopped.
+    Figures are means over INSIDE ways to hold classes out. Each training ends where seen
+    classes gain no more: the pull alone weighs them against unseen ones. Without two
+    classes to hold out, the settings as they are. Raises Stopped.
     """
-    split = hold_out(labels.classes[0], settings.seed + 1, most=MOST_INSIDE)
-    if not len(split.unseen):
-        return Chosen(settings, (), None)
-    known = labels.only(split.train)
-    gallery = split.gallery
-
-    def mean_ap(moved: np.ndarray) -> tuple[float | None, float | None]:
-        judged = judge_split(
-            moved, labels.classes[0], split, euclidean=not unit, stop=stop
-        ).figures()
-        return judged["seen"].map, judged["unseen"].map
-
-    before = Point(0.0, 0, *mean_ap(vectors[gallery]))
+    tests = []
+    for number in range(INSIDE):
+        seed = settings.seed + number + 1
+        split = hold_out(labels.classes[0], seed, most=MOST_INSIDE)
+        if not len(split.unseen):
+            return Chosen(settings, (), None)
+        tests.append(_Test(vectors, points, labels, split, unit, stop))
     found = []
     for number, pull in enumerate(pulls):
         say("Choosing the pull", number, len(pulls))
-        best: list[Point] = []
-
-        def watch(epoch: int, head: np.ndarray, pull=pull, best=best) -> bool:
-            if epoch % EVERY and epoch < settings.epochs:
-                return False
-            point = Point(pull, epoch, *mean_ap(points[gallery] @ head))
-            if best and _first(point) < _first(best[-1]) + GAIN:
-                return True
-            best.append(point)
-            return False
-
-        train_head(
-            points, known, replace(settings, pull=pull), unit=unit, watch=watch, stop=stop
-        )
-        found.append(best[-1])
+        tried = replace(settings, pull=pull)
+        found.append(_mean([test.best(tried) for test in tests]))
     say("Choosing the pull", len(pulls), len(pulls))
+    before = _mean([test.point(0.0, 0, vectors[test.split.gallery]) for test in tests])
     kept = [one for one in found if one.unseen >= before.unseen]
     least = max(map(_both, kept), default=0) - SLACK
     good = [one for one in kept if _both(one) >= least] or found
     best = max(good, key=lambda one: one.pull)
     chosen = replace(settings, pull=best.pull, epochs=best.epochs)
     return Chosen(chosen, tuple(found), before)
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One split to choose by. Arguments as for `choose()`."""
+
+    vectors: np.ndarray
+    points: np.ndarray
+    labels: Labels
+    split: Split
+    unit: bool
+    stop: Callable[[], bool]
+
+    def point(self, pull: float, epochs: int, vectors: np.ndarray) -> Point:
+        """The figures of vectors float32 (g, d) of the gallery."""
+        found = judge_split(
+            vectors,
+            self.labels.classes[0],
+            self.split,
+            euclidean=not self.unit,
+            stop=self.stop,
+        ).figures()
+        return Point(pull, epochs, found["seen"].map, found["unseen"].map)
+
+    def best(self, settings: Settings) -> Point:
+        """Train until seen classes gain no more; the figures after the best epoch."""
+        found: list[Point] = []
+
+        def watch(epoch: int, head: np.ndarray) -> bool:
+            if epoch % EVERY and epoch < settings.epochs:
+                return False
+            found.append(self.point(settings.pull, epoch, gallery @ head))
+            return found.index(max(found, key=_first)) < len(found) - PATIENCE
+
+        gallery = self.points[self.split.gallery]
+        known = self.labels.only(self.split.train)
+        train_head(
+            self.points, known, settings, unit=self.unit, watch=watch, stop=self.stop
+        )
+        return max(found, key=_first)
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    """The mean of the figures of one pull, of those splits that have them."""
+    seen = [one.seen for one in points if one.seen is not None]
+    return Point(
+        points[0].pull,
+        round(sum(one.epochs for one in points) / len(points)),
+        sum(seen) / len(seen) if seen else None,
+        sum(one.unseen for one in points) / len(points),
+    )
 
 
 def _first(point: Point) -> float:
@@ -246,6 +280,8 @@ class Trial:
             "difference": differences(self.rows["before"], self.rows["after"]),
             "difference_to_base": differences(self.rows["base"], self.rows["after"]),
             "curve": [asdict(one) for one in self.curve],
+            "chosen": asdict(self.chosen.settings),
+            "chosen_by": [asdict(one) for one in self.chosen.inside],
         }
 
 

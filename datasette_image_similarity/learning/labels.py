@@ -135,9 +135,7 @@ def read_labels(
         if wanted:
             classes, pairs = read(conn, collection, vectors)
             if not len(pairs) and not (np.bincount(classes[classes >= 0]) > 1).any():
-                raise CollectionError(
-                    f"Nothing is to be learned from {name}: there are none"
-                )
+                raise CollectionError(f"There is nothing to learn from: no {name}")
             sources.append(classes)
             apart.append(pairs)
             words.append(name)
