@@ -269,7 +269,7 @@ def test_the_same_command_gives_the_same_vectors(table: Path) -> None:
     assert len(hashes) == 1
 
 
-def test_a_head_that_makes_unseen_classes_worse_is_refusal(
+def test_a_head_that_makes_unseen_classes_worse_is_refused(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = training.try_out

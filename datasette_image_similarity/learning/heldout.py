@@ -30,6 +30,7 @@ INSIDE = 3  # ways to hold classes out, over which the choice of the pull is ave
 EVERY = 3  # epochs after which what is held out is judged
 PATIENCE = 2  # of these without a better one, and training ends
 SLACK = 0.002  # of mAP that a stronger pull may cost
+WORSE = 0.005  # of mAP: by more than that, classes are worse than before
 P5 = METRICS.index("precision_at_5")
 
 
@@ -187,7 +188,7 @@ def choose(
         found.append(_mean([test.best(tried) for test in tests]))
     say("Choosing the pull", len(pulls), len(pulls))
     before = _mean([test.point(0.0, 0, vectors[test.split.gallery]) for test in tests])
-    kept = [one for one in found if one.unseen >= before.unseen]
+    kept = [one for one in found if one.unseen >= before.unseen - WORSE]
     least = max(map(_both, kept), default=0) - SLACK
     good = [one for one in kept if _both(one) >= least] or found
     best = max(good, key=lambda one: one.pull)
@@ -282,6 +283,7 @@ class Trial:
             "curve": [asdict(one) for one in self.curve],
             "chosen": asdict(self.chosen.settings),
             "chosen_by": [asdict(one) for one in self.chosen.inside],
+            "chosen_by_before": self.chosen.before and asdict(self.chosen.before),
         }
 
 

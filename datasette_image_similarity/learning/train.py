@@ -24,8 +24,6 @@ from .heldout import Trial, hold_out, try_out
 from .labels import Labels, members, read_labels
 from .stored import derive
 
-WORSE = 0.005  # of mAP of unseen classes: more than that and the head is not stored
-
 
 @dataclass(frozen=True)
 class Options:
@@ -239,7 +237,7 @@ def _refused(trial: Trial | None) -> str | None:
         ("unseen", "Classes that it was not trained on get worse"),
         ("seen", "Other pictures of the classes it was trained on get worse"),
     ):
-        if part in found and found[part]["map"][0] < -WORSE:
+        if part in found and found[part]["map"][0] < -heldout.WORSE:
             change, low, high = found[part]["map"]
             return f"{words}: mAP {change:+.3f} (95 % interval {low:+.3f} … {high:+.3f})"
     return None
