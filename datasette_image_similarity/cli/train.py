@@ -199,7 +199,7 @@ def _say_trial(say: Reporter, trained: Trained, trial: Trial) -> None:
             f"{star}{point.pull:>9g}{_number(point.seen):>14}{_number(point.unseen):>16}"
             f"{point.epochs:>9}"
         )
-    if trial.chosen.inside:
+    if len(trial.curve) > 1 and trial.chosen.inside:
         say.line("* chosen by classes held out from the rest, not by these figures")
 
 

@@ -107,9 +107,6 @@ def train(
     if trial:
         settings = trial.chosen.settings
     refused = _refused(trial)
-    say("Training on all labels", 0, 1)
-    head = train_head(points, labels, settings, unit=unit, stop=stop)
-    say("Training on all labels", 1, 1)
     trained = Trained(
         table=collection.table,
         parent=collection.name,
@@ -120,13 +117,16 @@ def train(
         labelled=labels.count,
         classes=_class_count(labels),
         base=base.words,
-        dimensions=head.shape[1],
+        dimensions=points.shape[1],
         settings=settings,
         trial=trial,
         notes=tuple(notes),
         seconds=0.0,
     )
     if trained.name:
+        say("Training on all labels", 0, 1)
+        head = train_head(points, labels, settings, unit=unit, stop=stop)
+        say("Training on all labels", 1, 1)
         step = base.step(head, unit=unit, about=_provenance(trained))
         derive(conn, collection, step, name=name, say=say, stop=stop)
     return replace(trained, seconds=round(time.perf_counter() - started, 1))
