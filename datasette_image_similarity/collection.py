@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .explore.marked import Written
     from .learning.finetune import Finetuned, Settings
     from .learning.reduce import Reduced
+    from .learning.train import Trained
     from .learning.training import Epoch
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
@@ -676,6 +677,37 @@ class ImageCollection:
         if replace:
             self._encoder = None  # it gives the full vectors
         return made
+
+    def train(
+        self,
+        label: str | None = None,
+        *,
+        to: str = "trained",
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        **options: Any,
+    ) -> Trained:
+        """Learn a projection of the stored vectors from labels: a new collection `to`.
+
+        `label` is a column; or ask for `decisions=True`, `feedback=True`. Other options and
+        what they mean: `learning.train.Options`. What it gains on pictures and on classes
+        held out is in what is returned; where the latter get worse, nothing is stored
+        unless `anyway=True`. Raises CollectionError for options that do not fit, a name
+        that is taken, too few labels, or without torch; `explore.vectors.Stopped` when
+        `stop()` turns true, with nothing stored.
+        """
+        from .learning.train import Options, train
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return train(
+                conn,
+                collection,
+                to,
+                Options(label=label, **options),
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
 
     def clusters(
         self,

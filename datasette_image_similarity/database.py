@@ -996,7 +996,7 @@ def drop_collection(conn: sqlite3.Connection, collection: Collection) -> None:
 def note_finished(
     conn: sqlite3.Connection, collection: Collection, changed: bool = True
 ) -> None:
-    """The collection is all there now; the time is noted if it was not yet, or `changed`."""
+    """The collection is all there now. Notes when, if it was not yet or has `changed`."""
     conn.execute(
         "update _image_similarity_collections "
         "set updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') "

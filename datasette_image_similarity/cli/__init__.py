@@ -1,6 +1,17 @@
 """The commands of `datasette image-similarity`: parse, call the collection, print."""
 
-from . import ask, clusters, duplicates, embed, evaluate, export, keep, map, reduce
+from . import (
+    ask,
+    clusters,
+    duplicates,
+    embed,
+    evaluate,
+    export,
+    keep,
+    map,
+    reduce,
+    train,
+)
 from .base import image_similarity
 
 __all__ = [
@@ -14,4 +25,5 @@ __all__ = [
     "keep",
     "map",
     "reduce",
+    "train",
 ]

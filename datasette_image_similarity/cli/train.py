@@ -1,0 +1,211 @@
+"""The command that learns from labels."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .base import (
+    Reporter,
+    collection_name,
+    existing,
+    image_similarity,
+    json_output,
+    one_line,
+    only_table,
+    or_stopped,
+)
+
+if TYPE_CHECKING:
+    from ..learning.heldout import Trial
+    from ..learning.train import Trained
+
+ROWS = {"before": "as stored", "base": "{base} alone", "after": "with the head"}
+
+
+def head_options(command: Any) -> Any:
+    """The options of a head, which is trained on stored vectors."""
+    for option in reversed(
+        (
+            click.option("--label", metavar="COLUMN", help="Column: what is alike"),
+            click.option(
+                "--decisions",
+                is_flag=True,
+                help="Learn from what was decided about duplicates: marked is like kept, "
+                "what was split off is not",
+            ),
+            click.option(
+                "--feedback",
+                is_flag=True,
+                help="Learn from saved and logged questions: pictures asked for together "
+                "are alike, and not like those asked less of",
+            ),
+            click.option(
+                "--loss",
+                type=click.Choice(["supcon", "triplet"]),
+                default="supcon",
+                show_default=True,
+                help="Supervised contrastive, or batch-hard triplets",
+            ),
+            click.option(
+                "--temperature",
+                type=click.FloatRange(0, min_open=True),
+                default=0.1,
+                show_default=True,
+                help="Low: what is nearest counts most",
+            ),
+            click.option(
+                "--pull",
+                type=click.FloatRange(0),
+                help="How strongly the head is held to the vectors as they are; chosen by "
+                "held out classes by default",
+            ),
+            click.option(
+                "--epochs",
+                type=click.IntRange(1),
+                default=15,
+                show_default=True,
+                help="At most; fewer where held out pictures gain no more",
+            ),
+            click.option(
+                "--dims",
+                type=click.IntRange(1),
+                help="Dimensions that PCA leaves before the head; 128 by default, none "
+                "where the collection has so few by PCA already",
+            ),
+            click.option(
+                "--anyway",
+                is_flag=True,
+                help="Store it even where it makes things worse",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@image_similarity.command()
+@existing
+@click.argument("table", required=False)
+@head_options
+@click.option(
+    "--to", default="trained", show_default=True, help="The new collection's name"
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Another one holds out other pictures, the same one gives the same",
+)
+@collection_name
+@json_output
+def train(
+    database: Path,
+    table: str | None,
+    to: str,
+    seed: int,
+    name: str | None,
+    as_json: bool,
+    **head: Any,
+) -> None:
+    """Learn from labels what is alike: a new collection of the stored vectors after a
+    learned projection.
+
+    Some classes, and half of the pictures of others, are held out first: what the head
+    gains there is reported beside what is stored. Where classes that it was not trained on
+    get worse, nothing is stored, and the command exits with 1. Else one that is trained on
+    all labels is.
+
+    \b
+    Example:
+        datasette image-similarity train photos.db --label category
+    """
+    from ..collection import ImageCollection
+
+    say = Reporter(database, quiet=as_json)
+    if not (head["label"] or head["decisions"] or head["feedback"]):
+        raise click.UsageError(
+            "Say what to learn from: --label COLUMN, --decisions or --feedback"
+        )
+    table = table or only_table(database)
+    with (
+        ImageCollection(database, table, name=name) as collection,
+        or_stopped(say, "nothing was stored") as stop,
+    ):
+        trained = collection.train(to=to, seed=seed, progress=say.step, stop=stop, **head)
+    if as_json:
+        click.echo(json.dumps(trained.as_json(), indent=2, ensure_ascii=False))
+    else:
+        _report(say, trained)
+    if trained.name is None:
+        sys.exit(1)
+
+
+def _report(say: Reporter, trained: Trained) -> None:
+    settings = trained.settings
+    say.line(
+        f"{trained.table} ({trained.parent}): {trained.labelled:,} of {trained.pictures:,} "
+        f"pictures in {trained.classes:,} classes of two and more, by "
+        f"{one_line(trained.learned)}"
+    )
+    if trained.trial:
+        _say_trial(say, trained, trained.trial)
+    for note in trained.notes:
+        say.line(f"{note}.")
+    if trained.name is None:
+        say.line(f"{trained.refused}. Nothing was stored; --anyway stores it.")
+        return
+    if trained.refused:
+        say.line(f"{trained.refused}. Stored all the same, as you asked.")
+    say.line(
+        f"Stored as {one_line(trained.name)}: {trained.dimensions:,} dimensions, "
+        f"{settings.loss}, pull {settings.pull:g}, {settings.epochs} epochs on all labels, "
+        f"in {trained.seconds:.1f} seconds"
+    )
+
+
+def _say_trial(say: Reporter, trained: Trained, trial: Trial) -> None:
+    """Before and after, and the trade-off."""
+    split, found = trial.split, trial.as_json()
+    say.line(
+        f"Held out: {len(split.unseen):,} pictures of classes not trained on, "
+        f"{len(split.seen):,} others of classes that are. These are searched, and ask."
+    )
+    say.line(f"{'':20}{'classes trained on':^24}{'not trained on':^24}")
+    say.line(f"{'':20}{'mAP':>9}{'P@5':>9}      {'mAP':>9}{'P@5':>9}")
+    for row, words in ROWS.items():
+        if row == "base" and not trained.base:
+            continue
+        cells = "      ".join(_cells(found[row][part]) for part in ("seen", "unseen"))
+        say.line(f"{words.format(base=trained.base):20}{cells}")
+    for part, words in (("seen", "trained on"), ("unseen", "not trained on")):
+        change = found["difference"].get(part)
+        if change:
+            mean, low, high = change["map"]
+            say.line(
+                f"Gain in mAP, classes {words}: {mean:+.3f} (95 % interval "
+                f"{low:+.3f} … {high:+.3f})"
+            )
+    say.line("The stronger the pull, the less the head changes:")
+    say.line(f"{'pull':>10}{'trained on':>14}{'not trained on':>16}{'epochs':>9}")
+    for point in trial.curve:
+        star = "*" if point.pull == trial.chosen.settings.pull else " "
+        say.line(
+            f"{star}{point.pull:>9g}{_number(point.seen):>14}{_number(point.unseen):>16}"
+            f"{point.epochs:>9}"
+        )
+    if len(trial.curve) > 1 and trial.chosen.inside:
+        say.line("* chosen by classes held out from the rest, not by these figures")
+
+
+def _cells(figures: dict[str, float | None]) -> str:
+    return "".join(f"{_number(figures[name]):>9}" for name in ("map", "precision_at_5"))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
