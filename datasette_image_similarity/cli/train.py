@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from .base import (
     Reporter,
@@ -19,11 +20,14 @@ from .base import (
     only_table,
     or_stopped,
 )
+from .finetune import NAMES as BACKBONE_ONLY
+from .finetune import backbone_options, refuse_given, run_backbone
 
 if TYPE_CHECKING:
     from ..learning.heldout import Trial
     from ..learning.train import Trained
 
+HEAD_ONLY = ("decisions", "feedback", "loss", "temperature", "pull", "dims", "to")
 ROWS = {"before": "as stored", "base": "{base} alone", "after": "with the head"}
 
 
@@ -69,7 +73,8 @@ def head_options(command: Any) -> Any:
                 type=click.IntRange(1),
                 default=15,
                 show_default=True,
-                help="At most; fewer where held out pictures gain no more",
+                help="At most; fewer where held out pictures gain no more. 10 by default "
+                "with --backbone",
             ),
             click.option(
                 "--dims",
@@ -96,6 +101,12 @@ def head_options(command: Any) -> Any:
     "--to", default="trained", show_default=True, help="The new collection's name"
 )
 @click.option(
+    "--backbone",
+    is_flag=True,
+    help="Fine-tune the network itself on the pictures, for --weights-to",
+)
+@backbone_options
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**31),
     default=0,
@@ -104,29 +115,58 @@ def head_options(command: Any) -> Any:
 )
 @collection_name
 @json_output
+@click.pass_context
 def train(
+    context: click.Context,
     database: Path,
     table: str | None,
     to: str,
+    backbone: bool,
     seed: int,
     name: str | None,
     as_json: bool,
-    **head: Any,
+    **options: Any,
 ) -> None:
     """Learn from labels what is alike: a new collection of the stored vectors after a
-    learned projection.
+    learned projection. With --backbone, new weights for the network.
 
     Some classes, and half of the pictures of others, are held out first: what the head
     gains there is reported beside what is stored. Where classes that it was not trained on
     get worse, nothing is stored, and the command exits with 1. Else one that is trained on
     all labels is.
 
+    --backbone trains the network by its pictures, which takes long without a GPU. It
+    writes a checkpoint after each epoch: the same command goes on from there. Embed with
+    the weights that it writes.
+
     \b
-    Example:
+    Examples:
         datasette image-similarity train photos.db --label category
+        datasette image-similarity train photos.db --label category --backbone \\
+            --weights-to tuned.safetensors
     """
     from ..collection import ImageCollection
 
+    own = {option: options.pop(option) for option in BACKBONE_ONLY}
+    if backbone:
+        refuse_given(context, HEAD_ONLY, "only without --backbone")
+        if not options["label"]:
+            raise click.UsageError("--backbone needs --label COLUMN")
+        given = context.get_parameter_source("epochs") is ParameterSource.COMMANDLINE
+        run_backbone(
+            database,
+            table or only_table(database),
+            name,
+            options["label"],
+            epochs=options["epochs"] if given else None,
+            seed=seed,
+            anyway=options["anyway"],
+            as_json=as_json,
+            **own,
+        )
+        return
+    refuse_given(context, BACKBONE_ONLY, "only with --backbone")
+    head = options
     say = Reporter(database, quiet=as_json)
     if not (head["label"] or head["decisions"] or head["feedback"]):
         raise click.UsageError(
