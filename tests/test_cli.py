@@ -18,7 +18,7 @@ from datasette_image_similarity.cli import image_similarity
 COMMANDS = (
     *("embed", "similar", "search", "status"),
     *("index", "verify", "remove", "models"),
-    *("map", "duplicates", "clusters", "evaluate", "export"),
+    *("map", "duplicates", "clusters", "evaluate", "export", "reduce"),
 )
 
 
