@@ -335,7 +335,7 @@ class Run:
         report(0, self.total, 0)
         # Some may fail: then more are taken.
         while some := list(islice(jobs, wanted - sample.usable)):
-            for batch in self._embedded(some, encoder, how, metric, lambda _: None):
+            for batch in self._embedded(some, encoder, how, metric, sample.vector):
                 sample.add(batch)
                 report(sample.seen, self.total, sample.failed)
             if how.stop():

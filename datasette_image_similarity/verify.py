@@ -79,12 +79,8 @@ def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> li
 
     try:
         transform = stored_transform(conn, collection)
-    except EncoderError:
-        what = (
-            f"what was learned of {collection.name!r} is missing or damaged, so that no "
-            "picture can be added: remove the collection and make it again"
-        )
-        return [Fault(collection.table, what)]
+    except EncoderError as error:
+        return [Fault(collection.table, f"{collection.name!r}: {error}")]
     if transform is None or transform.dimensions == collection.dimensions:
         return []
     what = f"what was learned of {collection.name!r} gives vectors of another length"

@@ -18,8 +18,8 @@ from datasette_image_similarity.cli import image_similarity
 COMMANDS = (
     *("embed", "similar", "search", "status"),
     *("index", "verify", "remove", "models"),
-    *("map", "duplicates", "clusters", "evaluate", "export"),
-    "default",
+    *("map", "duplicates", "clusters", "evaluate", "export", "reduce"),
+    *("default", "train"),
 )
 
 

@@ -147,9 +147,10 @@ def test_pictures_that_fail_teach_nothing(
 
 
 def test_the_same_bytes_twice(path: Path, photos: Path, wide: WideEncoder) -> None:
-    (photos / "again.png").write_bytes((photos / "red" / "red-1.png").read_bytes())
-    summary = embed(path, photos, encoder=SMALL)
-    assert counts(summary)[:2] == (24, 1)
+    for name in ("a.png", "z.png"):
+        (photos / name).write_bytes((photos / "red" / "red-1.png").read_bytes())
+    summary = embed(path, photos, encoder=SMALL, batch_size=2)
+    assert counts(summary)[:2] == (24, 2)
     assert wide.encoded == 24
 
 

@@ -194,8 +194,8 @@ def test_a_missing_transform_is_a_fault_that_stays(copied: Path) -> None:
     sql(copied, "delete from _image_similarity_transforms")
     for repair in (False, True):
         (what,) = faults(copied, repair=repair)
-        assert "'pca-6' is missing or damaged" in what
-        assert "remove the collection" in what
+        assert what.startswith("'pca-6': What was learned of this collection is missing")
+        assert "Make the collection again" in what
     result = command("verify", copied, "--repair")
     assert (result.exit_code, "Mended" in result.output) == (1, True)
     assert "only you can mend" in result.output

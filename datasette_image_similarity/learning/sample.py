@@ -38,6 +38,7 @@ class Sample:
         self.failed = 0
         self._outcomes: list[Outcome] = []
         self._vectors = 0
+        self._rows: dict[str, int] = {}  # by SHA-256 of the picture
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
 
     def __enter__(self) -> Sample:
@@ -65,12 +66,18 @@ class Sample:
         """Keep a batch. Raises CollectionError when the temporary folder is full."""
         for outcome in batch:
             if outcome.vector is not None:
+                self._rows[outcome.sha256] = self._vectors
                 self._write(outcome.vector)
                 decoded = replace(outcome.decoded, pixels=None)
                 outcome = replace(outcome, decoded=decoded, vector=None)
             else:
                 self.failed += 1
             self._outcomes.append(outcome)
+
+    def vector(self, sha256: str) -> bytes | None:
+        """The vector of bytes that came before, not projected: as `stored_vector` gives."""
+        row = self._rows.get(sha256)
+        return None if row is None else self._matrix()[row].tobytes()
 
     def _write(self, vector: bytes) -> None:
         try:
