@@ -386,7 +386,8 @@ def test_models_lists_timms_only_when_asked(hub, tmp_path):
     output = command("models", "timm:test_resnet").output
     assert RESNET in output
     assert "test_vit" not in output
-    assert "models timm: lists them" in command("models", "hog").output
+    assert "To list them: datasette image-sim" in command("models", "hog").output
+    assert "No model has 'timm:no' in its name" in command("models", "timm:no").output
 
 
 def test_without_timm_it_is_said_what_to_install(monkeypatch):
