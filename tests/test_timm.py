@@ -386,7 +386,34 @@ def test_models_lists_timms_only_when_asked(hub, tmp_path):
     output = command("models", "timm:test_resnet").output
     assert RESNET in output
     assert "test_vit" not in output
-    assert "models timm: lists them" in command("models", "hog").output
+    assert "To list them: datasette image-sim" in command("models", "hog").output
+    assert "No model has 'timm:no' in its name" in command("models", "timm:no").output
+
+
+def test_a_network_too_large_for_a_file_is_never_built(tmp_path, monkeypatch):
+    """A stranger's database may name one that would fill the memory."""
+    from datasette_image_similarity.encoders import timm as ours
+
+    path, built = saved("test_resnet", tmp_path), []
+    network = ours._network
+
+    def counted(name):
+        made = network(name)
+        built.append(all(tensor.is_meta for tensor in made.parameters()))
+        return made
+
+    monkeypatch.setattr(ours, "_network", counted)
+    with pytest.raises(EncoderError, match="check --model"):
+        load_encoder("timm:resnet152", weights=path)
+    assert built == [True]
+    load_encoder(RESNET, weights=path, **CPU)
+    assert built == [True, True, False]
+
+
+def test_a_network_that_tries_itself_out_while_it_is_built_is_no_exception():
+    from datasette_image_similarity.encoders import timm as ours
+
+    assert ours.plan(Choice("timm:vitamin_small_224")).dimensions == 384
 
 
 def test_without_timm_it_is_said_what_to_install(monkeypatch):

@@ -299,7 +299,8 @@ def models(search: str, as_json: bool) -> None:
         click.echo(json.dumps([asdict(model) for model in found], indent=2))
         return
     width = max([24, *(len(model.name) for model in found)])
-    click.echo(f"{'model':{width}} {'dimensions':>10}  weights")
+    if found:
+        click.echo(f"{'model':{width}} {'dimensions':>10}  weights")
     for model in found:
         here = " (here)" if model.downloaded else ""
         size = f", {model.download_bytes / 1e6:.0f} MB" if model.download_bytes else ""
@@ -307,5 +308,10 @@ def models(search: str, as_json: bool) -> None:
         note = f"  {model.note}" if model.note else ""
         dimensions = f"{model.dimensions:,}" if model.dimensions else "?"
         click.echo(f"{model.name:{width}} {dimensions:>10}  {weights}{size}{here}{note}")
+    if search and not found:
+        click.echo(f"No model has {search!r} in its name.")
     if not search.startswith("timm:"):
-        click.echo("And timm:NAME for every network of timm: models timm: lists them.")
+        click.echo(
+            "More than a thousand networks of timm are there as timm:NAME. To list them: "
+            "datasette image-similarity models timm:"
+        )

@@ -17,6 +17,7 @@ from .spec import POOLINGS, SIZES, EncoderSpec
 if TYPE_CHECKING:
     import numpy as np
     from torch.nn import Module
+    from torch.overrides import TorchFunctionMode
 
     from .running import Runner
 
@@ -115,6 +116,28 @@ def cannot_see(model: str, size: int, usual: int) -> EncoderError:
 def nothing_to_pool(dimensions: int | None) -> str:
     """What is said of a network without a feature map."""
     return f"no feature map to pool; it gives one vector of {dimensions} numbers per image"
+
+
+# How it is looked at before it has weights
+
+
+def parameters_without_memory() -> TorchFunctionMode:
+    """A context in which new layers get parameters that are shapes only.
+
+    `torch.device("meta")` would do the same to the numbers that RegNet computes its
+    widths with.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class EmptyOnMeta(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs = dict(kwargs or {})
+            if func is torch.empty:
+                kwargs["device"] = "meta"
+            return func(*args, **kwargs)
+
+    return EmptyOnMeta()
 
 
 # Where and how it runs

@@ -1,8 +1,10 @@
 """Networks of the library timm, more than a thousand: `timm:NAME`.
 
-A network is built as timm builds it, without a classifier, and shown one black picture to
-find out what it gives. Its weights are read by `weights.py` and by nothing else: timm's
-own loaders would take what they find in a cache as it is.
+A network is built as timm builds it, without a classifier. First on torch's "meta" device,
+where tensors have shapes but no numbers, to find out what it gives and whether a file of
+weights fits: a database may name a network that would fill the memory. Weights are read by
+`weights.py` and by nothing else: timm's own loaders would take what they find in a cache as
+it is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ from .network import (
     cannot_see,
     device_named,
     nothing_to_pool,
+    parameters_without_memory,
     require_known,
     runner_for,
 )
@@ -54,8 +56,7 @@ class Plan:
 
     model: str  # with the tag of its weights: "timm:resnet18.a1_in1k"
     config: Any  # timm's PretrainedCfg
-    network: Module  # with random numbers in it
-    runnable: Module  # what gives vectors, or feature maps to pool
+    network: Module  # without numbers in it
     dimensions: int
     pooling: str | None
     input: Input
@@ -145,10 +146,9 @@ def plan(choice: Choice) -> Plan:
     name = config.architecture + (f".{config.tag}" if config.tag else "")
     usual = _usual_input(timm, config, choice)
     shape = at_size(usual, choice.size)
-    with _quiet():
-        network = timm.create_model(name, pretrained=False, num_classes=0).eval()
-    runnable = network if choice.pooling is None else _maps(network)
-    given = _shape(runnable, choice.model, shape.size, usual.size)
+    network = _outline(name)
+    pooled = network if choice.pooling is None else _maps(network)
+    given = _shape(pooled, choice.model, shape.size, usual.size)
     if choice.pooling is not None and len(given) != 4:
         raise EncoderError(
             f"{choice.model} has {nothing_to_pool(_dimensions(network))}: leave out "
@@ -157,7 +157,7 @@ def plan(choice: Choice) -> Plan:
     if choice.pooling is None and len(given) != 2:
         raise EncoderError(f"{choice.model} does not give one vector for each picture")
     dimensions = given[1] * (math.prod(given[2:]) if choice.pooling == "flatten" else 1)
-    return Plan(PREFIX + name, config, network, runnable, dimensions, choice.pooling, shape)
+    return Plan(PREFIX + name, config, network, dimensions, choice.pooling, shape)
 
 
 def _timm(wanted_for: str) -> ModuleType:
@@ -220,6 +220,23 @@ def _usual_input(timm: ModuleType, config: Any, choice: Choice) -> Input:
     )
 
 
+def _network(name: str) -> Module:
+    """A network without a classifier, as it is before it is trained."""
+    import timm
+
+    with _quiet():
+        return timm.create_model(name, pretrained=False, num_classes=0).eval()
+
+
+def _outline(name: str) -> Module:
+    """The same on the device "meta": shapes without numbers, and without their memory."""
+    try:
+        with parameters_without_memory():
+            return _network(name).to("meta")
+    except RuntimeError:  # a few try out a part of themselves while they are built
+        return _network(name).to("meta")
+
+
 def _maps(network: Module) -> Module:
     """What gives the network's feature maps, as far as it has some."""
     from .running import FeatureMaps
@@ -235,11 +252,9 @@ def _shape(network: Module, model: str, size: int, usual: int) -> tuple[int, ...
     """
     import torch
 
-    # A copy, because some keep what they computed of their random numbers.
-    network = deepcopy(network)
     try:
         with torch.inference_mode():
-            given = network(torch.zeros(1, 3, size, size))
+            given = network(torch.empty(1, 3, size, size, device="meta"))
     except Exception as error:  # assertions, shapes that do not fit, several tensors
         if size != usual:
             raise cannot_see(model, size, usual) from error
@@ -323,10 +338,12 @@ def _loaded(
     state = weights_files.fit_to(
         state, plan.network.state_dict(), path=file.path, model=plan.model
     )
-    plan.network.load_state_dict(state, assign=True)
-    plan.network.requires_grad_(False)
+    network = _network(plan.model.removeprefix(PREFIX))
+    network.load_state_dict(state, assign=True)
+    network.requires_grad_(False)
     spec = _spec_with(plan, file, sha256)
-    runner = runner_for(plan.runnable, spec, target, precision)
+    used = network if plan.pooling is None else _maps(network)
+    runner = runner_for(used, spec, target, precision)
     return NetworkEncoder(spec, plan.dimensions, target, runner)
 
 

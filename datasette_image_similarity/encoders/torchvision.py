@@ -25,6 +25,7 @@ from .network import (
     cannot_see,
     device_named,
     nothing_to_pool,
+    parameters_without_memory,
     require_known,
     runner_for,
 )
@@ -34,7 +35,6 @@ from .weights import WeightsFile
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
-    from torch.overrides import TorchFunctionMode
 
 VERSION = 1  # of this module: raise it when a change changes what comes out
 PREFERRED_WEIGHTS = "IMAGENET1K_V1"  # V2's recipe lowers cosines of near-identical pairs
@@ -355,7 +355,7 @@ def _features(model: str, usual: int, size: int) -> Features:
     import torchvision.models
     from torch.fx.passes.shape_prop import ShapeProp
 
-    with _parameters_without_memory():
+    with parameters_without_memory():
         network = torchvision.models.get_model(model, **_options(model, usual))
     network = network.to("meta").eval()
     tracer = torch.fx.Tracer()
@@ -386,25 +386,6 @@ def _shape_at(network: GraphModule, model: str, size: int, usual: int) -> tuple[
     except Exception as error:  # assertions, shapes that do not fit, maps of no size
         raise cannot_see(model, size, usual) from error
     return tuple(shape)
-
-
-def _parameters_without_memory() -> TorchFunctionMode:
-    """A context in which new layers get parameters that are shapes only.
-
-    `torch.device("meta")` would do the same to the numbers that RegNet computes its
-    widths with.
-    """
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class EmptyOnMeta(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            kwargs = dict(kwargs or {})
-            if func is torch.empty:
-                kwargs["device"] = "meta"
-            return func(*args, **kwargs)
-
-    return EmptyOnMeta()
 
 
 def _options(model: str, size: int) -> dict[str, Any]:
