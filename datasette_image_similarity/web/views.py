@@ -60,6 +60,7 @@ from .question import (
 )
 from .questions import saving
 from .searches import note_search
+from .sql_text import sql_text_of
 from .tiles import caption_column, query_pictures, tiles_of
 from .worded import Words, embed_words, query_words
 
@@ -300,8 +301,9 @@ async def _sql_url(place: Place, question: Question) -> str | None:
 
     None for a question that our SQL functions cannot ask.
     """
+    text = sql_text_of(place, question)
     worded = question.texts or question.unlike_texts
-    if worded or question.crop or question.distinct or question.one_per:
+    if (worded and text is None) or question.crop or question.distinct or question.one_per:
         return None
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
@@ -318,6 +320,7 @@ async def _sql_url(place: Place, question: Question) -> str | None:
             question.offset + question.size,
             question.filter,
             question.max_distance,
+            text,
         )
 
     sql, params = await place.db.execute_fn(write)
