@@ -421,7 +421,7 @@ async def _search_page(
     status = status_of(error) if error else 200
     context = {
         **await controls(place, question, path),
-        "words": query_words(place, question, path),
+        "words": query_words(place, question, path, own_picture=True),
         # Another picture begins another question.
         "action": question.url(path, drop=["_like", "_unlike"]),
         "max_bytes": place.config.upload_max_bytes,
