@@ -421,13 +421,16 @@ def as_sql(
     k: int,
     filter: Filter | None,
     max_distance: float | None,
+    text: str | None = None,
 ) -> tuple[str, dict[str, object]]:
     """A search like these rows as SQL that anyone can run and change, with parameters.
 
-    Weights below 0 are of rows to be less like.
+    Weights below 0 are of rows to be less like. In place of rows it can be a text.
     """
     table, name = literal(collection.table), literal(collection.name)
-    if len(weights) == 1:
+    if text is not None:
+        vector = f"image_embedding_text({table}, {literal(text)}, {name})"
+    elif len(weights) == 1:
         vector = f"image_embedding({table}, {literal(*weights)}, {name})"
     else:
         keys: object = {f"{key}": weight for key, weight in weights.items()}
@@ -467,10 +470,9 @@ def as_sql(
         ]
     if max_distance is not None:
         lines.append(f"  and v.distance <= {max_distance!r}")
-    lines += [
-        f"  and i.pk not in ({', '.join(map(literal, weights))})",
-        "order by v.distance",
-    ]
+    if weights:
+        lines.append(f"  and i.pk not in ({', '.join(map(literal, weights))})")
+    lines.append("order by v.distance")
     return "\n".join(lines), dict(filter.params) if filter else {}
 
 

@@ -48,6 +48,42 @@ def test_both_towers_give_what_open_clip_gives(precision: str, tiny_model: Path)
     assert encoder.encode_text([]).shape == (0, 24)
 
 
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        {
+            "image_size": 32,
+            "timm_model_name": "resnet10t",
+            "timm_model_pretrained": True,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
+    ],
+    ids=["modified-resnet", "timm"],
+)
+def test_other_towers_for_pictures_work_and_fetch_nothing(
+    vision: dict, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    network = {**NETWORK, "vision_cfg": vision, "custom_text": "timm_pool" in vision}
+    made = {**network, "vision_cfg": {**vision, "timm_model_pretrained": False}}
+    folder = make_model(tmp_path / "other", network=made)
+    model, _, _ = by_open_clip(folder)
+    config = folder / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": network}))
+    encoder = load_encoder("open_clip", weights=folder, device="cpu", precision="float32")
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    mean, std = (np.array(v, np.float32) for v in (encoder.spec.mean, encoder.spec.std))
+    seen = ((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    with torch.inference_mode():
+        wanted = model.encode_image(torch.from_numpy(seen)).numpy()
+    rounding = 1e-4 * np.abs(wanted).max()
+    np.testing.assert_allclose(encoder.encode(pixels), wanted, atol=rounding)
+    lower = load_encoder("open_clip", weights=folder, device="cpu", precision="bfloat16")
+    assert np.isfinite(lower.encode(pixels)).all()
+
+
 def test_networks_with_a_text_tower_of_their_own_work_too(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "other", network={**NETWORK, "custom_text": True})
     torch = pytest.importorskip("torch")

@@ -150,6 +150,7 @@ async def test_words_and_an_uploaded_picture(site: Any, worded_once: Path) -> No
     assert f"“{TEXT}”" in page.text
     empty = await ask(site, path)
     assert "results are like it and like these words" in empty.text
+    assert "Search without the words" in empty.text
 
 
 async def test_a_box_for_words_only_where_they_are_read(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import IS_ONE, PLUGIN, ask, ask_json, open_datasette
+from serving import IS_ONE, PLUGIN, ask, ask_json, link_to, open_datasette, parameters
 
 pytest.importorskip("open_clip", reason="open_clip is not installed")
 
@@ -70,6 +70,21 @@ async def test_sql_finds_what_python_finds(site: Any, worded: Path) -> None:
     rows = (await run(site, nearest)).json()
     assert [row["pk"] for row in rows] == hits
     assert (await run(site, PROBLEM)).json() == [{"problem": None}]
+
+
+async def test_a_page_of_words_is_shown_as_sql(site: Any, worded: Path) -> None:
+    page = await ask(site, "/worded/images/-/similar?_text=it's+red&folder=blue")
+    url = link_to(page.text, "sql=")
+    page = await ask(site, url)
+    assert page.status_code == 200, page.text
+    with ImageCollection(worded) as photos:
+        hits = photos.search(text="it's red", k=24, where="folder = 'blue'")
+    path = "/worded/-/query.json" if IS_ONE else "/worded.json"
+    asked = {**dict(parameters(url)), "_shape": "array"}
+    rows = (await site.client.get(path, params=asked)).json()
+    assert [row["id"] for row in rows] == [hit.pk for hit in hits]
+    mixed = await ask(site, "/worded/images/-/similar?_text=red&_like=1")
+    assert "View as SQL" not in mixed.text
 
 
 async def test_it_is_off_unless_the_configuration_says_so(

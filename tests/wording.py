@@ -62,7 +62,10 @@ def make_model(folder: Path, seed: int = 0, network: dict[str, Any] | None = Non
         # As they begin, networks give nearly the same vector for every picture.
         for parameter in model.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)
-    state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
     save_file(state, folder / "open_clip_model.safetensors")
     return folder
 

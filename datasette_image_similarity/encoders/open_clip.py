@@ -334,6 +334,7 @@ def _library() -> Any:
     """The package open_clip. Raises EncoderError."""
     try:
         import open_clip
+        import torch  # noqa: F401
     except ImportError as error:
         raise EncoderError(
             "Models of open_clip need its library: "

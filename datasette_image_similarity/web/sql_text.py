@@ -13,6 +13,7 @@ from ..functions import EmbedText
 from ..pipeline import finished_vector
 from ..text_helper import Job
 from .config import ConfigError, read_config
+from .question import Place, Question
 from .service import service, weights_place
 
 if TYPE_CHECKING:
@@ -51,3 +52,12 @@ def text_embedder(datasette: Datasette, database: str) -> EmbedText | None:
         return finished
 
     return embed
+
+
+def sql_text_of(place: Place, question: Question) -> str | None:
+    """The text of a question that SQL can ask: one alone, where `sql_text` is on."""
+    pictures = question.likes or question.unlikes
+    if pictures or question.unlike_texts or len(question.texts) != 1:
+        return None
+    on = read_config(place.datasette, place.database).sql_text
+    return question.texts[0] if on else None

@@ -60,6 +60,7 @@ from .question import (
 )
 from .questions import saving
 from .searches import note_search
+from .sql_text import sql_text_of
 from .tiles import caption_column, query_pictures, tiles_of
 from .worded import Words, embed_words, query_words
 
@@ -314,8 +315,9 @@ async def _sql_url(place: Place, question: Question) -> str | None:
 
     None for a question that our SQL functions cannot ask.
     """
+    text = sql_text_of(place, question)
     worded = question.texts or question.unlike_texts
-    if worded or question.crop or question.distinct or question.one_per:
+    if (worded and text is None) or question.crop or question.distinct or question.one_per:
         return None
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
@@ -332,6 +334,7 @@ async def _sql_url(place: Place, question: Question) -> str | None:
             question.offset + question.size,
             question.filter,
             question.max_distance,
+            text,
         )
 
     sql, params = await place.db.execute_fn(write)
@@ -432,7 +435,7 @@ async def _search_page(
     status = status_of(error) if error else 200
     context = {
         **await controls(place, question, path),
-        "words": query_words(place, question, path),
+        "words": query_words(place, question, path, own_picture=True),
         # Another picture begins another question.
         "action": question.url(path, drop=["_like", "_unlike"]),
         "max_bytes": place.config.upload_max_bytes,

@@ -60,15 +60,20 @@ async def embed_words(place: Place, question: Question) -> Words:
     return Words(weighted[:liked], weighted[liked:])
 
 
-def query_words(place: Place, question: Question, path: str) -> QueryWords:
-    """The texts in a question as a page shows them; `path` is the page's own address."""
-    uploaded = place.request.method == "POST"
+def query_words(
+    place: Place, question: Question, path: str, *, own_picture: bool = False
+) -> QueryWords:
+    """The texts in a question as a page shows them; `path` is the page's own address.
+
+    With `own_picture` the page asks with an uploaded picture, too.
+    """
+    uploaded = own_picture and place.request.method == "POST"
     pictures = bool(question.likes or question.unlikes or uploaded)
     texts = []
     for name, some in (("_text", question.texts), ("_unlike_text", question.unlike_texts)):
         for text in some:
             others = [one for one in some if one != text]
-            last = name == "_text" and not (others or question.likes or uploaded)
+            last = name == "_text" and not (others or question.likes or own_picture)
             url = None if last else question.url(path, **{name: others})
             texts.append(QueryText(text, name == "_unlike_text", url))
     weight = question.text_weight
