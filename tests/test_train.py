@@ -34,6 +34,7 @@ from datasette_image_similarity.learning.labels import NO_PAIRS, Labels
 from datasette_image_similarity.learning.stored import stored_transform
 
 PULLS = (0.01, 1.0)
+QUICK = ("--epochs", 1)
 
 
 def labels_of(classes: np.ndarray, apart: np.ndarray = NO_PAIRS) -> Labels:
@@ -239,7 +240,7 @@ def table(copied: Path) -> Path:
 
 
 def test_a_head_is_a_collection_of_its_own(table: Path) -> None:
-    found = answer("train", table, "--label", "kind", "--anyway", "--dims", 8)
+    found = answer("train", table, "--label", "kind", "--anyway", "--dims", 8, *QUICK)
     assert found["name"] == "trained"
     assert (found["labelled"], found["classes"], found["dimensions"]) == (24, 6, 8)
     assert found["held_out"]["unseen"] == 8
@@ -262,7 +263,7 @@ def test_a_head_is_a_collection_of_its_own(table: Path) -> None:
 def test_the_same_command_gives_the_same_vectors(table: Path) -> None:
     hashes = set()
     for name in ("one", "two"):
-        command("train", table, "--label", "kind", "--to", name, "--anyway")
+        command("train", table, "--label", "kind", "--to", name, "--anyway", *QUICK)
         with opened(table) as conn:
             made = db.find_collection(conn, "images", name)
             hashes.add(stored_transform(conn, made).sha256)
@@ -281,15 +282,15 @@ def test_a_head_that_makes_unseen_classes_worse_is_refused(
         return replace(trial, rows={**trial.rows, "after": after})
 
     monkeypatch.setattr(training, "try_out", worse)
-    result = command("train", table, "--label", "kind")
+    result = command("train", table, "--label", "kind", *QUICK)
     assert result.exit_code == 1
     assert "not trained on get worse: mAP -0.050" in result.output
     assert "--anyway" in result.output
     assert len(names(table)) == 1
-    found = command("train", table, "--label", "kind", "--json")
+    found = command("train", table, "--label", "kind", "--json", *QUICK)
     assert found.exit_code == 1
     assert json.loads(found.stdout)["name"] is None
-    result = command("train", table, "--label", "kind", "--anyway")
+    result = command("train", table, "--label", "kind", "--anyway", *QUICK)
     assert result.exit_code == 0
     assert "get worse" in result.output
     assert names(table) == ["default", "trained"]
@@ -313,7 +314,7 @@ def names(path: Path) -> list[str]:
 
 def test_few_labels_are_said_to_be_few(copied: Path) -> None:
     """Three classes: enough to learn, too few to hold any out."""
-    result = command("train", copied, "--label", "label", "--dims", 4)
+    result = command("train", copied, "--label", "label", "--dims", 4, *QUICK)
     assert "not trained on cannot be judged: that takes 4 classes" in " ".join(
         result.output.replace("that it was ", "").split()
     )
@@ -323,7 +324,7 @@ def test_few_labels_are_said_to_be_few(copied: Path) -> None:
 def test_two_classes_of_two(copied: Path) -> None:
     sql(copied, "alter table images add column kind text")
     sql(copied, "update images set kind = id / 2 where id < 6 and id > 1")
-    result = command("train", copied, "--label", "kind")
+    result = command("train", copied, "--label", "kind", *QUICK)
     assert result.exit_code == 0, result.output
     assert "4 of 24 pictures in 2 classes" in result.output
     assert "cannot be judged" in result.output
@@ -354,9 +355,22 @@ def test_what_does_not_fit(copied: Path) -> None:
 
 
 def test_a_reduced_collection_is_where_it_starts(table: Path) -> None:
-    command("train", table, "--label", "kind", "--to", "once", "--dims", 6, "--anyway")
+    command(
+        "train", table, "--label", "kind", "--to", "once", "--dims", 6, "--anyway", *QUICK
+    )
     found = answer(
-        *("train", table, "--label", "kind", "--name", "once", "--to", "twice", "--anyway")
+        *(
+            "train",
+            table,
+            "--label",
+            "kind",
+            "--name",
+            "once",
+            "--to",
+            "twice",
+            "--anyway",
+            *QUICK,
+        )
     )
     assert (found["base"], found["dimensions"]) == ("", 6)
     assert found["words"] == "head for kind"
@@ -371,7 +385,7 @@ def test_euclidean_collections(tmp_path: Path, photos: Path) -> None:
     embed(path, photos, label_from_folder=True, metric="l2")
     sql(path, "alter table images add column kind text")
     sql(path, "update images set kind = label || (id % 2)")
-    found = answer("train", path, "--label", "kind", "--anyway")
+    found = answer("train", path, "--label", "kind", "--anyway", *QUICK)
     with opened(path) as conn:
         made = db.find_collection(conn, "images", found["name"])
         (step,) = stored_transform(conn, made).steps
@@ -391,7 +405,7 @@ def test_hostile_column_names(table: Path) -> None:
     quoted = db.quote(column)
     sql(table, f"alter table images add column {quoted} text")
     sql(table, f"update images set {quoted} = kind")
-    result = command("train", table, "--label", column, "--anyway")
+    result = command("train", table, "--label", column, "--anyway", *QUICK)
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
     assert command("status", table).exit_code == 0

@@ -178,7 +178,7 @@ def test_an_older_schema_knows_no_feedback(copied: Path) -> None:
 def test_training_on_what_people_did(grouped: Path) -> None:
     groups(grouped, lambda conn, of, all: [decide(conn, of, g, "accept") for g in all])
     save(grouped, "_like=4&_like=5&_unlike=12", "_like=13&_like=14")
-    found = answer("train", grouped, "--decisions", "--feedback")
+    found = answer("train", grouped, "--decisions", "--feedback", "--epochs", 1)
     assert found["learned_from"] == "decisions on duplicates and feedback"
     assert (found["classes"], found["labelled"]) == (4, 9)
     assert found["held_out"] is None or found["held_out"]["seen"] == 0
