@@ -49,18 +49,11 @@ def labelled_pictures(
     """The pictures whose row says something in the column `label`, in the order of their
     ids, and how many say nothing. Raises CollectionError for a column that there is not."""
     source = db.source_of(conn, collection)
-    if label not in source.columns:
-        raise CollectionError(
-            f"Table {source.name!r} has no column {label!r}; it has "
-            f"{', '.join(source.columns)}"
-        )
-    name = f"t.{db.quote(label)}"
     live = db.live_sql(collection, source)
     rows = conn.execute(
         "select i.pk, i.path, (select r.path from _image_similarity_roots r "
         "where r.id = i.root_id), cast(i.sha256 as text), "
-        f"case when typeof({name}) <> 'blob' and trim({name}) <> '' "
-        f"then cast({name} as text) end {live} order by i.id"
+        f"{source.label_sql(label, 't')} {live} order by i.id"
     ).fetchall()
     pictures = [Labelled(*row) for row in rows if row[4] is not None]
     return pictures, len(rows) - len(pictures)
