@@ -935,7 +935,9 @@ class ImageCollection:
             if collection.source == "blob":
                 data = sources.read_blob(conn, source, collection.column, kept.pk)
             else:
-                data = self._read_original(str(kept.root), str(kept.path))
+                roots = trust.trusted_roots(self.database)
+                limit = LOCAL_FILES.max_bytes
+                data = sources.read_noted(roots, kept.root, kept.path, limit)
         except ImageError as error:
             if kept.thumbnail is None:
                 raise
@@ -945,17 +947,8 @@ class ImageCollection:
             data = kept.thumbnail
         return self.encode(data, crop=crop)
 
-    def _read_original(self, root: str, path: str) -> bytes:
-        """A picture's file, from a folder noted for this database. Raises ImageError."""
-        for folder in trust.trusted_roots(self.database):
-            if str(folder) == root:
-                file = sources.locate(folder, path)
-                return sources.read_file(file, LOCAL_FILES.max_bytes)
-        raise ImageError("may not be read: its folder was noted for no embed of this user")
-
     def _key_of(self, item: int) -> db.Key:
-        sql = "select pk from _image_similarity_items where id = ?"
-        return self.connect().execute(sql, (item,)).fetchone()[0]
+        return db.item_key(self.connect(), item)
 
     def _near_duplicates(self) -> float:
         collection, conn = self._open()

@@ -1269,6 +1269,12 @@ def item_vectors(
     return conn.execute(sql, (json.dumps([int(id) for id in ids]),)).fetchall()
 
 
+def item_key(conn: sqlite3.Connection, item: int) -> Key:
+    """The key of an item's source row."""
+    sql = "select pk from _image_similarity_items where id = ?"
+    return conn.execute(sql, (item,)).fetchone()[0]
+
+
 def vector_of_bytes(
     conn: sqlite3.Connection, collection: Collection, sha256: str
 ) -> bytes | None:

@@ -78,7 +78,7 @@ class SquareReader:
         self.pictures, self.failed = pictures, {}
         self._conn, self._collection = conn, collection
         self._source = db.source_of(conn, collection)
-        self._roots = {str(root): root for root in roots}
+        self._roots = roots
         self._folder, self._workers = folder, workers
 
     def read(
@@ -130,11 +130,8 @@ class SquareReader:
             return b""  # which no picture's hash is of
 
     def _file(self, picture: Labelled) -> bytes:
-        root = self._roots.get(str(picture.root))
-        if root is None:
-            raise ImageError("its folder was noted for no embed of this user")
-        file = sources.locate(root, str(picture.path))
-        return sources.read_file(file, LOCAL_FILES.max_bytes)
+        limit = LOCAL_FILES.max_bytes
+        return sources.read_noted(self._roots, picture.root, picture.path, limit)
 
 
 @dataclass(frozen=True)
