@@ -428,10 +428,14 @@ class ImageCollection:
         """
         return self._encode_texts(text)[0][0]
 
-    def load_encoder(self, device: str = "auto", precision: str = "auto") -> Encoder:
+    def load_encoder(
+        self, device: str = "auto", precision: str = "auto", *, download: bool = True
+    ) -> Encoder:
         """The encoder that made this collection, ready to use.
 
-        A weights file is looked for where `embed()` last saw one with its SHA-256.
+        A weights file is looked for where `embed()` last saw one with its SHA-256;
+        published weights that are not here are downloaded if `download`. Raises
+        EncoderError when it cannot be made again.
         """
         if self._encoder is None:
             collection, conn = self._open()
@@ -443,6 +447,7 @@ class ImageCollection:
                 weights_file=file,
                 device=device,
                 precision=precision,
+                download=download,
             )
         return self._encoder
 
@@ -818,18 +823,10 @@ class ImageCollection:
 
     def _encoder_if_here(self) -> Encoder | None:
         """The collection's encoder; None where it would have to be downloaded."""
-        if self._encoder is None:
-            collection, conn = self._open()
-            spec = EncoderSpec.from_json(collection.encoder)
-            file = trust.weights_file(spec.weights_sha256)
-            with suppress(EncoderError):
-                self._encoder = restore_encoder(
-                    spec,
-                    transform=_transform(conn, collection),
-                    weights_file=file,
-                    download=False,
-                )
-        return self._encoder
+        try:
+            return self.load_encoder(download=False)
+        except EncoderError:
+            return None
 
     def _existing(self) -> db.Collection | None:
         if not self.database.exists():

@@ -73,17 +73,17 @@ def add_text_functions(conn: sqlite3.Connection, embed: EmbedText | None) -> Non
     what it says of one that fails.
     """
 
+    def problem(table: str, text: str, name: str | None = None) -> str | None:
+        try:
+            _text_embedding(conn, embed, table, text, name)
+        except ImageSimilarityError as error:
+            return str(error)
+        return None
+
     def embedding(table: str | None, text: str | None, *name: str | None) -> bytes | None:
         if table is None or text is None or None in name:
             return None
         return _text_embedding(conn, embed, table, text, *name)
-
-    def problem(table: str | None, text: str | None, *name: str | None) -> str | None:
-        try:
-            embedding(table, text, *name)
-        except ImageSimilarityError as error:
-            return str(error)
-        return None
 
     for count in (2, 3):
         conn.create_function("image_embedding_text_problem", count, problem)

@@ -228,13 +228,6 @@ def test_pca_of_long_vectors_is_fitted_on_few(monkeypatch: pytest.MonkeyPatch) -
     assert pca_base(vectors).axes.shape == (6, 3)
 
 
-def test_numbers_that_lead_nowhere_are_not_stored() -> None:
-    vectors, classes = planted()
-    settings = Settings(epochs=1, pull=float("inf"))
-    with pytest.raises(CollectionError, match="not finite: choose a higher temperature"):
-        train_head(vectors, labels_of(classes), settings)
-
-
 def test_the_pull_is_not_chosen_by_one_picture_without_another_of_its_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,9 +10,10 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..encoders.transform import Step
+from ..errors import CollectionError
 from ..explore.vectors import Say, Stopped, live_items, vector_blocks
 from . import pca
-from .stored import derive, require_free, stored_transform
+from .stored import derive, stored_transform
 
 SEED = 0
 
@@ -61,8 +62,11 @@ def reduce_collection(
     stored_transform(conn, parent)  # before all the work: it may be damaged
     kind = "pca" if shrinkage is None else "whitened"
     name = parent.name if replace else name or f"{kind}-{dims}"
-    if not replace:
-        require_free(conn, parent.table, name)
+    if not replace and db.collection_or_none(conn, parent.table, name) is not None:
+        raise CollectionError(
+            f"{parent.table!r} has a collection {name!r} already: choose another name, or "
+            "remove it"
+        )
     step = _learned(conn, parent, dims, shrinkage, say, stop)
     made = derive(conn, parent, step, name=name, replace=replace, say=say, stop=stop)
     pictures = db.item_count(conn, made)

@@ -27,15 +27,6 @@ def stored_transform(
     return Transform.from_rows(db.transform_rows(conn, collection), spec)
 
 
-def require_free(conn: sqlite3.Connection, table: str, name: str) -> None:
-    """Raise CollectionError where a table has a collection of that name."""
-    if db.collection_or_none(conn, table, name) is not None:
-        raise CollectionError(
-            f"{table!r} has a collection {name!r} already: choose another name, or remove "
-            "it"
-        )
-
-
 def derive(
     conn: sqlite3.Connection,
     parent: db.Collection,
@@ -63,8 +54,11 @@ def derive(
         if replace:
             name = parent.name
             db.set_aside(conn, parent)
-        else:
-            require_free(conn, parent.table, name)
+        elif db.collection_or_none(conn, parent.table, name) is not None:
+            raise CollectionError(
+                f"{parent.table!r} has a collection {name!r} already: choose another name, "
+                "or remove it"
+            )
         made = db.create_collection(
             conn,
             name=name,

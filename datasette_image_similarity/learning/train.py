@@ -22,7 +22,7 @@ from . import heldout
 from .head import DIMS, LOSSES, Base, Settings, identity_base, pca_base, train_head
 from .heldout import Trial, hold_out, try_out
 from .labels import Labels, members, read_labels
-from .stored import derive, require_free
+from .stored import derive
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,11 @@ def _check(
         raise CollectionError("It takes at least one epoch, and one dimension")
     if not name.strip():
         raise CollectionError("Name the new collection")
-    require_free(conn, collection.table, name)
+    if db.collection_or_none(conn, collection.table, name) is not None:
+        raise CollectionError(
+            f"{collection.table!r} has a collection {name!r} already: choose another name, "
+            "or remove it"
+        )
     try:
         import torch  # noqa: F401
     except ImportError:
