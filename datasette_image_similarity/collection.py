@@ -428,10 +428,14 @@ class ImageCollection:
         """
         return self._encode_texts(text)[0][0]
 
-    def load_encoder(self, device: str = "auto", precision: str = "auto") -> Encoder:
+    def load_encoder(
+        self, device: str = "auto", precision: str = "auto", *, download: bool = True
+    ) -> Encoder:
         """The encoder that made this collection, ready to use.
 
-        A weights file is looked for where `embed()` last saw one with its SHA-256.
+        A weights file is looked for where `embed()` last saw one with its SHA-256;
+        published weights that are not here are downloaded if `download`. Raises
+        EncoderError when it cannot be made again.
         """
         if self._encoder is None:
             collection, conn = self._open()
@@ -443,6 +447,7 @@ class ImageCollection:
                 weights_file=file,
                 device=device,
                 precision=precision,
+                download=download,
             )
         return self._encoder
 
@@ -818,18 +823,10 @@ class ImageCollection:
 
     def _encoder_if_here(self) -> Encoder | None:
         """The collection's encoder; None where it would have to be downloaded."""
-        if self._encoder is None:
-            collection, conn = self._open()
-            spec = EncoderSpec.from_json(collection.encoder)
-            file = trust.weights_file(spec.weights_sha256)
-            with suppress(EncoderError):
-                self._encoder = restore_encoder(
-                    spec,
-                    transform=_transform(conn, collection),
-                    weights_file=file,
-                    download=False,
-                )
-        return self._encoder
+        try:
+            return self.load_encoder(download=False)
+        except EncoderError:
+            return None
 
     def _existing(self) -> db.Collection | None:
         if not self.database.exists():
@@ -935,7 +932,9 @@ class ImageCollection:
             if collection.source == "blob":
                 data = sources.read_blob(conn, source, collection.column, kept.pk)
             else:
-                data = self._read_original(str(kept.root), str(kept.path))
+                roots = trust.trusted_roots(self.database)
+                limit = LOCAL_FILES.max_bytes
+                data = sources.read_noted(roots, kept.root, kept.path, limit)
         except ImageError as error:
             if kept.thumbnail is None:
                 raise
@@ -945,17 +944,8 @@ class ImageCollection:
             data = kept.thumbnail
         return self.encode(data, crop=crop)
 
-    def _read_original(self, root: str, path: str) -> bytes:
-        """A picture's file, from a folder noted for this database. Raises ImageError."""
-        for folder in trust.trusted_roots(self.database):
-            if str(folder) == root:
-                file = sources.locate(folder, path)
-                return sources.read_file(file, LOCAL_FILES.max_bytes)
-        raise ImageError("may not be read: its folder was noted for no embed of this user")
-
     def _key_of(self, item: int) -> db.Key:
-        sql = "select pk from _image_similarity_items where id = ?"
-        return self.connect().execute(sql, (item,)).fetchone()[0]
+        return db.item_key(self.connect(), item)
 
     def _near_duplicates(self) -> float:
         collection, conn = self._open()

@@ -456,6 +456,24 @@ class SourceTable:
         """The values of the key columns, in order."""
         return json.loads(str(key)) if len(self.key_columns) > 1 else [key]
 
+    def require_column(self, name: str) -> None:
+        """Raise CollectionError for a column that there is not."""
+        if name not in self.columns:
+            raise CollectionError(
+                f"Table {self.name!r} has no column {name!r}; it has "
+                f"{', '.join(self.columns)}"
+            )
+
+    def label_sql(self, column: str, alias: str = "") -> str:
+        """SQL for what a row says in a column, as text; NULL where it is empty or binary.
+
+        Raises CollectionError for a column that there is not.
+        """
+        self.require_column(column)
+        name = f"{alias}.{quote(column)}" if alias else quote(column)
+        readable = f"typeof({name}) <> 'blob' and trim({name}) <> ''"
+        return f"case when {readable} then cast({name} as text) end"
+
     def find(self, conn: sqlite3.Connection, parts: Iterable[Key]) -> Key | None:
         """The `Key` of the row with these key values, or None without such a row.
 
@@ -1249,6 +1267,12 @@ def item_vectors(
         f"cross join {quote(collection.vectors)} v where v.id = j.value"
     )
     return conn.execute(sql, (json.dumps([int(id) for id in ids]),)).fetchall()
+
+
+def item_key(conn: sqlite3.Connection, item: int) -> Key:
+    """The key of an item's source row."""
+    sql = "select pk from _image_similarity_items where id = ?"
+    return conn.execute(sql, (item,)).fetchone()[0]
 
 
 def vector_of_bytes(

@@ -176,7 +176,7 @@ class Decoder:
 
     def _start(self) -> None:
         self._process = process = subprocess.Popen(
-            worker_command(self.limits),
+            worker_command("image_worker", asdict(self.limits)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
@@ -314,8 +314,9 @@ def in_millions(number: float) -> str:
 # The child process
 
 
-def worker_command(limits: Limits) -> list[str]:
-    """The command line of a child that finds its modules where this process does.
+def worker_command(module: str, *arguments: object) -> list[str]:
+    """The command line of a child that calls `serve(*arguments)` of a module of ours, and
+    finds modules where this process does.
 
     `-I -S` leaves out the current folder, PYTHONPATH and site-packages; instead the
     child gets the paths in use here, which also covers editable installs (whose
@@ -324,20 +325,20 @@ def worker_command(limits: Limits) -> list[str]:
     start = {
         "path": [entry for entry in sys.path if entry]
         + [str(Path(__file__).resolve().parent.parent)],
-        "limits": asdict(limits),
+        "module": f"{__package__}.{module}",
+        "arguments": arguments,
     }
     return [sys.executable, "-I", "-S", "-c", WORKER, json.dumps(start)]
 
 
 # Ctrl-C in a terminal reaches the whole process group; it is this process that
 # decides what to do about it.
-WORKER = f"""
-import json, signal, sys
+WORKER = """
+import importlib, json, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 start = json.loads(sys.argv[1])
 sys.path[:] = start["path"]
-from {__package__}.image_worker import serve
-serve(start["limits"])
+importlib.import_module(start["module"]).serve(*start["arguments"])
 """
 
 

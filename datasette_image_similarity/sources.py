@@ -112,6 +112,15 @@ def read_file(file: str | Path, max_bytes: int) -> bytes:
     return data
 
 
+def read_noted(roots: Iterable[Path], root: object, path: object, max_bytes: int) -> bytes:
+    """The bytes of a file whose folder a database names, where that is among `roots`: the
+    folders that the user vouched for. Raises ImageError."""
+    for folder in roots:
+        if str(folder) == str(root):
+            return read_file(locate(folder, str(path)), max_bytes)
+    raise ImageError("may not be read: its folder was noted for no embed of this user")
+
+
 class _Root:
     """The pictures under one root folder, by their paths."""
 

@@ -8,10 +8,8 @@ What the child has answered is remembered, so that the next to ask has it at onc
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,7 +22,7 @@ from queue import SimpleQueue
 
 from .encoders.spec import EncoderSpec
 from .errors import EncoderError, ImageSimilarityError, TextError
-from .images import START_SECONDS, Guard, receive, send, stop
+from .images import START_SECONDS, Guard, receive, send, stop, worker_command
 
 LOAD_SECONDS = 120.0  # for an encoder
 ENCODE_SECONDS = 20.0  # for a text
@@ -183,7 +181,7 @@ class TextHelper:
 
     def _started(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            self._command or worker_command(),
+            self._command or worker_command("text_worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
@@ -209,21 +207,3 @@ class TextHelper:
             guard.end()
         if process is not None:
             stop(process)
-
-
-def worker_command() -> list[str]:
-    """The command line of a child that finds its modules where this process does: see
-    `images.worker_command()`."""
-    paths = [entry for entry in sys.path if entry]
-    paths.append(str(Path(__file__).resolve().parent.parent))
-    return [sys.executable, "-I", "-S", "-c", WORKER, json.dumps(paths)]
-
-
-# Ctrl-C in a terminal reaches the whole process group; this process decides what to do.
-WORKER = f"""
-import json, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-sys.path[:] = json.loads(sys.argv[1])
-from {__package__}.text_worker import serve
-serve()
-"""

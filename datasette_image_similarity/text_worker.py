@@ -45,7 +45,7 @@ def serve() -> None:
                 blobs = [encoder.encode_text([request["text"]])[0].tobytes()]
         except ImageSimilarityError as error:
             header = {"refused": str(error), "kind": type(error).__name__}
-        except Exception as error:
+        except Exception as error:  # whatever a library stumbles over; others may ask on
             why = f"{type(error).__name__}: {error}"
             header = {"refused": f"The encoder failed ({why})", "kind": "EncoderError"}
         send(answers, header, blobs)

@@ -13,9 +13,10 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from core import sql
+from core import opened, sql
 
 from datasette_image_similarity import ImageCollection, trust
+from datasette_image_similarity import database as db
 from datasette_image_similarity.cli.base import image_similarity
 from datasette_image_similarity.cli.finetune import (
     NAMES,
@@ -138,6 +139,18 @@ def test_the_loss_falls_and_the_file_is_one_that_embed_takes(database: Path) -> 
     encoder = json.loads(known["tuned"])
     assert encoder["weights_sha256"] == made.sha256
     assert encoder["input"]["size"] == 64
+
+
+def test_the_size_is_named_also_where_it_is_that_of_most_networks(database: Path) -> None:
+    from datasette_image_similarity.encoders import EncoderSpec
+    from datasette_image_similarity.learning.finetune import _embed_arguments
+
+    with opened(database) as conn:
+        collection = db.find_collection(conn, "images")
+        spec = EncoderSpec.from_json(collection.encoder)
+        spec = replace(spec, model="efficientnet_b3", input=replace(spec.input, size=224))
+        words = _embed_arguments(conn, collection, spec, Path("tuned.safetensors"))
+    assert words[words.index("--size") + 1] == "224"  # by itself it would take 300
 
 
 def test_only_the_last_layers_move(trained: Finetuned, made_once: Path) -> None:

@@ -25,6 +25,7 @@ from datasette_image_similarity.learning.head import (
 from datasette_image_similarity.learning.heldout import (
     HALVED,
     Judged,
+    Split,
     choose,
     hold_out,
     judge_split,
@@ -190,8 +191,8 @@ def test_the_pull_is_chosen_where_unseen_classes_are_no_worse(
     def judged(moved: np.ndarray, *_: object, **__: object) -> Judged:
         """The more it changes, the better for seen classes and the worse for others."""
         change = float(np.abs(moved - points[gallery]).mean())
-        by = np.array([[0.5 + change, 0.0]]), np.array([[0.6 - 0.1 * (change > 0.5), 0.0]])
-        return Judged(*by)
+        unseen = 0.6 - 0.1 * (change > 0.5)
+        return Judged(np.full((1, 6), 0.5 + change), np.full((1, 6), unseen))
 
     vectors, classes = planted()
     points = identity_base(32).points(vectors)
@@ -217,6 +218,30 @@ def test_pca_gives_the_axes_of_most_variance() -> None:
         assert np.allclose(np.abs(right[:2] @ base.axes), np.eye(2), atol=1e-3)
     with pytest.raises(CollectionError, match="the same"):
         pca_base(np.ones((5, 3), np.float32))
+
+
+def test_pca_of_long_vectors_is_fitted_on_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasette_image_similarity.learning import pca
+
+    vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    monkeypatch.setattr(pca, "sample_size", lambda inputs: 4)
+    assert pca_base(vectors).axes.shape == (6, 3)
+
+
+def test_the_pull_is_not_chosen_by_one_picture_without_another_of_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from datasette_image_similarity.learning import heldout
+
+    def one_is_left(classes: np.ndarray, *_: object, **__: object) -> Split:
+        return Split(np.arange(40), np.arange(50, 60), np.array([40]))
+
+    vectors, classes = planted()
+    classes[40] = classes.max() + 1
+    monkeypatch.setattr(heldout, "hold_out", one_is_left)
+    chosen = choose(vectors, vectors, labels_of(classes), Settings())
+    assert not chosen.inside
+    assert chosen.settings == Settings()
 
 
 def test_judging_is_that_of_evaluate() -> None:

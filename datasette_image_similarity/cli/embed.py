@@ -24,6 +24,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
+    from ..collection import EncoderOptions, ImageCollection
     from ..embed import Summary
 
 
@@ -196,44 +197,27 @@ def embed(
     if output and root is None:
         root = database.absolute().parent
 
+    options = {
+        "source": source,
+        "path_column": path_column,
+        "blob_column": blob_column,
+        "root": root,
+        "pk": pk,
+        "where": where,
+        "label_from_folder": label_from_folder,
+        "metric": metric,
+        "batch_size": batch_size,
+        "workers": workers,
+        "limit": limit,
+        "prune": prune or watch,
+        "thumbnails": not no_thumbnails,
+        "limits": replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
+        "copy_of": database if output else None,
+    }
+
     def run(name: str | None, stop: Callable[[], bool]) -> Summary:
-        """Embed one collection; with --watch until told to stop."""
-        skip: list = []
-        asked, again = encoder, force
         with ImageCollection(output or database, table, name=name) as collection:
-            while True:
-                summary = collection.embed(
-                    source,
-                    path_column=path_column,
-                    blob_column=blob_column,
-                    root=root,
-                    pk=pk,
-                    where=where,
-                    label_from_folder=label_from_folder,
-                    encoder=asked,
-                    metric=metric,
-                    batch_size=batch_size,
-                    workers=workers,
-                    limit=limit,
-                    force=again,
-                    prune=prune or watch,
-                    thumbnails=not no_thumbnails,
-                    limits=replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
-                    progress=say.progress,
-                    stop=stop,
-                    skip=skip,
-                    copy_of=database if output else None,
-                )
-                say.summary(summary)
-                if not watch or summary.stopped or stop():
-                    return summary
-                skip += [picture for picture, _ in summary.failures]
-                asked = EncoderOptions(device=device, precision=precision)
-                again = False
-                say.watching()
-                _sleep(2, stop)
-                if stop():
-                    return summary
+            return _until_told(collection, encoder, force, watch, say, stop, **options)
 
     left = "nothing is learned or stored yet, the same command starts anew"
     with or_stopped(say, left) as stop:
@@ -250,6 +234,41 @@ def embed(
         sys.exit(130)
     if strict and any(one.failed for one in summaries.values()):
         sys.exit(1)
+
+
+def _until_told(
+    collection: ImageCollection,
+    encoder: EncoderOptions,
+    force: bool,
+    watch: bool,
+    say: Reporter,
+    stop: Callable[[], bool],
+    **options: Any,
+) -> Summary:
+    """Embed; with `watch` again and again. The last summary."""
+    from ..collection import EncoderOptions
+
+    skip: list = []
+    while True:
+        summary = collection.embed(
+            encoder=encoder,
+            force=force,
+            progress=say.progress,
+            stop=stop,
+            skip=skip,
+            **options,
+        )
+        say.summary(summary)
+        if not watch or summary.stopped or stop():
+            return summary
+        skip += [picture for picture, _ in summary.failures]
+        # What was asked for is there now, and is not to be asked for again.
+        encoder = EncoderOptions(device=encoder.device, precision=encoder.precision)
+        force = False
+        say.watching()
+        _sleep(2, stop)
+        if stop():
+            return summary
 
 
 def _run_all(

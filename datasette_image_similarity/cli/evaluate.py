@@ -210,10 +210,10 @@ def _say_where_to_look(
     from ..query import pk_path
 
     names = first.collection.name, one.run.collection.name
-    if names[0] == names[1] or not one.changes:
+    lost = [change for change in one.changes if change.after < change.before]
+    if names[0] == names[1] or not lost:
         return
-    sql = "select pk from _image_similarity_items where id = ?"
-    [key] = conn.execute(sql, (one.changes[0].items[0],)).fetchone()
+    key = db.item_key(conn, lost[0].items[0])
     source = db.source_of(conn, first.collection)
     pairs = [("_like", pk_path(source.parts(key)))]
     pairs += [("_collection", names[0]), ("_with", names[1])]

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from .base import Reporter, one_line, or_stopped
+from .held_out import held_out_lines
 
 if TYPE_CHECKING:
     from ..learning.finetune import Finetuned
@@ -185,24 +186,13 @@ def _lines(made: Finetuned) -> list[str]:
     if some:
         lines.append(f"Left out: {', '.join(some)}")
     lines += [f"{path}: {reason}" for path, reason in list(made.unreadable.items())[:5]]
-    seen, unseen = made.seen, made.unseen
-    lines += [
-        f"Held out: {unseen.queries:,} pictures of classes not trained on, "
-        f"{seen.queries:,} others of classes that are. These are searched, and ask.",
-        f"{'':20}{'classes trained on':^24}{'not trained on':^24}",
-        f"{'':20}{'mAP':>9}{'P@5':>9}      {'mAP':>9}{'P@5':>9}",
-    ]
-    for row in ("before", "after"):
-        cells = (_cells(getattr(change, row)) for change in (seen, unseen))
-        lines.append(f"{row:20}{'      '.join(cells)}")
-    for words, change in (("trained on", seen), ("not trained on", unseen)):
-        low, high = change.interval
-        lines.append(
-            f"Gain in mAP, classes {words}: {change.difference:+.3f} (95 % interval "
-            f"{low:+.3f} … {high:+.3f})"
-        )
+    changes = {"seen": made.seen, "unseen": made.unseen}
+    lines += held_out_lines(
+        {part: one.queries for part, one in changes.items()},
+        {
+            "before": {part: one.before for part, one in changes.items()},
+            "after": {part: one.after for part, one in changes.items()},
+        },
+        {part: (one.difference, *one.interval) for part, one in changes.items()},
+    )
     return [one_line(line) for line in lines]
-
-
-def _cells(figures: dict[str, float]) -> str:
-    return "".join(f"{figures[name]:>9.3f}" for name in ("map", "precision_at_5"))

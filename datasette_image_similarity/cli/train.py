@@ -22,6 +22,7 @@ from .base import (
 )
 from .finetune import NAMES as BACKBONE_ONLY
 from .finetune import backbone_options, refuse_given, run_backbone
+from .held_out import held_out_lines, number
 
 if TYPE_CHECKING:
     from ..learning.heldout import Trial
@@ -212,40 +213,24 @@ def _report(say: Reporter, trained: Trained) -> None:
 def _say_trial(say: Reporter, trained: Trained, trial: Trial) -> None:
     """Before and after, and the trade-off."""
     split, found = trial.split, trial.as_json()
-    say.line(
-        f"Held out: {len(split.unseen):,} pictures of classes not trained on, "
-        f"{len(split.seen):,} others of classes that are. These are searched, and ask."
+    lines = held_out_lines(
+        {"seen": len(split.seen), "unseen": len(split.unseen)},
+        {
+            words.format(base=trained.base): found[row]
+            for row, words in ROWS.items()
+            if trained.base or row != "base"
+        },
+        {part: change["map"] for part, change in found["difference"].items()},
     )
-    say.line(f"{'':20}{'classes trained on':^24}{'not trained on':^24}")
-    say.line(f"{'':20}{'mAP':>9}{'P@5':>9}      {'mAP':>9}{'P@5':>9}")
-    for row, words in ROWS.items():
-        if row == "base" and not trained.base:
-            continue
-        cells = "      ".join(_cells(found[row][part]) for part in ("seen", "unseen"))
-        say.line(f"{words.format(base=trained.base):20}{cells}")
-    for part, words in (("seen", "trained on"), ("unseen", "not trained on")):
-        change = found["difference"].get(part)
-        if change:
-            mean, low, high = change["map"]
-            say.line(
-                f"Gain in mAP, classes {words}: {mean:+.3f} (95 % interval "
-                f"{low:+.3f} … {high:+.3f})"
-            )
+    for line in lines:
+        say.line(line)
     say.line("The stronger the pull, the less the head changes:")
     say.line(f"{'pull':>10}{'trained on':>14}{'not trained on':>16}{'epochs':>9}")
     for point in trial.curve:
         star = "*" if point.pull == trial.chosen.settings.pull else " "
         say.line(
-            f"{star}{point.pull:>9g}{_number(point.seen):>14}{_number(point.unseen):>16}"
+            f"{star}{point.pull:>9g}{number(point.seen):>14}{number(point.unseen):>16}"
             f"{point.epochs:>9}"
         )
     if len(trial.curve) > 1 and trial.chosen.inside:
         say.line("* chosen by classes held out from the rest, not by these figures")
-
-
-def _cells(figures: dict[str, float | None]) -> str:
-    return "".join(f"{_number(figures[name]):>9}" for name in ("map", "precision_at_5"))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -2,8 +2,9 @@
 
 An encoder takes a batch of RGB squares, decoded and fitted by `images.py`, and gives
 one vector for each. `hog` needs numpy only; every classification network of
-torchvision needs torch, `timm:NAME` timm, and other packages can bring encoders of
-their own: see `plugins.py`. None is imported before an encoder is asked for.
+torchvision needs torch, `timm:NAME` timm, `open_clip:NAME/WEIGHTS`, which reads words as
+well, open_clip, and other packages can bring encoders of their own: see `plugins.py`.
+None is imported before an encoder is asked for.
 """
 
 from __future__ import annotations
@@ -85,14 +86,15 @@ def load_encoder(
 ) -> Encoder:
     """An encoder, ready to use; its weights are downloaded on first use.
 
-    `model`: "hog", the name of a classification network of torchvision, "timm:NAME", or
-    the name of an encoder of another package.
+    `model`: "hog", the name of a classification network of torchvision, "timm:NAME",
+    "open_clip:NAME/WEIGHTS", "open_clip", or the name of an encoder of another package.
     `weights`: a name that torchvision knows, or the path of a .pth, .pt, .bin or
     .safetensors file (one with another ending is recognised by the folder in front of
-    it). None: IMAGENET1K_V1 where the model has it, else its default.
+    it); for "open_clip" the folder that it saved. None: IMAGENET1K_V1 where the model
+    has it, else its default.
     `pooling`: "avg", "max", "gem" or "flatten" over the last feature map: see
-    `running.pooled()`. None is "avg" for torchvision's networks, or the vector in front
-    of the classifier for those without a feature map, and for all of timm's.
+    `running.pooled()`. None is "avg" for torchvision's networks, and the vector that the
+    network itself gives for those without a feature map, and for all of timm's.
     `fit`: how pictures become squares: "squash", "crop" or "pad".
     `size`: the side of the square, in pixels; None: what the weights were trained with.
     `device`: "auto", "cpu", "cuda" or "mps".
@@ -138,9 +140,9 @@ def restore_encoder(
 
     `weights_file`: where a file with the spec's SHA-256 is believed to lie. It must
     come from the user or their configuration, never from a database; its hash is
-    checked before anything in it is read. Without it, weights that torchvision knows
-    by name are taken from torch's own cache, or fetched if `download`. The precision
-    need not be the one that the spec's vectors were made in.
+    checked before anything in it is read. Without it, weights that are published under
+    their name are taken from the library's own cache, or fetched if `download`. The
+    precision need not be the one that the spec's vectors were made in.
 
     Raises EncoderError when the very same encoder cannot be had here.
     """
@@ -178,8 +180,8 @@ def require_same(ours: EncoderSpec, wanted: EncoderSpec) -> None:
 def available_models(search: str = "") -> list[ModelInfo]:
     """Every model that can be named here and has `search` in its name.
 
-    hog, torchvision's, other packages'; only hog and these where torch or torchvision is
-    not installed. timm's, which are many, where `search` begins with "timm:", and
+    hog, torchvision's and open_clip's, as far as these are installed, and other
+    packages'. timm's, which are many, where `search` begins with "timm:", and
     EncoderError is raised where timm is not installed. Nothing is downloaded.
     """
     listed = (model for family in families(search) for model in family.models())

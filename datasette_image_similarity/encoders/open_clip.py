@@ -219,11 +219,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
     `weights_file` is a file or a folder that the user vouches for. Raises EncoderError
     where it is needed and not given, or does not hold the network of the spec.
     """
-    if not spec.weights_sha256:  # or any file would do
-        raise EncoderError(
-            f"The hash of the weights of {spec.model} is missing in what the database "
-            "says about its encoder: embed the pictures again."
-        )
+    weights_files.hash_of(spec)
     if spec.model == FOLDER:
         if weights_file is None or spec.config_sha256 is None:
             raise EncoderError(
@@ -232,10 +228,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
             )
         return _plan_of_folder(weights_file, spec.input.fit, spec)
     if weights_file is None and spec.weights not in _tags(_name_of(spec.model)[0]):
-        raise EncoderError(
-            f"The vectors were made by {spec}. Its weights came from a file: say where "
-            f"the file with the SHA-256 {spec.weights_sha256} lies."
-        )
+        raise weights_files.file_wanted(spec)
     return _plan_of_name(spec.model, spec.weights, spec.input.fit, weights_file)
 
 

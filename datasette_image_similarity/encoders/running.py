@@ -1,4 +1,4 @@
-"""How a network is run, on a CPU or an NVIDIA GPU: pixels in, vectors out.
+"""How a network is run, on a CPU or a GPU: pixels in, vectors out.
 
 Imported when a network is loaded, not before: it imports torch.
 """

@@ -91,12 +91,7 @@ def restore(
     precision: str,
     download: bool,
 ) -> NetworkEncoder:
-    shape, digest = spec.input, spec.weights_sha256
-    if not digest:  # or any file would do
-        raise EncoderError(
-            f"The hash of the weights of {spec.model} is missing in what the database "
-            "says about its encoder: embed the pictures again."
-        )
+    shape, digest = spec.input, weights_files.hash_of(spec)
     choice = Choice(spec.model, spec.weights, spec.pooling, shape.fit, shape.size)
     made = plan(choice)
     if weights_file is not None:
@@ -104,10 +99,7 @@ def restore(
     elif spec.weights == made.tag:
         file = weights_files.must_be(_published(made, download), digest, spec)
     else:
-        raise EncoderError(
-            f"The vectors were made by {spec}. Its weights came from a file: say where "
-            f"the file with the SHA-256 {digest} lies."
-        )
+        raise weights_files.file_wanted(spec)
     require_same(_spec_with(made, file, digest), spec)
     return _loaded(made, file, device, precision, download=download)
 

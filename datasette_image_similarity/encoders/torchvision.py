@@ -179,12 +179,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
     the weights came from a file and `weights_file` does not say where it lies.
     """
     entries = _entries(spec.model)
-    digest = spec.weights_sha256
-    if not digest:  # or any file would do
-        raise EncoderError(
-            f"The hash of the weights of {spec.model} is missing in what the database "
-            "says about its encoder: embed the pictures again."
-        )
+    digest = weights_files.hash_of(spec)
     choice = Choice(spec.model, spec.weights, spec.pooling, spec.input.fit, spec.input.size)
     if spec.weights in entries:
         made = _plan(choice, entries[spec.weights], None)
@@ -193,10 +188,7 @@ def plan_again(spec: EncoderSpec, *, weights_file: Path | None) -> Plan:
             file = replace(file, path=Path(weights_file), url=None)
         return replace(made, file=file)
     if weights_file is None:
-        raise EncoderError(
-            f"The vectors were made by {spec}. Its weights came from a file: say where "
-            f"the file with the SHA-256 {digest} lies."
-        )
+        raise weights_files.file_wanted(spec)
     file = WeightsFile(Path(weights_file), str(spec.weights), digest)
     return _plan(choice, entries[_default(entries)], file)
 
@@ -225,6 +217,18 @@ def load_plan(
     """
     target = device_named(device)
     precision = choose(precision, target)
+    network, sha256 = trained_network(plan, download=download)
+    network.requires_grad_(False).eval()
+    spec = spec_with(plan, sha256)
+    runner = runner_for(network, spec, target, precision)
+    return NetworkEncoder(spec, plan.features.pooled(plan.pooling), target, runner)
+
+
+def trained_network(plan: Plan, *, download: bool = True) -> tuple[GraphModule, str]:
+    """The part of the network that is used, with its weights; and their SHA-256.
+
+    Raises EncoderError when they are not there, not what they should be or do not fit.
+    """
     weights_files.ensure(plan.file, download=download)
     state, sha256 = weights_files.read(plan.file)
     network = plan.features.network
@@ -232,10 +236,7 @@ def load_plan(
         state, network.state_dict(), path=plan.file.path, model=plan.model
     )
     network.load_state_dict(state, assign=True)
-    network.requires_grad_(False).eval()
-    spec = spec_with(plan, sha256)
-    runner = runner_for(network, spec, target, precision)
-    return NetworkEncoder(spec, plan.features.pooled(plan.pooling), target, runner)
+    return network, sha256
 
 
 def models() -> list[ModelInfo]:

@@ -90,6 +90,25 @@ def published(url: str, name: str) -> WeightsFile:
     )
 
 
+def hash_of(spec: EncoderSpec) -> str:
+    """The hash that a spec's weights must have. Raises EncoderError where a database has
+    left it out: any file would do then."""
+    if not spec.weights_sha256:
+        raise EncoderError(
+            f"The hash of the weights of {spec.model} is missing in what the database "
+            "says about its encoder: embed the pictures again."
+        )
+    return spec.weights_sha256
+
+
+def file_wanted(spec: EncoderSpec) -> EncoderError:
+    """What to say where nobody knows in which file a spec's weights lie."""
+    return EncoderError(
+        f"The vectors were made by {spec}. Its weights came from a file: say where "
+        f"the file with the SHA-256 {spec.weights_sha256} lies."
+    )
+
+
 def must_be(file: WeightsFile, sha256: str, spec: EncoderSpec) -> WeightsFile:
     """Published weights, which must have the hash that vectors were made with.
 

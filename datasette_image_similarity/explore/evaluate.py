@@ -138,8 +138,9 @@ def _labelled(
     found = _labels(conn, collection, label, split)
     asks = _queries(found, split, queries) if split else found
     euclidean = collection.metric == "l2"
+    labelled = f"{db.source_of(conn, collection).label_sql(label)} is not null"
     every = read_vectors(
-        conn, collection, where=_has_label(label), unit=not euclidean, say=say, stop=stop
+        conn, collection, where=labelled, unit=not euclidean, say=say, stop=stop
     )
     ids, vectors = every.ids, every.vectors
     rows = [found[item] for item in ids.tolist()]
@@ -176,25 +177,12 @@ def _labels(
     Raises CollectionError for columns that the table lacks.
     """
     source = db.source_of(conn, collection)
-    for column in filter(None, (label, split)):
-        if column not in source.columns:
-            raise CollectionError(
-                f"Table {source.name!r} has no column {column!r}; it has "
-                f"{', '.join(source.columns)}"
-            )
-    name = f"t.{db.quote(label)}"
+    said = source.label_sql(label, "t")
+    if split:
+        source.require_column(split)
     also = f"cast(t.{db.quote(split)} as text)" if split else "null"
-    rows = conn.execute(
-        f"select i.id, case when {_has_label(label, 't.')} then cast({name} as text) end, "
-        f"{also} {db.live_sql(collection, source)}"
-    )
+    rows = conn.execute(f"select i.id, {said}, {also} {db.live_sql(collection, source)}")
     return {row[0]: _Said(row[1], row[2]) for row in rows}
-
-
-def _has_label(label: str, alias: str = "") -> str:
-    """SQL: the row says something that can be read."""
-    name = f"{alias}{db.quote(label)}"
-    return f"typeof({name}) <> 'blob' and trim({name}) <> ''"
 
 
 def _queries(found: dict[int, _Said], split: str, wanted: Sequence[str]) -> set[int]:

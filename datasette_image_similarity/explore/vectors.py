@@ -20,14 +20,14 @@ Say = Callable[[str, int, int], None]  # what is being done, so many of so many
 
 
 class Stopped(Exception):
-    """The user asked to stop: nothing was stored."""
+    """The user asked to stop: there is no result, and what was stored is as it was."""
 
 
 class Vectors(NamedTuple):
     """The items whose row is there and passes the filter, in the order of their ids.
 
-    `ids` int64 (n,). `vectors` float32 (n, d), L2-normalised. `pks` are the source rows'
-    keys as `database.Key`.
+    `ids` int64 (n,). `vectors` float32 (n, d), L2-normalised unless they were asked for as
+    they are stored. `pks` are the source rows' keys as `database.Key`.
     """
 
     ids: np.ndarray

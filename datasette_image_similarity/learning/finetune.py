@@ -190,7 +190,7 @@ def _network(spec: EncoderSpec, device: str) -> tuple[str, GraphModule]:
 
     Raises EncoderError.
     """
-    from ..encoders import torchvision, weights
+    from ..encoders import torchvision
 
     if family_of(spec.model) is not torchvision:
         raise EncoderError(
@@ -201,14 +201,7 @@ def _network(spec: EncoderSpec, device: str) -> tuple[str, GraphModule]:
     plan = torchvision.plan_again(
         spec, weights_file=trust.weights_file(spec.weights_sha256)
     )
-    weights.ensure(plan.file)
-    state, _ = weights.read(plan.file)
-    network = plan.features.network
-    state = weights.fit_to(
-        state, network.state_dict(), path=plan.file.path, model=plan.model
-    )
-    network.load_state_dict(state, assign=True)
-    return target, network
+    return target, torchvision.trained_network(plan)[0]
 
 
 def _classes(pictures: Sequence[Labelled]) -> tuple[np.ndarray, int]:
@@ -252,7 +245,7 @@ def _embed_arguments(
         options[f"{collection.source}-column"] = collection.column
         options["root"] = roots[0] if roots else None
     files = roots if collection.source == "folder" else []
-    usual = {"fit": "squash", "metric": "cosine", "pooling": "avg", "size": "224"}
+    usual = {"fit": "squash", "metric": "cosine", "pooling": "avg"}
     told = {
         name: one for name, one in options.items() if one not in (None, usual.get(name))
     }

@@ -29,6 +29,7 @@ import numpy as np
 from ..encoders.transform import Step
 from ..errors import CollectionError
 from ..explore.vectors import Stopped
+from . import pca
 from .labels import Labels, members
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ PER_CLASS = 4  # of a class in a batch, at least, where it has them
 LEAST_STEPS = 10  # an epoch: of few pictures too there is something to learn
 RATE = 1e-3  # of Adam
 SAMPLE = 20_000  # vectors that PCA is fitted on, at most
-NOISE = 1e-7  # variance, in that of the first axis, which is none
 
 
 @dataclass(frozen=True)
@@ -85,26 +85,15 @@ def pca_base(vectors: np.ndarray, dims: int = DIMS, seed: int = 0) -> Base:
     """Centring, and the first principal axes of vectors float32 (n, d).
 
     Fewer than `dims` axes where the vectors differ in fewer directions. Fitted on a random
-    SAMPLE where there are more. Raises CollectionError when all vectors are the same.
+    sample where there are many. Raises CollectionError when all vectors are the same.
     """
-    if len(vectors) > SAMPLE:
-        some = np.random.default_rng(seed).choice(len(vectors), SAMPLE, replace=False)
+    most = min(SAMPLE, pca.sample_size(vectors.shape[1]))
+    if len(vectors) > most:
+        some = np.random.default_rng(seed).choice(len(vectors), most, replace=False)
         vectors = vectors[np.sort(some)]
-    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = vectors - mean
-    few = (
-        len(centred) < centred.shape[1]
-    )  # then products of pictures are the smaller matrix
-    products = centred @ centred.T if few else centred.T @ centred
-    values, axes = np.linalg.eigh(products.astype(np.float64))
-    values, axes = values[::-1], axes[:, ::-1]
-    there = int((values > values[0] * NOISE).sum()) if values[0] > 1e-12 else 0
-    if not there:
-        raise CollectionError("There is nothing to learn: all vectors are the same")
-    axes = axes[:, : min(dims, there)]
-    if few:
-        axes = centred.T @ axes / np.sqrt(values[: axes.shape[1]])
-    return Base(mean, np.ascontiguousarray(axes, np.float32), f"PCA to {axes.shape[1]}")
+    found = pca.spectrum(vectors)
+    axes = found.axes(dims).astype(np.float32)
+    return Base(found.mean.astype(np.float32), axes, f"PCA to {axes.shape[1]}")
 
 
 def train_head(
@@ -121,7 +110,7 @@ def train_head(
     `unit` normalises what comes out before it is compared, as the metric "cosine" does.
     `watch` is told the epoch, from 1 on, and W; where it returns true, training ends. The
     same seed gives the same head. Raises CollectionError where there is nothing to learn
-    from (`Labels.check()`), Stopped when `stop()` turns true.
+    from (`Labels.check()`) or numbers overflow, Stopped when `stop()` turns true.
     """
     import torch
 
@@ -148,6 +137,11 @@ def train_head(
             (slope,) = torch.autograd.grad(loss, head)
             move(slope)
         found = head.detach().numpy().copy()
+        if not np.isfinite(found).all():
+            raise CollectionError(
+                "Training failed, its numbers are not finite: choose a higher temperature, "
+                "or a weaker pull"
+            )
         if watch(epoch, found):
             break
     return found

@@ -31,7 +31,7 @@ EVERY = 3  # epochs after which what is held out is judged
 PATIENCE = 2  # of these without a better one, and training ends
 SLACK = 0.002  # of mAP that a stronger pull may cost
 WORSE = 0.005  # of mAP: by more than that, classes are worse than before
-P5 = METRICS.index("precision_at_5")
+SHOWN = [MAP, METRICS.index("precision_at_5")]
 
 
 class Split(NamedTuple):
@@ -56,7 +56,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Judged:
-    """One kind of vectors: AP and precision@5 of every query, float64 (q, 2)."""
+    """One kind of vectors: METRICS of every query, float64 (q, 6)."""
 
     seen: np.ndarray
     unseen: np.ndarray
@@ -64,7 +64,9 @@ class Judged:
     def figures(self) -> dict[str, Figures]:
         found = {"seen": self.seen, "unseen": self.unseen}
         return {
-            name: Figures(*(values.mean(axis=0).tolist() if len(values) else (None, None)))
+            name: Figures(*values[:, SHOWN].mean(axis=0).tolist())
+            if len(values)
+            else Figures(None, None)
             for name, values in found.items()
         }
 
@@ -86,6 +88,9 @@ class Chosen:
     settings: Settings
     inside: tuple[Point, ...]
     before: Point | None  # the vectors as they are stored
+
+
+NOTHING = Judged(*np.empty((2, 0, len(METRICS))))
 
 
 def hold_out(
@@ -133,8 +138,8 @@ def judge_split(
     every = Task(vectors, classes[split.gallery], places, places, euclidean)
     every = every._replace(queries=places[every.relevant() > 0])
     if not len(every.queries):
-        return Judged(np.zeros((0, 2)), np.zeros((0, 2)))
-    values = judge(every, stop=stop).values[:, [MAP, P5]]
+        return NOTHING
+    values = judge(every, stop=stop).values
     unseen = np.isin(split.gallery[every.queries], split.unseen)
     return Judged(values[~unseen], values[unseen])
 
@@ -143,7 +148,7 @@ def differences(before: Judged, after: Judged) -> dict[str, dict[str, list[float
     """Of mAP and precision@5: the mean, and its 95 % interval by the paired bootstrap."""
     found: dict[str, dict[str, list[float]]] = {}
     for name in ("seen", "unseen"):
-        change = getattr(after, name) - getattr(before, name)
+        change = (getattr(after, name) - getattr(before, name))[:, SHOWN]
         if len(change):
             by_query, _ = intervals(change, np.zeros(len(change), np.int64))
             means = change.mean(axis=0)
@@ -178,16 +183,17 @@ def choose(
     for number in range(INSIDE):
         seed = settings.seed + number + 1
         split = hold_out(labels.classes[0], seed, most=MOST_INSIDE)
-        if not len(split.unseen):
-            return Chosen(settings, (), None)
         tests.append(_Test(vectors, points, labels, split, unit, stop))
+    stored = [test.point(0.0, 0, vectors[test.split.gallery]) for test in tests]
+    if any(one.unseen is None for one in stored):
+        return Chosen(settings, (), None)
+    before = _mean(stored)
     found = []
     for number, pull in enumerate(pulls):
         say("Choosing the pull", number, len(pulls))
         tried = replace(settings, pull=pull)
         found.append(_mean([test.best(tried) for test in tests]))
     say("Choosing the pull", len(pulls), len(pulls))
-    before = _mean([test.point(0.0, 0, vectors[test.split.gallery]) for test in tests])
     kept = [one for one in found if one.unseen >= before.unseen - WORSE]
     least = max(map(_both, kept), default=0) - SLACK
     good = [one for one in kept if _both(one) >= least] or found

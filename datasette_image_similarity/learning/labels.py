@@ -154,17 +154,9 @@ def _column(
 ) -> np.ndarray:
     """Classes by the values of a column; none where that is empty or no text."""
     source = db.source_of(conn, collection)
-    if column not in source.columns:
-        raise CollectionError(
-            f"Table {source.name!r} has no column {column!r}; it has "
-            f"{', '.join(source.columns)}"
-        )
-    name = f"t.{db.quote(column)}"
-    rows = conn.execute(
-        f"select i.id, cast({name} as text) {db.live_sql(collection, source)} "
-        f"and typeof({name}) <> 'blob' and trim({name}) <> ''"
-    )
-    found = dict(rows.fetchall())
+    label = source.label_sql(column, "t")
+    rows = conn.execute(f"select i.id, {label} {db.live_sql(collection, source)}")
+    found = {item: value for item, value in rows if value is not None}
     numbers = {value: number for number, value in enumerate(sorted(set(found.values())))}
     ids = vectors.ids.tolist()
     return np.array([numbers[found[i]] if i in found else -1 for i in ids], np.int64)

@@ -49,18 +49,11 @@ def labelled_pictures(
     """The pictures whose row says something in the column `label`, in the order of their
     ids, and how many say nothing. Raises CollectionError for a column that there is not."""
     source = db.source_of(conn, collection)
-    if label not in source.columns:
-        raise CollectionError(
-            f"Table {source.name!r} has no column {label!r}; it has "
-            f"{', '.join(source.columns)}"
-        )
-    name = f"t.{db.quote(label)}"
     live = db.live_sql(collection, source)
     rows = conn.execute(
         "select i.pk, i.path, (select r.path from _image_similarity_roots r "
         "where r.id = i.root_id), cast(i.sha256 as text), "
-        f"case when typeof({name}) <> 'blob' and trim({name}) <> '' "
-        f"then cast({name} as text) end {live} order by i.id"
+        f"{source.label_sql(label, 't')} {live} order by i.id"
     ).fetchall()
     pictures = [Labelled(*row) for row in rows if row[4] is not None]
     return pictures, len(rows) - len(pictures)
@@ -85,7 +78,7 @@ class SquareReader:
         self.pictures, self.failed = pictures, {}
         self._conn, self._collection = conn, collection
         self._source = db.source_of(conn, collection)
-        self._roots = {str(root): root for root in roots}
+        self._roots = roots
         self._folder, self._workers = folder, workers
 
     def read(
@@ -137,11 +130,8 @@ class SquareReader:
             return b""  # which no picture's hash is of
 
     def _file(self, picture: Labelled) -> bytes:
-        root = self._roots.get(str(picture.root))
-        if root is None:
-            raise ImageError("its folder was noted for no embed of this user")
-        file = sources.locate(root, str(picture.path))
-        return sources.read_file(file, LOCAL_FILES.max_bytes)
+        limit = LOCAL_FILES.max_bytes
+        return sources.read_noted(self._roots, picture.root, picture.path, limit)
 
 
 @dataclass(frozen=True)

@@ -191,39 +191,38 @@ def _try(
 ) -> tuple[Trial | None, list[str]]:
     """What held out pictures say, and what they cannot."""
     split = hold_out(labels.classes[0], options.seed)
-    notes = []
-    if not len(split.unseen):
+    known = labels.only(split.train)
+    trial, judged, notes = None, heldout.NOTHING, []
+    try:
+        known.check()
+    except CollectionError:
+        notes.append("Nothing is left to train on where some pictures are held out")
+    else:
+        if len(split.gallery):
+            trial = try_out(
+                stored.vectors,
+                points,
+                labels,
+                split,
+                settings,
+                pulls=heldout.PULLS if options.pull is None else (options.pull,),
+                unit=unit,
+                say=say,
+                stop=stop,
+            )
+            judged = trial.rows["before"]
+    if not len(judged.unseen):
         least = 2 * heldout.LEAST
         notes.append(
             f"Whether classes get worse that it was not trained on cannot be judged: that "
             f"takes {least} classes of two pictures and more"
         )
-    if not len(split.seen):
+    if not len(judged.seen):
         notes.append(
             "Whether other pictures of the same classes get better cannot be judged: that "
             f"takes classes of {heldout.HALVED} pictures and more"
         )
-    known = labels.only(split.train)
-    try:
-        known.check()
-    except CollectionError:
-        notes.append("Nothing is left to train on where some pictures are held out")
-        return None, notes
-    if not len(split.gallery):
-        return None, notes
-    pulls = heldout.PULLS if options.pull is None else (options.pull,)
-    trial = try_out(
-        stored.vectors,
-        points,
-        labels,
-        split,
-        settings,
-        pulls=pulls,
-        unit=unit,
-        say=say,
-        stop=stop,
-    )
-    if options.pull is None and not trial.chosen.inside:
+    if trial and options.pull is None and not trial.chosen.inside:
         notes.append(
             f"There are too few classes to choose the pull by: it is {settings.pull:g}"
         )

@@ -15,10 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import CollectionError
-from ..explore import judging
-from ..explore.judging import METRICS, Task
+from ..explore.judging import METRICS
 from ..explore.vectors import Say, Stopped
 from . import checkpoint
+from .heldout import NOTHING, Judged, Split, differences, judge_split
 from .parts import balanced
 from .squares import Material
 from .tuning import Tuning
@@ -160,54 +160,37 @@ class Training:
     ) -> tuple[float | None, float | None]:
         """mAP of watched pictures, seen and unseen; None where none finds anything."""
         parts = self.material.parts
-        both = self._values(parts.watched_seen, parts.watched_unseen, state)
-        seen, unseen = (
-            float(some[:, judging.MAP].mean()) if len(some) else None for some in both
-        )
-        return seen, unseen
+        found = self._judged(parts.watched_seen, parts.watched_unseen, state).figures()
+        return found["seen"].map, found["unseen"].map
 
     def changes(self, state: Mapping[str, Tensor]) -> list[Change]:
         """What a state changes for judged pictures: seen, unseen."""
         parts = self.material.parts
         self.say("Judging", 0, 2)
-        before = self._values(parts.seen, parts.unseen, self.tuning.base)
+        before = self._judged(parts.seen, parts.unseen, self.tuning.base)
         self.say("Judging", 1, 2)
-        after = self._values(parts.seen, parts.unseen, state)
+        after = self._judged(parts.seen, parts.unseen, state)
         self.say("Judging", 2, 2)
         return [
             Change(
-                queries=len(old),
-                before=_means(old),
-                after=_means(new),
-                interval=judging.intervals(new - old, np.zeros(len(old), np.int64))[0][
-                    judging.MAP
-                ].tolist(),
+                queries=len(getattr(before, name)),
+                before=_means(getattr(before, name)),
+                after=_means(getattr(after, name)),
+                interval=change["map"][1:],
             )
-            for old, new in zip(before, after, strict=True)
+            for name, change in differences(before, after).items()
         ]
 
-    def _values(
+    def _judged(
         self, seen: np.ndarray, unseen: np.ndarray, state: Mapping[str, Tensor] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """METRICS of every query that has something to find, float64 (q, 6): of pictures
-        seen and unseen, all of which are the gallery."""
-        places = np.union1d(seen, unseen)
-        none = np.empty((0, len(METRICS)))
-        if not len(places):
-            return none, none
-        rows = np.searchsorted(self.material.held, places)
+    ) -> Judged:
+        """Pictures seen and unseen, all of which are the gallery, with this state."""
+        split = Split(self.material.parts.train, seen, unseen)
+        if not len(split.gallery):
+            return NOTHING
+        rows = np.searchsorted(self.material.held, split.gallery)
         vectors = self.tuning.embedded(self.material.squares, rows, state)
-        if not self.euclidean:
-            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors /= np.where(lengths > 0, lengths, 1)
-        own = np.arange(len(places))
-        task = Task(vectors, self.material.classes[places], own, own, self.euclidean)
-        task = task._replace(queries=own[task.relevant() > 0])
-        if not len(task.queries):
-            return none, none
-        values = judging.judge(task).values
-        new = np.isin(places[task.queries], unseen)
-        return values[~new], values[new]
+        return judge_split(vectors, self.material.classes, split, euclidean=self.euclidean)
 
     # Checkpoints
 

@@ -154,6 +154,13 @@ async def query_pictures(
     return likes, unlikes
 
 
+def weights_beside(weight: float) -> tuple[float | None, float | None]:
+    """The next lighter and the next heavier weight that a page offers, if there is one."""
+    lighter = next((one for one in reversed(WEIGHTS) if one < weight), None)
+    heavier = next((one for one in WEIGHTS if one > weight), None)
+    return lighter, heavier
+
+
 def _query_picture(
     place: Place,
     question: Question,
@@ -176,6 +183,7 @@ def _query_picture(
             return None
         return question.url(path, **{name: {**weights, pk: changed}})
 
+    lighter, heavier = weights_beside(weight)
     last = needed and name == "_like" and not others
     base = place.table_url
     return QueryPicture(
@@ -187,7 +195,7 @@ def _query_picture(
         remove_url=None
         if last
         else question.url(path, drop=["_crop"] if crop else [], **{name: others}),
-        lighter_url=weighing(next((w for w in reversed(WEIGHTS) if w < weight), None)),
-        heavier_url=weighing(next((w for w in WEIGHTS if w > weight), None)),
+        lighter_url=weighing(lighter),
+        heavier_url=weighing(heavier),
         crop=crop,
     )

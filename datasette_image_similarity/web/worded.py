@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from ..words import Weighted, require_words
 from .question import PageError, Place, Question
-
-STEPS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0)  # weights as the page offers them
+from .tiles import weights_beside
 
 
 class Words(NamedTuple):
@@ -83,11 +82,12 @@ def query_words(
             return None
         return question.url(path, _text_weight=None if changed == 1 else f"{changed:g}")
 
+    lighter, heavier = weights_beside(weight)
     return QueryWords(
         texts,
         weight,
-        weighing(next((step for step in reversed(STEPS) if step < weight), None)),
-        weighing(next((step for step in STEPS if step > weight), None)),
+        weighing(lighter),
+        weighing(heavier),
         question.texts[0] if question.texts else "",
         [*_kept(question), *(("_text", text) for text in question.texts[1:])],
     )
