@@ -121,7 +121,7 @@ def train_head(
     `unit` normalises what comes out before it is compared, as the metric "cosine" does.
     `watch` is told the epoch, from 1 on, and W; where it returns true, training ends. The
     same seed gives the same head. Raises CollectionError where there is nothing to learn
-    from (`Labels.check()`), Stopped when `stop()` turns true.
+    from (`Labels.check()`) or numbers overflow, Stopped when `stop()` turns true.
     """
     import torch
 
@@ -148,6 +148,11 @@ def train_head(
             (slope,) = torch.autograd.grad(loss, head)
             move(slope)
         found = head.detach().numpy().copy()
+        if not np.isfinite(found).all():
+            raise CollectionError(
+                "Training failed, its numbers are not finite: choose a higher temperature, "
+                "or a weaker pull"
+            )
         if watch(epoch, found):
             break
     return found
