@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -1062,11 +1063,15 @@ def _check_same_length(before: db.Collection, dims: int | None, database: Path) 
     """Raise CollectionError when other dimensions are asked for than a collection has."""
     if dims in (None, before.dimensions):
         return
+    smaller = ""
+    if dims < before.dimensions:
+        words = ["reduce", str(database), before.table, "--dims", str(dims)]
+        words += ["--name", before.name]
+        command = shlex.join(["datasette", "image-similarity", *words])
+        smaller = f"To make smaller ones of them: {command}. "
     raise CollectionError(
         f"The vectors of {before.table!r} have {before.dimensions:,} dimensions, not "
-        f"{dims:,}. To make smaller ones of them: datasette image-similarity reduce "
-        f"{database} {before.table} --dims {dims}. --force embeds everything again, --name "
-        "keeps both"
+        f"{dims:,}. {smaller}--force embeds everything again, --name keeps both"
     )
 
 

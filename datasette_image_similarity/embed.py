@@ -183,10 +183,7 @@ class Run:
                 self.collection = before
                 return
             if before != self.before:
-                raise CollectionError(
-                    f"Another run has changed the embeddings of {self.table.name!r} "
-                    "meanwhile: run this again"
-                )
+                raise self._overtaken()
             if before:
                 metric = metric or before.metric
                 db.set_aside(conn, before)
@@ -208,6 +205,20 @@ class Run:
             if before:
                 db.hand_over(conn, before, self.collection)
                 db.drop_collection(conn, before)
+
+    def _require_ours(self) -> None:
+        """Raise CollectionError when another run has removed or replaced the collection.
+
+        Call inside a transaction. Its id may have been given out again.
+        """
+        if self.collection not in db.collections(self.conn, self.collection.table):
+            raise self._overtaken()
+
+    def _overtaken(self) -> CollectionError:
+        return CollectionError(
+            f"Another run has changed the embeddings of {self.table.name!r} meanwhile: "
+            "run this again"
+        )
 
     def _open_folder_table(self) -> None:
         if not db.table_exists(self.conn, self.table_name):
@@ -389,8 +400,9 @@ class Run:
         return sources.read_blob(self.conn, self.table, self.column, picture.pk)
 
     def write(self, batch: Sequence[Outcome]) -> None:
-        """Store a batch: one transaction."""
+        """Store a batch: one transaction. Raises CollectionError as `_require_ours()`."""
         with db.transaction(self.conn):
+            self._require_ours()
             for outcome in batch:
                 if outcome.failure is not None:
                     self._write_failure(outcome)
@@ -408,6 +420,7 @@ class Run:
         """
         conn, collection = self.conn, self.collection
         with db.transaction(conn):
+            self._require_ours()
             if prune and whole:
                 self._prune()
             else:

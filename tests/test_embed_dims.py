@@ -184,6 +184,9 @@ def test_the_same_dimensions_go_on_and_others_are_refused(path: Path, photos: Pa
     assert counts(embed(path, encoder=replace(SMALL, model=None)))[:3] == (1, 0, 24)
     with pytest.raises(CollectionError, match=r"reduce .* --dims 5"):
         embed(path, photos, encoder=replace(SMALL, dims=5))
+    with pytest.raises(CollectionError) as refusal:
+        embed(path, photos, encoder=replace(SMALL, dims=20))
+    assert "reduce" not in str(refusal.value)
 
 
 def test_force_learns_again_or_keeps_what_was_learned(path: Path, photos: Path) -> None:

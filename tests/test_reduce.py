@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -99,11 +100,21 @@ def test_a_smaller_one_of_a_smaller_one(copied: Path) -> None:
         (["--dims", 99999], "not in 99,999"),
         (["--dims", 6, "--to", "default"], "already"),
         (["--dims", 6, "--name", "other"], "other"),
+        (["--dims", 6, "--to", " "], "that can be seen"),
+        (["--dims", 6, "--to", "a\nb"], "that can be seen"),
     ],
 )
 def test_what_cannot_be_had_is_refused(copied: Path, options: list, says: str) -> None:
     assert says in refused("reduce", copied, *options)
     assert len(answer("status", copied)) == 1
+
+
+def test_what_it_says_to_do_next_can_be_done(copied: Path) -> None:
+    said = command("reduce", copied, "--dims", 6, "--to", "it's small").output.splitlines()
+    default = shlex.split(said[-1])
+    assert default[:2] == ["datasette", "image-similarity"]
+    command(*default[2:])
+    assert answer("default", copied)["default"] == "it's small"
 
 
 def test_stopped_leaves_everything_as_it_was(copied: Path) -> None:

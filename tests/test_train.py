@@ -377,6 +377,9 @@ def test_what_does_not_fit(copied: Path) -> None:
     assert "no decisions" in refusal("train", copied, "--decisions")
     assert "no feedback" in refusal("train", copied, "--feedback")
     assert command("train", copied).exit_code == 2
+    hot = ("--label", "label", "--temperature", "1e-300", "--anyway", *QUICK)
+    assert "not finite" in refusal("train", copied, *hot)
+    assert "above 0" in refusal("train", copied, "--label", "label", "--pull", "inf")
 
 
 def test_a_reduced_collection_is_where_it_starts(table: Path) -> None:

@@ -74,11 +74,20 @@ def only_table(database: Path, how: str = "after the database") -> str:
     return tables[0]
 
 
+def command_line(*words: object) -> str:
+    """A command of ours to copy into a shell."""
+    return one_line(shlex.join(["datasette", "image-similarity", *map(str, words)]))
+
+
+def vacuum(database: Path) -> str:
+    """The command that makes a file smaller after something was dropped."""
+    return one_line(shlex.join(["sqlite3", str(database), "vacuum"]))
+
+
 def embed_all(database: Path, table: str) -> str:
     """The command that brings all collections over a table up to date."""
-    words = ["datasette", "image-similarity", "embed", str(database)]
     named = [] if table.lower() == "images" else ["--table", table]
-    return one_line(shlex.join([*words, *named, "--all"]))
+    return command_line("embed", database, *named, "--all")
 
 
 class Reporter:
@@ -149,7 +158,7 @@ class Reporter:
         if summary.wants_index and (summary.embedded or summary.reused):
             self.line(
                 "Searches would be faster with a compressed index: "
-                f"datasette image-similarity index {self.database}"
+                f"{command_line('index', self.database)}"
             )
 
     def step(self, what: str, done: int, total: int) -> None:

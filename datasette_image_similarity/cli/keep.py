@@ -21,6 +21,7 @@ from .base import (
     json_output,
     only_table,
     stopping,
+    vacuum,
 )
 
 
@@ -270,7 +271,7 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
     for collection in gone:
         click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
     if gone:
-        click.echo(f"To make the file smaller as well: sqlite3 {database} vacuum")
+        click.echo(f"To make the file smaller as well: {vacuum(database)}")
     else:
         click.echo("There are no embeddings here.")
 

@@ -12,11 +12,13 @@ import click
 from .base import (
     Reporter,
     collection_name,
+    command_line,
     existing,
     image_similarity,
     json_output,
     only_table,
     or_stopped,
+    vacuum,
 )
 
 
@@ -91,8 +93,6 @@ def reduce(
 
 def _in_words(made: Any, database: Path) -> list[str]:
     """What was made, and what to do with it."""
-    command = "datasette image-similarity"
-    where = f"{database} {made.table}"
     lines = [
         f"{made.transform}, learned from {made.learned_from:,} pictures: "
         f"{made.variance_kept:.1%} of the variance of {made.dimensions_before:,} "
@@ -108,14 +108,17 @@ def _in_words(made: Any, database: Path) -> list[str]:
         )
     if made.replaced:
         lines.append(f"It replaces {made.name!r}. To make the file smaller as well:")
-        lines.append(f"  sqlite3 {database} vacuum")
+        lines.append(f"  {vacuum(database)}")
         return lines
     return [
         *lines,
         f"It is the collection {made.name!r}, beside {made.parent!r}. Compare them by a "
         "column of labels:",
-        f"  {command} evaluate {where} --label COLUMN "
-        f"--collections {made.parent},{made.name}",
+        "  "
+        + command_line(
+            *("evaluate", database, made.table, "--label", "COLUMN"),
+            *("--collections", f"{made.parent},{made.name}"),
+        ),
         "Use it where no collection is named:",
-        f"  {command} default {where} {made.name}",
+        f"  {command_line('default', database, made.table, made.name)}",
     ]

@@ -10,10 +10,9 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..encoders.transform import Step
-from ..errors import CollectionError
 from ..explore.vectors import Say, Stopped, live_items, vector_blocks
 from . import pca
-from .stored import derive, stored_transform
+from .stored import check_name, derive, stored_transform
 
 SEED = 0
 
@@ -57,16 +56,14 @@ def reduce_collection(
     `shrinkage` asks for whitening: see `pca.pca_step()`. The new collection is called
     `name`, "pca-128" or "whitened-128" by default; with `replace` it takes the place of
     `parent`. Raises CollectionError for dimensions that cannot be had or a name that is
-    taken, EncoderError when what the parent's vectors went through is damaged, Stopped.
+    taken or blank, EncoderError when what the parent's vectors went through is damaged,
+    Stopped.
     """
     stored_transform(conn, parent)  # before all the work: it may be damaged
     kind = "pca" if shrinkage is None else "whitened"
-    name = parent.name if replace else name or f"{kind}-{dims}"
-    if not replace and db.collection_or_none(conn, parent.table, name) is not None:
-        raise CollectionError(
-            f"{parent.table!r} has a collection {name!r} already: choose another name, or "
-            "remove it"
-        )
+    name = f"{kind}-{dims}" if name is None else name
+    if not replace:
+        check_name(conn, parent, name)
     step = _learned(conn, parent, dims, shrinkage, say, stop)
     made = derive(conn, parent, step, name=name, replace=replace, say=say, stop=stop)
     pictures = db.item_count(conn, made)

@@ -27,6 +27,17 @@ def stored_transform(
     return Transform.from_rows(db.transform_rows(conn, collection), spec)
 
 
+def check_name(conn: sqlite3.Connection, parent: db.Collection, name: str) -> None:
+    """Raise CollectionError unless a new collection beside `parent` can be called so."""
+    if not name.strip() or not name.isprintable():
+        raise CollectionError("Name the new collection in characters that can be seen")
+    if db.collection_or_none(conn, parent.table, name) is not None:
+        raise CollectionError(
+            f"{parent.table!r} has a collection {name!r} already: choose another name, or "
+            "remove it"
+        )
+
+
 def derive(
     conn: sqlite3.Connection,
     parent: db.Collection,
@@ -42,23 +53,25 @@ def derive(
     It has the items whose row is still there, without their thumbnails: those of `parent`
     are shown. With `replace` it takes the name of `parent` instead, what people did there,
     and its place: `parent` is dropped. All in one transaction: it is stored whole or not
-    at all. Raises CollectionError for a name that is taken, Stopped when `stop()` turns
-    true.
+    at all. Raises CollectionError for a name that is taken, or when another run has
+    replaced or removed `parent`; Stopped when `stop()` turns true.
     """
     spec = EncoderSpec.from_json(parent.encoder)
     before = stored_transform(conn, parent)
     transform = before.then(step) if before else Transform((step,))
     spec = transformed_spec(spec.backbone, transform)
     with db.transaction(conn):
+        if parent not in db.collections(conn, parent.table):
+            raise CollectionError(
+                f"Another run has changed the embeddings of {parent.table!r} meanwhile: "
+                "run this again"
+            )
         db.migrate(conn)
         if replace:
             name = parent.name
             db.set_aside(conn, parent)
-        elif db.collection_or_none(conn, parent.table, name) is not None:
-            raise CollectionError(
-                f"{parent.table!r} has a collection {name!r} already: choose another name, "
-                "or remove it"
-            )
+        else:
+            check_name(conn, parent, name)
         made = db.create_collection(
             conn,
             name=name,

@@ -6,6 +6,7 @@ stored is trained on all labels, with the setting that was chosen where some wer
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from . import heldout
 from .head import DIMS, LOSSES, Base, Settings, identity_base, pca_base, train_head
 from .heldout import Trial, hold_out, try_out
 from .labels import Labels, members, read_labels
-from .stored import derive
+from .stored import check_name, derive
 
 
 @dataclass(frozen=True)
@@ -138,17 +139,12 @@ def _check(
     """Raises CollectionError before minutes pass."""
     if options.loss not in LOSSES:
         raise CollectionError(f"The loss is one of {', '.join(LOSSES)}")
-    if not options.temperature > 0 or not (options.pull is None or options.pull >= 0):
+    pull = options.pull or 0.0
+    if not 0 < options.temperature < math.inf or not 0 <= pull < math.inf:
         raise CollectionError("The temperature must be above 0, the pull at least 0")
     if options.epochs < 1 or (options.dims is not None and options.dims < 1):
         raise CollectionError("It takes at least one epoch, and one dimension")
-    if not name.strip():
-        raise CollectionError("Name the new collection")
-    if db.collection_or_none(conn, collection.table, name) is not None:
-        raise CollectionError(
-            f"{collection.table!r} has a collection {name!r} already: choose another name, "
-            "or remove it"
-        )
+    check_name(conn, collection, name)
     try:
         import torch  # noqa: F401
     except ImportError:
