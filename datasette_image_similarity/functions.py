@@ -73,9 +73,11 @@ def add_text_functions(conn: sqlite3.Connection, embed: EmbedText | None) -> Non
     what it says of one that fails.
     """
 
-    def problem(table: str, text: str, name: str | None = None) -> str | None:
+    def problem(table: str | None, text: str | None, *name: str | None) -> str | None:
+        if embed is not None and (table is None or text is None or None in name):
+            return None
         try:
-            _text_embedding(conn, embed, table, text, name)
+            _text_embedding(conn, embed, table, text, *name)
         except ImageSimilarityError as error:
             return str(error)
         return None
@@ -104,6 +106,8 @@ def _text_embedding(
             'image_embedding_text() is switched off: set "sql_text": true for this '
             "database in the configuration of datasette-image-similarity"
         )
+    if isinstance(text, bytes):
+        raise TextError("The words to search with must be text, not a BLOB")
     collection = db.find_collection(conn, table, name)
     require_words(conn, collection)
     return embed(conn, collection, cleaned(str(text)))

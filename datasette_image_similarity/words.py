@@ -80,9 +80,12 @@ def require_words(conn: sqlite3.Connection, collection: Collection) -> None:
         if one.table == collection.table and reads_words(one)
     ]
     if beside:
+        named = f"collection {beside[0]} can: name that one"
+        if len(beside) > 1:
+            named = f"collections {' and '.join(beside)} can: name one of them"
         raise TextError(
             f"The collection {collection.name} of {collection.table} cannot be searched "
-            f"with words, but its collection {' and '.join(beside)} can: name that one"
+            f"with words, but its {named}"
         )
     spec = EncoderSpec.from_json(collection.encoder)
     reason = (

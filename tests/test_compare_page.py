@@ -215,6 +215,7 @@ async def test_a_row_that_one_of_them_lacks(two: Path) -> None:
         page = text_of(await page_of(site, f"{PAGE}?{question}"))
         assert "has no embedding yet: run datasette image-similarity embed" in page
         assert "Only one of the two answers" in page
+        assert "not in the first" not in text_of(page)
     forget(two, 3, "default")
     assert (await ask(site, f"{PAGE}?_like=3")).status_code == 404
 
@@ -412,6 +413,19 @@ async def test_commands_name_the_collection_of_the_setting(two: Path) -> None:
     command_line = "map gallery.db images --name small"
     assert command_line in text_of(await page_of(site, page))
     assert command_line not in text_of(await page_of(open_datasette(two), page))
+
+
+async def test_a_setting_may_name_a_collection_that_is_not_there(two: Path) -> None:
+    site = open_datasette(two, plugin={"collection": "gone"})
+    refusal = await ask(site, f"{TABLE}/similar?_like=1")
+    assert refusal.status_code == 404
+    assert "says to use the collection gone of images" in refusal.text
+    home = await page_of(site, "/-/image-similarity")
+    assert "used where none is chosen" not in home
+    page = await page_of(site, f"{TABLE}/similar?_like=1&_collection=small")
+    for found in [*links(home), *links(page)]:
+        if "/images/-/" in found:
+            assert (await ask(site, found)).status_code == 200, found
 
 
 async def test_home_has_a_card_a_table(two: Path, photos: Path) -> None:

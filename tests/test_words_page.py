@@ -216,7 +216,9 @@ async def test_questions_with_words_are_saved_and_logged(worded: Path) -> None:
     await asyncio.sleep(1.5)  # written once a second
     logged = sql(worded, "select question, filter from _image_similarity_searches")
     assert logged == [(RED_SHOES, "folder=red")]
-    assert f"“{TEXT}”" in (await ask(site, "/worded/images/-/searches")).text
+    page = (await ask(site, "/worded/images/-/searches")).text
+    assert f"“{TEXT}”" in page
+    assert "with these 0" not in page
 
 
 # In the service

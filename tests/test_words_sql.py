@@ -122,6 +122,11 @@ async def test_nulls_stay_null_and_unknown_tables_are_told(site: Any) -> None:
     await site.invoke_startup()
     null = "select image_embedding_text('images', null) is null as yes"
     assert (await run(site, null)).json() == [{"yes": 1}]
+    for null in ("null, 'x'", "'images', null", "'images', 'x', null"):
+        sql = f"select image_embedding_text_problem({null}) is null as yes"
+        assert (await run(site, sql)).json() == [{"yes": 1}]
+    sql = "select image_embedding_text_problem('images', x'ff') as problem"
+    assert "must be text" in (await run(site, sql)).json()[0]["problem"]
     sql = "select image_embedding_text_problem('none', 'x') as problem"
     assert "none" in (await run(site, sql)).json()[0]["problem"]
 

@@ -13,6 +13,7 @@ from datasette.utils.sqlite import sqlite3
 from ..database import Collection
 from ..errors import ImageSimilarityError
 from ..query import Answer, Hit, SearchTimeout, pk_path, search
+from ..words import reads_words
 from .answers import (
     ask_database,
     controls,
@@ -155,7 +156,6 @@ async def compare(datasette: Datasette, request: Any) -> Response:
         **await _frame(place, question, path, there, other),
         "likes": likes,
         "unlikes": unlikes,
-        "words": query_words(place, question, path),
         "columns": columns,
         "overlap": overlap,
         "next_url": next_url,
@@ -181,7 +181,7 @@ def _other(place: Place, there: list[Collection]) -> Collection:
         )  # fmt: skip
     name = place.request.args.get("_with")
     if name == mine.name:
-        raise PageError(400, f"{name} cannot be compared with itself: name another one")
+        raise PageError(400, f"{name!r} cannot be compared with itself: name another")
     found = next((one for one in others if name in (None, "", one.name)), None)
     if found is None:
         raise PageError(404, f"The table {place.table} has no embeddings called {name}")
@@ -321,6 +321,9 @@ async def _frame(
         "collection": place.collection.name,
         "with": other.name,
         "swap_url": question.url(path, **swapped),
+        "words": query_words(place, question, path),
+        # Where one of them reads no words, only those that are there can be changed.
+        "asks_words": question.texts or (place.reads_words and reads_words(other)),
         "collections": [],  # chosen by the page's own form
     }
 

@@ -93,9 +93,8 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
                     continue  # one that is damaged does not hide the others
                 usual = await it.collection(database, collection.table)
                 named = None if usual == collection else collection.name
-                found.append(
-                    _card(datasette, database, status, pks, config, collection, named)
-                )
+                about = (status, pks, config, collection, named, usual)
+                found.append(_card(datasette, database, *about))
     return found
 
 
@@ -107,15 +106,18 @@ def _card(
     config: Config,
     collection: Collection,
     named: str | None,
+    usual: Collection | None,
 ) -> Card:
-    """The card; `named` is the collection's name where links must give it."""
+    """The card; `named` is the collection's name where links must give it, `usual` the one
+    that pages use without a name."""
     table_url = datasette.urls.table(database, status.table)
     more = [("_collection", named)] if named else []
 
     def url(page: str) -> str:
         return table_tools_url(datasette, database, status.table, page, named)
 
-    compare = [("_with", named)] if named else []
+    # A collection that is used where none is named may not be there.
+    compare = [("_with" if usual else "_collection", named)] if named else []
     compare_page = table_tools_url(datasette, database, status.table, "compare")
     return Card(
         anchor=f"{tilde_encode(database)}/{tilde_encode(status.table)}",

@@ -133,8 +133,7 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
     name = request.args.get("_collection")
     collection = await it.collection(database, table, name)
     if collection is None:
-        called = f" called {name}" if name else ""
-        raise PageError(404, f"The table {table} has no embeddings{called}")
+        raise PageError(404, await _no_collection(it, database, table, name))
 
     def look(conn: sqlite3.Connection) -> SourceTable:
         need_vectors(conn, collection)
@@ -146,6 +145,19 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
         raise PageError(404, str(error)) from None
     config = it.config(database, table)
     return Place(datasette, it, request, db, table, collection, source, config)
+
+
+async def _no_collection(it: Service, database: str, table: str, name: str | None) -> str:
+    """Why a table cannot be searched: as it was named, as it is configured, or at all."""
+    there = [one.name for one in await it.collections(database) if one.table == table]
+    if there and not name:
+        configured = it.config(database, table).collection
+        return (
+            f"The configuration says to use the collection {configured} of {table}, which "
+            f"is not there; there is {', '.join(there)}"
+        )
+    called = f" called {name}" if name else ""
+    return f"The table {table} has no embeddings{called}"
 
 
 # Weights of pictures by key, in Datasette's row-path form.

@@ -61,6 +61,7 @@ async def choices(place: Place) -> list[Choice]:
     there = await collections_of(place.service, place.database, place.table)
     if len(there) < 2:
         return []
+    usual = await place.service.collection(place.database, place.table)
     page = place.request.path.rpartition("/-/")[2].partition("/")[0]
     kept = [
         (name, value)
@@ -70,7 +71,7 @@ async def choices(place: Place) -> list[Choice]:
     ]
 
     def url(collection: Collection) -> str:
-        named = [] if collection == there[0] else [("_collection", collection.name)]
+        named = [] if collection == usual else [("_collection", collection.name)]
         return _address(place.path(page), [*kept, *named])
 
     return [
@@ -80,7 +81,7 @@ async def choices(place: Place) -> list[Choice]:
             dimensions=one.dimensions,
             url=url(one),
             here=one.id == place.collection.id,
-            usual=one == there[0],
+            usual=one == usual,
         )
         for one in there
     ]
