@@ -176,5 +176,5 @@ def test_learning_can_be_stopped(shape: tuple[int, int]) -> None:
 
 def test_samples_are_bounded() -> None:
     assert pca.sample_size(1280) == pca.MOST_PICTURES
-    assert pca.sample_size(8192) == pca.SMALL
+    assert pca.sample_size(8192) == pca.LONG
     assert 4 * 100_352 * pca.sample_size(100_352) <= pca.MOST_BYTES

@@ -33,7 +33,8 @@ from ..errors import CollectionError
 from ..explore.vectors import BLOCK, Stopped
 
 DEFAULT_SHRINKAGE = 0.75  # less costs mAP, more is nearly PCA
-SMALL = 4096  # what is decomposed has so many rows at most: seconds, and 128 MB
+SMALL = 4096  # what is decomposed has so many rows at most: minutes, and 128 MB
+LONG = 2048  # pictures at most that vectors longer than SMALL are learned from
 MOST_PICTURES = 100_000  # learned from, where a covariance is summed up
 MOST_BYTES = 1 << 30  # of vectors longer than SMALL
 COLUMNS = 1 << 22  # numbers in memory at once, of a matrix that is read by columns
@@ -69,7 +70,7 @@ def sample_size(inputs: int) -> int:
     """From how many pictures at most a collection of so many dimensions is learned."""
     if inputs <= SMALL:
         return MOST_PICTURES
-    return min(SMALL, MOST_BYTES // (4 * inputs))
+    return min(LONG, MOST_BYTES // (4 * inputs))
 
 
 def check_dims(dims: int, inputs: int, pictures: int | None = None) -> None:
