@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from .explore.evaluations import Evaluation
     from .explore.marked import Written
     from .learning.finetune import Finetuned, Settings
+    from .learning.finetune_run import Epoch
     from .learning.reduce import Reduced
     from .learning.train import Trained
-    from .learning.training import Epoch
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"

@@ -259,7 +259,7 @@ def test_another_run_does_not_go_on_from_a_checkpoint(database: Path, change: st
 def test_what_makes_unseen_classes_worse_is_not_written(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasette_image_similarity.learning.training import Training
+    from datasette_image_similarity.learning.finetune_run import Training
 
     changes = Training.changes
 

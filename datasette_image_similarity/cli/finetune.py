@@ -17,7 +17,7 @@ from .held_out import held_out_lines
 
 if TYPE_CHECKING:
     from ..learning.finetune import Finetuned
-    from ..learning.training import Epoch
+    from ..learning.finetune_run import Epoch
 
 OPTIONS = (
     click.option(

@@ -1,7 +1,7 @@
 """Fine-tune a collection's own network to a column of labels, and write its weights.
 
 Pictures are divided (`parts.py`), decoded once, as `embed` decodes them (`squares.py`), and
-trained on with augmentation (`training.py`, `tuning.py`, `augment.py`), with the state of
+trained on with augmentation (`finetune_run.py`, `finetune_network.py`, `augment.py`), with the state of
 the run in a file beside the weights (`checkpoint.py`). What comes out is judged by pictures
 that were not trained on, among them those of classes that the training never saw.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.fx import GraphModule
 
-    from .training import Change, Epoch
+    from .finetune_run import Change, Epoch
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def finetune(
         conn, collection, pictures, roots=roots, folder=file.parent, workers=workers
     )
     material = read_material(reader, classes, parts, spec.input, say, stop)
-    from .training import Training
-    from .tuning import Tuning
+    from .finetune_network import Tuning
+    from .finetune_run import Training
 
     run = Training(
         Tuning(network, spec, target, settings),

@@ -18,10 +18,10 @@ from ..errors import CollectionError
 from ..explore.judging import METRICS
 from ..explore.vectors import Say, Stopped
 from . import checkpoint
+from .finetune_network import Tuning
 from .heldout import NOTHING, Judged, Split, differences, judge_split
 from .parts import balanced
 from .squares import Material
-from .tuning import Tuning
 
 CHECKPOINT_SECONDS = 600  # after so many, also within an epoch
 PATIENCE = 3  # epochs without gain, after which training ends
