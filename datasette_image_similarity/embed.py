@@ -21,8 +21,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from . import index, siblings, sources, trust
 from .encoders import Encoder, EncoderSpec
-from .errors import CollectionError
-from .explore.vectors import Stopped
+from .errors import CollectionError, Stopped
 from .images import Limits
 from .pipeline import Job, Outcome, embed_pictures
 from .plan import Item, Queue, Stored, chunks, folder, place, untouched

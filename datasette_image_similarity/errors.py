@@ -27,3 +27,7 @@ class DatabaseError(ImageSimilarityError):
 
 class CollectionError(ImageSimilarityError):
     """A collection cannot do this: unknown table or key, another encoder."""
+
+
+class Stopped(Exception):
+    """The user asked to stop: there is no result, and what was stored is as it was."""

@@ -180,7 +180,7 @@ class Reporter:
 def or_stopped(say: Reporter, left: str) -> Iterator[Callable[[], bool]]:
     """As `stopping()`, for what is stored whole or not at all: stopped, `left` says what
     there is then, and the command exits with 130."""
-    from ..explore.vectors import Stopped
+    from ..errors import Stopped
 
     with stopping() as stop:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from ..errors import CollectionError
+from ..errors import CollectionError, Stopped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 BLOCK = 4096  # vectors read at once
 
 Say = Callable[[str, int, int], None]  # what is being done, so many of so many
-
-
-class Stopped(Exception):
-    """The user asked to stop: there is no result, and what was stored is as it was."""
 
 
 class Vectors(NamedTuple):

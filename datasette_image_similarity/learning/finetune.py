@@ -1,9 +1,10 @@
 """Fine-tune a collection's own network to a column of labels, and write its weights.
 
-Pictures are divided (`parts.py`), decoded once, as `embed` decodes them (`squares.py`), and
-trained on with augmentation (`finetune_run.py`, `finetune_network.py`, `augment.py`), with the state of
-the run in a file beside the weights (`checkpoint.py`). What comes out is judged by pictures
-that were not trained on, among them those of classes that the training never saw.
+Pictures are divided (`parts.py`), decoded once, as `embed` decodes them (`squares.py`),
+and trained on with augmentation (`finetune_run.py`, `finetune_network.py`, `augment.py`),
+with the state of the run in a file beside the weights (`checkpoint.py`). What comes out is
+judged by pictures that were not trained on, among them those of classes that the training
+never saw.
 """
 
 from __future__ import annotations
