@@ -26,6 +26,7 @@ from serving import (
 
 pytest.importorskip("open_clip", reason="open_clip is not installed")
 
+from test_default_collection import reduced
 from wording import TEXT
 
 from datasette_image_similarity import ImageCollection, trust
@@ -220,6 +221,16 @@ async def test_questions_with_words_are_saved_and_logged(worded: Path) -> None:
     page = (await ask(site, "/worded/images/-/searches")).text
     assert f"“{TEXT}”" in page
     assert "with these 0" not in page
+
+
+async def test_two_collections_are_compared_by_words(worded: Path) -> None:
+    reduced(worded)
+    site = open_datasette(worded)
+    compare = "/worded/images/-/compare"
+    assert 'name="_text"' in (await ask(site, compare)).text
+    page = (await ask(site, f"{compare}?{RED_SHOES}")).text
+    assert f'name="_text" value="{TEXT}"' in page
+    assert "overlap@" in page
 
 
 async def test_where_weights_lie_is_not_told(worded: Path, tiny_model: Path) -> None:
