@@ -1119,7 +1119,7 @@ def _leave_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
 
 def transform_rows(conn: sqlite3.Connection, collection: Collection) -> list[sqlite3.Row]:
     """The steps of a collection's transform, in order; none where there is none."""
-    if not is_current(conn, 4):
+    if not (is_current(conn, 4) and table_exists(conn, f"{PREFIX}transforms")):
         return []
     return conn.execute(
         "select kind, unit, inputs, outputs, about, mean, components "

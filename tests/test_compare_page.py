@@ -244,6 +244,23 @@ async def test_damaged_vectors_of_one_leave_the_other(two: Path) -> None:
         assert ("Only one of the two answers" in page) == bool(words)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop table _image_similarity_transforms",
+        "alter table _image_similarity_transforms rename column components to x",
+    ],
+)
+async def test_a_damaged_transform_of_one_leaves_the_other(
+    statement: str, two: Path
+) -> None:
+    sql(two, statement)
+    answer = await ask_json(open_datasette(two), f"{PAGE}.json?_like=3&_crop=0,0,.5,.5")
+    first, second = answer["collections"]
+    assert len(first["rows"]) == 23
+    assert second["error"]
+
+
 async def test_the_limit_of_one_search_is_for_both(
     site: Datasette, monkeypatch: pytest.MonkeyPatch
 ) -> None:

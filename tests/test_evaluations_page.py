@@ -178,6 +178,8 @@ async def test_csv_of_the_labels(evaluated: Path) -> None:
 async def test_comparison(evaluated: Path) -> None:
     site = open_datasette(evaluated)
     answer = await ask_json(site, f"{PAGE}.json?_run=1&_run=2")
+    newest_first = await ask_json(site, f"{PAGE}.json?_run=2&_run=1")
+    assert newest_first == answer
     (one,) = answer["comparison"]
     assert one["queries"] == 22  # two have another label now
     assert one["differences"]["map"] < 0

@@ -15,6 +15,7 @@ from serving import (
     ROOT,
     ask,
     ask_json,
+    change,
     link_to,
     links,
     open_datasette,
@@ -25,6 +26,7 @@ from serving import (
 
 pytest.importorskip("open_clip", reason="open_clip is not installed")
 
+from test_default_collection import reduced
 from wording import TEXT
 
 from datasette_image_similarity import ImageCollection, trust
@@ -219,6 +221,25 @@ async def test_questions_with_words_are_saved_and_logged(worded: Path) -> None:
     page = (await ask(site, "/worded/images/-/searches")).text
     assert f"“{TEXT}”" in page
     assert "with these 0" not in page
+
+
+async def test_two_collections_are_compared_by_words(worded: Path) -> None:
+    reduced(worded)
+    site = open_datasette(worded)
+    compare = "/worded/images/-/compare"
+    assert 'name="_text"' in (await ask(site, compare)).text
+    page = (await ask(site, f"{compare}?{RED_SHOES}")).text
+    assert f'name="_text" value="{TEXT}"' in page
+    assert "overlap@" in page
+
+
+async def test_where_weights_lie_is_not_told(worded: Path, tiny_model: Path) -> None:
+    encoder = "json_set(encoder, '$.config_sha256', printf('%064d', 0))"
+    change(worded, f"update _image_similarity_collections set encoder = {encoder}")
+    site = open_datasette(worded, plugin={"weights": str(tiny_model), "sql_text": True})
+    page = (await ask(site, f"{PAGE}?{RED_SHOES}")).text
+    assert f"…/{tiny_model.name}/open_clip_config.json is not the configuration" in page
+    assert str(tiny_model.parent) not in page
 
 
 # In the service

@@ -64,12 +64,12 @@ def tells_errors(view: View) -> View:
         except ImageSimilarityError as error:
             return await _error(datasette, request, error)
         except sqlite3.DatabaseError as error:
-            return await _error(datasette, request, _in_words(error))
+            return await _error(datasette, request, database_error(error))
 
     return handle
 
 
-def _in_words(error: sqlite3.DatabaseError) -> PageError:
+def database_error(error: sqlite3.DatabaseError) -> PageError:
     """What SQLite refused, where no view knows better."""
     if is_locked(error):
         return PageError(503, "The database is being written to: try again soon")

@@ -17,6 +17,7 @@ from ..words import reads_words
 from .answers import (
     ask_database,
     controls,
+    database_error,
     json_answer,
     page,
     sentence,
@@ -232,6 +233,8 @@ async def _ask(place: Place, question: Question, patience: float) -> tuple[Side,
         side = replace(side, items=tuple(items), answer=answer)
     except ImageSimilarityError as error:
         side = replace(side, problem=error)
+    except sqlite3.DatabaseError as error:  # its tables are damaged, the other's may not be
+        side = replace(side, problem=database_error(error))
     return side, time.monotonic() - started
 
 

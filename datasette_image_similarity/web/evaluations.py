@@ -87,7 +87,8 @@ class Changed(NamedTuple):
 async def evaluations(datasette: Datasette, request: Any) -> Response:
     """The runs over a table; with `?_run=1&_run=2` these, compared."""
     place = await find_place(datasette, request)
-    asked = list(dict.fromkeys(map(_number, request.args.getlist("_run"))))
+    # The oldest is what the others changed: the page's list has the newest first.
+    asked = sorted(set(map(_number, request.args.getlist("_run"))))
     if asked:
         return await _compared(place, asked)
     runs, faults = await ask_database(place, lambda conn: stored.runs(conn, place.table))

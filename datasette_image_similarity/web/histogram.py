@@ -42,7 +42,7 @@ def as_svg(histogram: Histogram, max_distance: float | None) -> str:
 def _marks(histogram: Histogram) -> list[str]:
     """A line where so few random pairs are nearer, with the share above it."""
     parts = []
-    edge = -1.0  # where the last label ends
+    edge = 1.0  # where the last label ends
     for share, distance in sorted(histogram.quantiles.items()):
         x = WIDTH * distance / histogram.top
         if not 0 <= x <= WIDTH:

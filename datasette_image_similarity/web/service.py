@@ -25,7 +25,7 @@ from .. import sources, trust, words
 from ..database import Collection, collections, item_count, load_vec
 from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
-from ..errors import DatabaseError, ImageError, ImageSimilarityError
+from ..errors import DatabaseError, EncoderError, ImageError, ImageSimilarityError
 from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
@@ -206,7 +206,8 @@ class Service:
         """One more question waits for the encoder. Raises QueueFull."""
         if self._waiting >= config.upload_queue:
             raise QueueFull(
-                "Too many pictures are being looked at just now. Try again in a moment"
+                "Too many pictures and words are being looked at just now. Try again in a "
+                "moment"
             )
         self._waiting += 1
         try:
@@ -271,12 +272,13 @@ class Service:
         if key not in self._encoders:
             # Weights that are not here are not fetched on a visitor's behalf: a stranger's
             # database could name gigabytes.
-            encoder = restore_encoder(
-                spec,
-                transform=transform,
-                weights_file=weights_place(spec, config),
-                download=False,
-            )
+            place = weights_place(spec, config)
+            try:
+                encoder = restore_encoder(
+                    spec, transform=transform, weights_file=place, download=False
+                )
+            except EncoderError as error:
+                raise without_folders(error, place) from error
             while len(self._encoders) >= ENCODERS_KEPT:
                 self._encoders.pop(next(iter(self._encoders)))
             self._encoders[key] = encoder
@@ -319,6 +321,15 @@ def weights_place(spec: EncoderSpec, config: Config) -> Path | None:
     the configuration folder of the user who runs Datasette."""
     noted = trust.weights_file(spec.weights_sha256)
     return Path(config.weights).expanduser() if config.weights else noted
+
+
+def without_folders(error: EncoderError, place: Path | None) -> EncoderError:
+    """An error as visitors may read it: where the server's folders lie is not for them."""
+    said = str(error)
+    if place is not None:
+        said = said.replace(f"{place.parent}{os.sep}", "…/")
+    home = str(Path.home())
+    return EncoderError(said.replace(home, "~") if len(home) > 1 else said)
 
 
 def service(datasette: Datasette) -> Service:

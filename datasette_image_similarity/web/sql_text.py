@@ -14,7 +14,7 @@ from ..pipeline import finished_vector
 from ..text_helper import Job
 from .config import ConfigError, read_config
 from .question import Place, Question
-from .service import service, weights_place
+from .service import service, weights_place, without_folders
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -39,7 +39,11 @@ def text_embedder(datasette: Datasette, database: str) -> EmbedText | None:
         spec = EncoderSpec.from_json(collection.encoder)
         config = service(datasette).config(database, collection.table)
         job = Job(spec.backbone, weights_place(spec, config), text)
-        vector = np.frombuffer(service(datasette).words.encode(job, patience), "<f4")
+        try:
+            encoded = service(datasette).words.encode(job, patience)
+        except EncoderError as error:
+            raise without_folders(error, job.weights) from error
+        vector = np.frombuffer(encoded, "<f4")
         transform = stored_transform(conn, collection)
         if transform is not None:
             if transform.steps[0].inputs != len(vector):
