@@ -576,7 +576,7 @@ def explained(path: str | Path) -> Iterator[None]:
                 f"is locked: another process has been writing to it for over "
                 f"{BUSY_SECONDS} seconds. Wait for it to end, then run this again"
             )
-        elif "full" in text:
+        elif "full" in text or "Could not insert a new vector chunk" in text:
             advice = "cannot grow: the disk is full. Make space, then run this again"
         elif "readonly" in text or "read-only" in text:
             advice = "cannot be written to: the file or its folder is read-only"

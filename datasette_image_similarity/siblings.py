@@ -114,8 +114,10 @@ def _same_network(one: db.Collection, other: db.Collection) -> bool:
 
 
 def _moved(vector: bytes, transform: Transform, metric: str) -> bytes | None:
-    """A stored vector after a transform, as it would be stored."""
+    """A stored vector after a transform, as it would be stored; None for a damaged one."""
     import numpy as np
 
     row = np.frombuffer(vector, "<f4")[None]
+    if not np.isfinite(row).all() or not row.any():
+        return None
     return finished_vector(transform(row)[0], metric)

@@ -157,15 +157,29 @@ def test_a_database_that_cannot_be_written(copied: Path) -> None:
     assert [one["name"] for one in answer("status", copied)] == ["default"]
 
 
-def test_damaged_vectors_are_not_learned_from(copied: Path) -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [np.nan, np.inf, 0])
+def test_damaged_vectors_are_left_out(copied: Path, number: float) -> None:
     item = value(copied, "select min(id) from _image_similarity_items")
     full = len(vectors(copied)[0])
     with opened(copied) as conn:
         name = db.quote(db.find_collection(conn, "images").vectors)
-        broken = np.full(full, np.nan, "<f4").tobytes()
+        broken = np.full(full, number, "<f4").tobytes()
         conn.execute(f"update {name} set embedding = ? where id = ?", (broken, item))
     made = answer("reduce", copied, "--dims", 6)
     assert (made["learned_from"], made["pictures"]) == (23, 23)
+    assert embed(copied, name="pca-6").embedded == 1  # not taken from the damaged one
+    assert len(vectors(copied, "pca-6")) == 24
+
+
+def test_a_full_disk_is_said_to_be_full(copied: Path) -> None:
+    with opened(copied) as conn:
+        pages = conn.execute("pragma page_count").fetchone()[0]
+    with ImageCollection(copied) as collection:
+        collection.connect().execute(f"pragma max_page_count = {pages}")
+        with pytest.raises(DatabaseError, match="the disk is full"):
+            collection.reduce(20)
+    assert [one["name"] for one in answer("status", copied)] == ["default"]
 
 
 def test_euclidean_vectors_keep_their_lengths(tmp_path: Path, photos: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from types import TracebackType
@@ -50,7 +51,8 @@ class Sample:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what is still to be written may not fit
+            self._file.close()
 
     @property
     def seen(self) -> int:
@@ -80,13 +82,8 @@ class Sample:
         return None if row is None else self._matrix()[row].tobytes()
 
     def _write(self, vector: bytes) -> None:
-        try:
+        with _explained():
             self._file.write(vector)
-        except OSError as error:
-            raise CollectionError(
-                f"The vectors to learn from do not fit into {tempfile.gettempdir()}: "
-                f"{error.strerror}. Set TMPDIR to a folder with more room"
-            ) from error
         self._vectors += 1
 
     def learn(
@@ -108,7 +105,8 @@ class Sample:
 
     def _matrix(self) -> np.ndarray:
         """float32 (usable, inputs), in the file."""
-        self._file.flush()
+        with _explained():
+            self._file.flush()
         shape = (self._vectors, self.inputs)
         return np.memmap(self._file, "<f4", "r", shape=shape)
 
@@ -125,6 +123,18 @@ class Sample:
                 _with_vector(outcome, next(moved), metric) if has else outcome
                 for outcome, has in zip(batch, have, strict=True)
             ]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise CollectionError when the temporary folder is full."""
+    try:
+        yield
+    except OSError as error:
+        raise CollectionError(
+            f"The vectors to learn from do not fit into {tempfile.gettempdir()}: "
+            f"{error.strerror}. Set TMPDIR to a folder with more room"
+        ) from error
 
 
 def _with_vector(outcome: Outcome, vector: np.ndarray, metric: str) -> Outcome:

@@ -149,6 +149,8 @@ def _put_vectors(
     for block, vectors in vector_blocks(conn, parent, ids):
         if stop():
             raise Stopped
+        whole = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+        block, vectors, read = block[whole], vectors[whole], len(block)
         moved = step.apply(vectors)
         lengths = np.linalg.norm(moved, axis=1, keepdims=True)
         usable = np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
@@ -158,6 +160,6 @@ def _put_vectors(
         conn.executemany(sql, ((items[old], one.tobytes()) for old, one in rows))
         for old in block[usable].tolist():
             del items[old]
-        done += len(block)
+        done += read
         say("Writing vectors", done, len(ids))
     db.drop_items(conn, made, items.values())
