@@ -1118,14 +1118,22 @@ def _leave_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
 
 
 def transform_rows(conn: sqlite3.Connection, collection: Collection) -> list[sqlite3.Row]:
-    """The steps of a collection's transform, in order; none where there is none."""
-    if not (is_current(conn, 4) and table_exists(conn, f"{PREFIX}transforms")):
+    """The steps of a collection's transform, in order; none where there is none.
+
+    Raises DatabaseError where the table is not ours, or gone.
+    """
+    if not is_current(conn, 4):
         return []
-    return conn.execute(
+    sql = (
         "select kind, unit, inputs, outputs, about, mean, components "
-        "from _image_similarity_transforms where collection_id = ? order by step",
-        (collection.id,),
-    ).fetchall()
+        "from _image_similarity_transforms where collection_id = ? order by step"
+    )
+    try:
+        return conn.execute(sql, (collection.id,)).fetchall()
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith(("no such table", "no such column")):
+            raise
+        raise DatabaseError(DAMAGED) from None
 
 
 def put_transform(

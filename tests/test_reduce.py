@@ -226,6 +226,16 @@ def test_a_missing_transform_is_a_fault_that_stays(copied: Path) -> None:
     assert "only you can mend" in result.output
 
 
+@pytest.mark.parametrize("instead", [None, "x"])
+def test_a_table_of_transforms_that_is_not_ours(copied: Path, instead: str | None) -> None:
+    reduced(copied)
+    sql(copied, "drop table _image_similarity_transforms")
+    if instead:
+        sql(copied, f"create table _image_similarity_transforms ({instead})")
+    for asked in (("verify", copied), ("reduce", copied, "--name", "pca-6", "--dims", 3)):
+        assert "are damaged" in refused(*asked)
+
+
 def test_transforms_of_no_collection_are_dropped(copied: Path) -> None:
     reduced(copied, 6)
     with opened(copied) as conn:

@@ -20,7 +20,8 @@ the metric "l2" vectors keep their lengths, scaled so that the mean of |a|² is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,12 +113,39 @@ def train_head(
     same seed gives the same head. Raises CollectionError where there is nothing to learn
     from (`Labels.check()`) or numbers overflow, Stopped when `stop()` turns true.
     """
-    import torch
-
     labels.check()
-    chance = np.random.default_rng(settings.seed)
     if not unit:
         points = points / np.sqrt(np.square(points).sum(axis=1).mean())
+    with _one_thread():
+        return _trained(points, labels, settings, unit, watch, stop)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The matrices are small: threads would wait for each other more than they compute, on
+    two busy cores ten times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _trained(
+    points: np.ndarray,
+    labels: Labels,
+    settings: Settings,
+    unit: bool,
+    watch: Callable[[int, np.ndarray], bool],
+    stop: Callable[[], bool],
+) -> np.ndarray:
+    """As `train_head()`, of points that are scaled."""
+    import torch
+
+    chance = np.random.default_rng(settings.seed)
     eye = torch.eye(points.shape[1])
     head = eye.clone().requires_grad_()
     move = _Adam(head)
