@@ -285,6 +285,17 @@ def test_a_head_is_a_collection_of_its_own(table: Path) -> None:
         assert trained.search(Path(root) / path, k=1)[0].pk == 1
 
 
+def test_an_evaluation_of_a_head_says_that_it_flatters(table: Path) -> None:
+    command("train", table, "--label", "kind", "--anyway", *QUICK)
+    for name, says in (("trained", True), ("default", False)):
+        with ImageCollection(table, name=name) as collection:
+            report = collection.evaluate("kind").report
+        assert report.learned == (["kind"] if says else [])
+        assert ("trained on such pictures, by kind" in report.in_words("kind")) == says
+    said = command("evaluate", table, "--label", "kind", "--name", "trained").output
+    assert "of new ones expect less" in said
+
+
 def test_the_same_command_gives_the_same_vectors(table: Path) -> None:
     hashes = set()
     for name in ("one", "two"):

@@ -91,6 +91,7 @@ def evaluate(
         encoder=_encoder(collection),
         state=state,
         seconds=round(time.perf_counter() - started, 1),
+        learned=_learned(conn, collection),
     )
     by_class = _by_class(task, judged, names)
     confused = _confused(task, judged, names, labelled.ids)
@@ -308,6 +309,16 @@ def _encoder(collection: db.Collection) -> str:
     spec = EncoderSpec.from_json(collection.encoder)
     learned = f", {spec.transformed}" if spec.transformed else ""
     return f"{spec.backbone}, {spec.input.fit}{learned}"
+
+
+def _learned(conn: sqlite3.Connection, collection: db.Collection) -> list[str]:
+    """What the collection's heads were trained on, as `train` has noted it."""
+    steps = db.transform_rows(conn, collection)
+    try:
+        noted = [json.loads(step["about"]).get("learned_from") for step in steps]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return []  # a stranger's
+    return [one[:200] for one in noted if isinstance(one, str)]
 
 
 def _put_run(

@@ -59,6 +59,7 @@ class Report:
     encoder: str
     state: list[object]  # of the collection: see `state_of()`
     seconds: float
+    learned: list[str] = field(default_factory=list)  # what heads were trained on
 
     def in_words(self, label: str) -> str:
         """How it was done, as a sentence."""
@@ -77,7 +78,17 @@ class Report:
         return (
             f"{self.queries:,} pictures with {self.classes:,} values of {label} asked "
             f"for their nearest among {among}; by chance "
-            f"{self.chance * 100:.1f} % would be right.{out}"
+            f"{self.chance * 100:.1f} % would be right.{out}{self._flattery()}"
+        )
+
+    def _flattery(self) -> str:
+        """What to know of vectors that have been told what is alike."""
+        if not self.learned:
+            return ""
+        return (
+            f" These vectors were trained on such pictures, by {', '.join(self.learned)}: "
+            "of new ones expect less. The command train reports what it gains on pictures "
+            "and classes held out."
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -90,6 +101,8 @@ class Report:
     def from_text(cls, text: object) -> Report:
         """Raises ValueError for anything that `evaluate()` did not write."""
         found = json.loads(text) if isinstance(text, str) else None
+        if isinstance(found, dict):
+            found = {"learned": [], **found}  # it came later
         if not isinstance(found, dict) or set(found) != set(cls.__dataclass_fields__):
             raise ValueError
         whole = ("queries", "gallery", "classes", "alone", "unlabelled")
@@ -103,6 +116,8 @@ class Report:
             and isinstance(found["split"], (str, type(None)))
             and isinstance(found["query_values"], list)
             and isinstance(found["state"], list)
+            and isinstance(found["learned"], list)
+            and all(isinstance(one, str) for one in found["learned"])
         ):
             raise ValueError
         index = found["through_index"]
