@@ -167,9 +167,8 @@ def train(
         )
         return
     refuse_given(context, BACKBONE_ONLY, "only with --backbone")
-    head = options
     say = Reporter(database, quiet=as_json)
-    if not (head["label"] or head["decisions"] or head["feedback"]):
+    if not (options["label"] or options["decisions"] or options["feedback"]):
         raise click.UsageError(
             "Say what to learn from: --label COLUMN, --decisions or --feedback"
         )
@@ -178,7 +177,9 @@ def train(
         ImageCollection(database, table, name=name) as collection,
         or_stopped(say, "nothing was stored") as stop,
     ):
-        trained = collection.train(to=to, seed=seed, progress=say.step, stop=stop, **head)
+        trained = collection.train(
+            to=to, seed=seed, progress=say.step, stop=stop, **options
+        )
     if as_json:
         click.echo(json.dumps(trained.as_json(), indent=2, ensure_ascii=False))
     else:
