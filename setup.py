@@ -26,6 +26,7 @@ setup(
         "datasette_image_similarity.encoders",
         "datasette_image_similarity.explore",
         "datasette_image_similarity.learning",
+        "datasette_image_similarity.stores",
         "datasette_image_similarity.web",
     ],
     package_data={"datasette_image_similarity": ["templates/*", "static/*", "py.typed"]},
@@ -53,6 +54,14 @@ setup(
         "safetensors": ["safetensors"],
         "timm": ["timm>=1.0.20", "safetensors"],
         "open_clip": ["open_clip_torch>=3.2", "safetensors"],
+        "milvus": [
+            "pymilvus>=2.6",
+            # Milvus in a file, for one computer; it has no wheel for Windows.
+            'milvus-lite>=3.0; sys_platform != "win32"',
+        ],
+        "ray": ["ray[data]>=2.48"],
+        "cloud": ["fsspec>=2025.3", "s3fs>=2025.3", "gcsfs>=2025.3"],
+        "parquet": ["pyarrow>=18"],
         "test": [
             "pytest",
             "pytest-asyncio",
@@ -68,6 +77,16 @@ setup(
             "pillow-heif>=1.1",
             "scikit-learn>=1.6",
             "openTSNE>=1.0.4",
+            "pymilvus>=2.6",
+            'milvus-lite>=3.0; sys_platform != "win32"',
+            # A whole server in a wheel, for the tests and to try things with.
+            'milvus==2.3.5; sys_platform == "linux" and platform_machine == "x86_64"',
+            "ray[data]>=2.48",
+            "fsspec>=2025.3",
+            "s3fs>=2025.3",
+            "gcsfs>=2025.3",
+            "moto[server,s3]>=5",
+            "pyarrow>=18",
         ],
     },
 )

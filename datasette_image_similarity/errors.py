@@ -29,5 +29,9 @@ class CollectionError(ImageSimilarityError):
     """A collection cannot do this: unknown table or key, another encoder."""
 
 
+class StoreError(ImageSimilarityError):
+    """Where vectors are kept cannot be used: away, too slow, or not what it should be."""
+
+
 class Stopped(Exception):
     """The user asked to stop: there is no result, and what was stored is as it was."""

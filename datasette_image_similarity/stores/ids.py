@@ -1,0 +1,44 @@
+"""Ids that say where a vector belongs: database, table and key, as in Datasette's paths.
+
+    photos/images/17          the row with the key 17
+    photos/events/2026,~2F    a compound key: 2026 and "/"
+
+Each part is tilde-encoded, so that "/" and "," separate and nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from datasette.utils import tilde_decode, tilde_encode
+
+from ..errors import StoreError
+
+if TYPE_CHECKING:
+    from ..database import Key
+
+
+def source_id(database: str, table: str) -> str:
+    """What the ids of a table's vectors begin with: the field `source` of a store."""
+    return f"{tilde_encode(database)}/{tilde_encode(table)}"
+
+
+def entry_id(source: str, key: Key, *, compound: bool) -> str:
+    """The id of a row's vector. A compound `key` is a JSON array, as in `database.Key`."""
+    parts: Sequence[object] = json.loads(str(key)) if compound else [key]
+    return f"{source}/{','.join(tilde_encode(str(part)) for part in parts)}"
+
+
+def source_of_id(id: str) -> str:
+    """The source that an id belongs to. Raises StoreError for what is no id."""
+    if id.count("/") != 2:
+        raise StoreError(f"{id!r} is no id of a vector: DATABASE/TABLE/KEY")
+    return id.rpartition("/")[0]
+
+
+def key_of_id(id: str) -> list[str]:
+    """The parts of an id's key, as text. Raises StoreError for what is no id."""
+    source_of_id(id)
+    return [tilde_decode(part) for part in id.rpartition("/")[2].split(",")]
