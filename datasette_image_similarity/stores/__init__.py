@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     """A vector on its way into a store.
 
     `id` as `ids.entry_id()` writes it. `vector` is float32, little-endian, `dimensions`
-    numbers, of length 1 for the metric cosine. `sha256` is that of the picture's bytes: what
+    numbers, of length 1 for the metric cosine. `sha256` is that of the picture: what
     is read back without the one that SQLite knows is stale.
     """
 
