@@ -44,6 +44,7 @@ from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_statu
 from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
 from .siblings import is_default, lacking
+from .stores.items import vector_of_item
 
 if TYPE_CHECKING:
     import numpy as np
@@ -463,7 +464,7 @@ class ImageCollection:
         parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
         key = db.source_of(conn, collection).find(conn, parts)
         item = None if key is None else db.item_id(conn, collection, key)
-        data = None if item is None else db.item_vector(conn, collection, item)
+        data = None if item is None else vector_of_item(conn, collection, item)
         if data is None:
             raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")
         return np.frombuffer(data, dtype="<f4").astype(np.float32)

@@ -25,6 +25,7 @@ from .errors import CollectionError, Stopped
 from .images import Limits
 from .pipeline import Job, Outcome, embed_pictures
 from .plan import Item, Queue, Stored, chunks, folder, place, untouched
+from .stores.items import vector_of_bytes
 
 if TYPE_CHECKING:
     from .encoders.transform import TransformedEncoder
@@ -387,7 +388,7 @@ class Run:
 
     def stored_vector(self, sha256: str) -> bytes | None:
         """The vector of bytes that this collection, or one it derives from, has seen."""
-        vector = db.vector_of_bytes(self.conn, self.collection, sha256)
+        vector = vector_of_bytes(self.conn, self.collection, sha256)
         return self._from_parents(sha256) if vector is None else vector
 
     @cached_property

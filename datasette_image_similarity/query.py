@@ -36,7 +36,6 @@ from .database import (
     SourceTable,
     floats,
     item_id,
-    item_vector,
     literal,
     live_sql,
     quote,
@@ -45,7 +44,9 @@ from .database import (
 from .errors import CollectionError, ImageSimilarityError
 from .folding import QUERY, Folded, fold, rules_of
 from .index import open_index
-from .ranking import DEEP, KNN_LIMIT, ByIndex, Exact, Ranking
+from .ranking import DEEP, ByIndex, ByStore, Exact, Ranking
+from .stores.items import vector_of_item, vectors_of
+from .stores.vec0 import KNN_LIMIT
 
 if TYPE_CHECKING:
     from .index import IndexCache
@@ -215,7 +216,9 @@ def _ranking(
     depth: int,
     cache: IndexCache | None,
 ) -> Ranking:
-    """Through the compressed index where there is one and that may be."""
+    """Through the compressed index or the store, where there is one and that may be."""
+    if collection.store and not query.exact:
+        return ByStore(conn, collection, source, query, depth)
     index = None
     if not query.exact and depth <= DEEP:
         index = open_index(conn, collection, cache)
@@ -301,13 +304,9 @@ def _cosines(
     """Cosine similarity by item id."""
     if collection.metric == "cosine":
         return {item: 1.0 - distance for distance, item in ranked}
-    ids = json.dumps([item for _, item in ranked])
-    sql = (
-        f"select v.id, 1 - vec_distance_cosine(v.embedding, :vector) "
-        f"from json_each(:ids) j cross join {quote(collection.vectors)} v "
-        "where v.id = j.value"
-    )
-    return dict(conn.execute(sql, {"vector": vector, "ids": ids}).fetchall())
+    vectors = vectors_of(conn, collection)
+    items = [item for _, item in ranked]
+    return {item: 1.0 - d for item, d in vectors.distances(vector, items, "cosine")}
 
 
 class _Stale(Exception):
@@ -366,7 +365,7 @@ def stored_vectors(
     """
     vectors = []
     for item in items:
-        data = item_vector(conn, collection, item)
+        data = vector_of_item(conn, collection, item)
         if data is None or len(data) != 4 * collection.dimensions:
             raise CollectionError(
                 f"The vector of item {item} is missing or damaged: run "
