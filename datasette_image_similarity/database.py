@@ -1544,6 +1544,31 @@ def finish_index(
     )
 
 
+def store_index(conn: sqlite3.Connection, collection: Collection) -> dict[str, object]:
+    """How the store finds what is near a vector: what `tuning` wrote, checked.
+
+    `exact` is whether it compares with every vector, `recall` its measured recall@10.
+    """
+    sql = "select store_index from _image_similarity_collections where id = ?"
+    text = conn.execute(sql, (collection.id,)).fetchone()[0]
+    try:
+        told = json.loads(text) if text else {}
+    except (TypeError, ValueError, RecursionError):
+        told = {}
+    recall = told.get("recall") if isinstance(told, dict) else None
+    if recall is not None and not (isinstance(recall, float) and 0 <= recall <= 1):
+        raise DatabaseError(DAMAGED)
+    return told if isinstance(told, dict) else {}
+
+
+def put_store_index(
+    conn: sqlite3.Connection, collection: Collection, told: dict[str, object]
+) -> None:
+    """Note how the store finds what is near. Call inside a transaction."""
+    sql = "update _image_similarity_collections set store_index = ? where id = ?"
+    conn.execute(sql, (json.dumps(told), collection.id))
+
+
 def file_of(conn: sqlite3.Connection) -> str:
     """The main database's file; empty for one in memory."""
     return conn.execute("pragma database_list").fetchone()[2] or ""

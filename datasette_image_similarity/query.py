@@ -134,10 +134,11 @@ class Hit:
 class Answer:
     """Hits best first; `total` is how many there are in all, `next` the next offset.
 
-    Without `exact` they come from the compressed index, `recall` is what was measured
-    of it, and `total` counts rows that were deleted since as well. Where results are
-    folded, the search ends when the page is full: with `at_least` there are more than
-    `total`. So many `near_query` were near-duplicates of the query pictures.
+    Without `exact` they come from the compressed index, or from a store that has one of its
+    own: `recall` is what was measured of it, None where nothing was, and `total` counts
+    rows that were deleted since as well. Where results are folded, the search ends when the
+    page is full: with `at_least` there are more than `total`. So many `near_query` were
+    near-duplicates of the query pictures.
     """
 
     hits: list[Hit]
@@ -175,14 +176,13 @@ def search(
     at_least = query.folds and folded.walked < total
     if query.folds:
         total = len(folded.best)
-    index = ranking.index if isinstance(ranking, ByIndex) else None
     return Answer(
         hits=hits,
         total=total,
         next=query.end if query.end < total and len(hits) == query.k else None,
         milliseconds=round((time.perf_counter() - started) * 1000, 1),
-        exact=index is None,
-        recall=index.recall if index else None,
+        exact=ranking.exact,
+        recall=ranking.recall,
         at_least=at_least,
         near_query=folded.others.get(QUERY, 0),
     )

@@ -24,6 +24,7 @@ from .database import (
     live_sql,
     passing_sql,
     quote,
+    store_index,
     waiting_items,
 )
 from .stores.items import vectors_of
@@ -41,7 +42,14 @@ SLACK = 100  # so many items too many are sorted out after a KNN, more by "id in
 
 
 class Ranking:
-    """A way to find the `depth` nearest items; made for one search."""
+    """A way to find the `depth` nearest items; made for one search.
+
+    Where it does not look at every vector it is not `exact`; then `recall` is what was
+    measured of it, if anything.
+    """
+
+    exact = True
+    recall: float | None = None
 
     def __init__(
         self,
@@ -204,8 +212,10 @@ class ByIndex(Sought):
     whose codes are all compared.
     """
 
+    exact = False
+
     def __init__(self, *asked: Any, index: Index) -> None:
-        self.index = index
+        self.index, self.recall = index, index.recall
         super().__init__(*asked)
 
     @cached_property
@@ -247,6 +257,8 @@ class ByStore(Sought):
     def __init__(self, *asked: Any) -> None:
         super().__init__(*asked)
         self.most = self.vectors.most
+        told = store_index(self.conn, self.collection)
+        self.exact, self.recall = told.get("exact") is True, told.get("recall")
 
     def _count_stored(self) -> int:
         return item_count(self.conn, self.collection)

@@ -72,6 +72,13 @@ def open_index(url: str, space: Space, *, deadline: float = DEADLINE) -> VectorI
     return Milvus(url, space, deadline=deadline)
 
 
+def store_url(text: str) -> str:
+    """A store's URL as collections remember it. Raises StoreError for what is none."""
+    from .milvus import parse
+
+    return parse(text)
+
+
 def space_of(collection: db.Collection) -> Space:
     """What a collection's vectors are comparable with."""
     return Space(collection.fingerprint, collection.dimensions, collection.metric)

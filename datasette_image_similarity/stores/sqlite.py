@@ -71,8 +71,8 @@ class SqliteVec:
                 self.space.metric,
             ):
                 raise StoreError(
-                    f"{self.collection.table!r} holds vectors of another encoder, length or "
-                    "metric by now"
+                    f"{self.collection.table!r} holds vectors of another encoder, length "
+                    "or metric by now"
                 )
             if not db.table_exists(self.conn, self.collection.vectors):
                 db.create_vectors(self.conn, self.collection)
