@@ -29,7 +29,7 @@ from . import query, sources, trust, words
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
-from .errors import CollectionError, EncoderError, ImageError
+from .errors import CollectionError, EncoderError, ImageError, StoreError
 from .explore.exports import (
     Exported,
     TrustedFiles,
@@ -44,6 +44,8 @@ from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_statu
 from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
 from .siblings import is_default, lacking
+from .stores.items import vector_of_item
+from .stores.opening import store_url, stores_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,6 +187,7 @@ class ImageCollection:
         stop: Callable[[], bool] = lambda: False,
         skip: Iterable[sources.Picture] = (),
         copy_of: str | Path | None = None,
+        store: str | None = None,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
@@ -201,15 +204,19 @@ class ImageCollection:
         the current one. `skip` are pictures not to look at again. `copy_of` is another
         database, whose table is copied here first, over an earlier copy.
 
+        `store` is the URL of a store for the vectors of a new collection, in place of this
+        file (`stores/opening.py`); from then on the collection remembers it.
+
         With `encoder.dims` a new collection (or all of it again, with `force`) is stored
         projected by PCA, learned from the first pictures: some thousands from all over
         the source. Until it is, nothing is stored; `stop()` turning true meanwhile raises
         `explore.vectors.Stopped`.
 
         Raises EncoderError before the database is touched; CollectionError for a table
-        or column that does not fit, or another encoder than the collection's;
-        DatabaseError when it cannot be written. A picture that fails stops nothing: it
-        is in the summary's failures and in `_image_similarity_failures`.
+        or column that does not fit, or another encoder or store than the collection's;
+        DatabaseError when it cannot be written; StoreError when the store cannot be used.
+        A picture that fails stops nothing: it is in the summary's failures and in
+        `_image_similarity_failures`.
         """
         started = time.perf_counter()
         if path_column and blob_column:
@@ -241,7 +248,12 @@ class ImageCollection:
             )
             pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
             pictures = _some(pictures, files)
-            opening = {"name": self.name, "metric": metric, "thumbnails": thumbnails}
+            opening = {
+                "name": self.name,
+                "metric": metric,
+                "thumbnails": thumbnails,
+                "store": self._store(before, store),
+            }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
             jobs = run.plan(pictures, set(skip), force, limit)
@@ -463,7 +475,7 @@ class ImageCollection:
         parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
         key = db.source_of(conn, collection).find(conn, parts)
         item = None if key is None else db.item_id(conn, collection, key)
-        data = None if item is None else db.item_vector(conn, collection, item)
+        data = None if item is None else vector_of_item(conn, collection, item)
         if data is None:
             raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")
         return np.frombuffer(data, dtype="<f4").astype(np.float32)
@@ -805,12 +817,42 @@ class ImageCollection:
             db.prefer(conn, collection)
 
     def remove(self) -> None:
-        """Drop the collection. The table of pictures stays as it is."""
+        """Drop the collection. The table of pictures stays as it is.
+
+        What a store has of it goes, too; where that cannot be reached a warning says what
+        is left there.
+        """
         collection, conn = self._find()
         with db.explained(self.database):
+            try:
+                if collection.store:
+                    vectors = stores_of(conn).open(collection)
+                    vectors.clear({"source": collection.store_id})
+            except StoreError as error:
+                warnings.warn(
+                    f"{collection.store} still holds the vectors whose source is "
+                    f"{collection.store_id!r}: {error}",
+                    stacklevel=2,
+                )
             db.drop_collection(conn, collection)
 
     # Inside
+
+    def _store(self, before: db.Collection | None, asked: str | None) -> str:
+        """Where the vectors go: the URL of a store, or "" for this file.
+
+        Raises CollectionError when a collection is in another place already.
+        """
+        if asked is None:
+            return before.store if before else ""
+        url = store_url(asked)
+        if before is not None and before.store != url:
+            raise CollectionError(
+                f"The vectors of {self.table!r} are in {before.store or self.database}: to "
+                f"have them in {url}, use datasette image-similarity move"
+            )
+        trust.note_store(self.database, url)
+        return url
 
     def _find(self) -> tuple[db.Collection, sqlite3.Connection]:
         conn = self.connect()

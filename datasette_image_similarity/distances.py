@@ -20,10 +20,10 @@ from .database import (
     is_current,
     item_count,
     item_ids,
-    item_vectors,
     source_of,
 )
-from .ranking import all_distances, distances, live_items
+from .ranking import live_items
+from .stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def sample_vectors(conn: sqlite3.Connection, collection: Collection) -> np.ndarr
     time."""
     import numpy as np
 
-    found = item_vectors(conn, collection, _sample(conn, collection, PAIRED))
+    found = vectors_of(conn, collection).get(_sample(conn, collection, PAIRED))
     length = 4 * collection.dimensions
     vectors = np.frombuffer(b"".join(v for _, v in found if len(v) == length), "<f4")
     return vectors.reshape(-1, collection.dimensions)
@@ -162,10 +162,11 @@ def histogram(
         total = stored - len(query.without)
     if len(live) > WHOLE:
         live = set(random.Random(0).sample(sorted(live), SAMPLED))
+    vectors = vectors_of(conn, collection)
     if stored <= WHOLE and 4 * len(live) > stored:
-        rows = [r for r in all_distances(conn, collection, query.vector) if r[0] in live]
+        rows = [row for row in vectors.distances(query.vector) if row[0] in live]
     else:
-        rows = distances(conn, collection, query.vector, live)
+        rows = vectors.distances(query.vector, live)
     measured = np.array([distance for _, distance in rows if distance is not None])
     top = farthest(collection, pairs)
     counts, _ = np.histogram(measured, BINS, (0, top))

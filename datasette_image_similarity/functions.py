@@ -180,7 +180,9 @@ def _image_distance(
 ) -> float:
     collection = db.find_collection(conn, table, name)
     items = _item(conn, collection, a), _item(conn, collection, b)
-    return db.item_distance(conn, collection, *items)
+    vectors = stored_vectors(conn, collection, items)
+    sql = f"select {db.DISTANCES[collection.metric]}(?, ?)"
+    return max(0.0, conn.execute(sql, vectors).fetchone()[0])
 
 
 def _similar_images(

@@ -35,6 +35,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, DatabaseError
+from .stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -653,11 +654,12 @@ def _told(
     """
     import numpy as np
 
+    stored = vectors_of(conn, collection)
     for start in range(0, len(ids), BLOCK):
         say(what, start, len(ids))
         rows = [
             (item, data)
-            for item, data in db.item_vectors(conn, collection, ids[start : start + BLOCK])
+            for item, data in stored.get(ids[start : start + BLOCK])
             if len(data) == 4 * collection.dimensions
         ]
         data = b"".join(data for _, data in rows)

@@ -12,6 +12,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from . import index
 from .errors import CollectionError, DatabaseError, EncoderError
+from .stores.items import vector_of_item
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _read_vectors(
         if there.get(listed.get(item)) != item:
             continue
         try:
-            data = db.item_vector(conn, collection, item)
+            data = vector_of_item(conn, collection, item)
         except sqlite3.DatabaseError:
             damaged = 1
             continue

@@ -118,6 +118,12 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Leave DATABASE as it is: copy the table to this database and embed it there",
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Keep the vectors of a new collection in milvus://HOST:PORT/NAME (token: "
+    "MILVUS_TOKEN) or milvus-lite:FILE, not in DATABASE",
+)
 @json_output
 def embed(
     database: Path,
@@ -151,6 +157,7 @@ def embed(
     no_thumbnails: bool,
     watch: bool,
     output: Path | None,
+    store: str | None,
     as_json: bool,
 ) -> None:
     """Embed pictures: folders and files, a table, or a CSV.
@@ -213,6 +220,7 @@ def embed(
         "thumbnails": not no_thumbnails,
         "limits": replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
         "copy_of": database if output else None,
+        "store": store,
     }
 
     def run(name: str | None, stop: Callable[[], bool]) -> Summary:
