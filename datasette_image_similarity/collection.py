@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from .learning.train import Trained
     from .stores.moving import Moved
     from .stores.reconciling import Reconciled
+    from .vector_export import ExportedVectors
+    from .vector_import import Imported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -548,6 +550,71 @@ class ImageCollection:
             caption or usual_caption(collection, source),
             title or f"Pictures of {collection.table}",
         )
+
+    def export_vectors(
+        self,
+        file: str | Path,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ExportedVectors:
+        """Write the vectors to a Parquet file, for other programs and `import_vectors()`.
+
+        What is in it: `vector_files.py`. A file that is there is replaced, once all is
+        written. Raises CollectionError where that is not possible, StoreError for a store
+        that cannot be used, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_export import export_vectors
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return export_vectors(
+                conn,
+                collection,
+                Path(file).expanduser(),
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def import_vectors(
+        self,
+        file: str | Path,
+        *,
+        replace: bool = False,
+        store: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Imported:
+        """Make this collection of vectors that `export_vectors()` wrote to a file.
+
+        Its rows are found by key in the table, which is made where the vectors are of a
+        folder's pictures and it is missing. `replace` drops a collection of this name (that
+        in the file by default). `store` is the URL of a store for the vectors. All is
+        taken in or nothing. Raises CollectionError for a file that is wrong or does not
+        fit, StoreError, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_files import VectorFile
+        from .vector_import import import_vectors
+
+        url = store_url(store) if store else ""
+        with (
+            VectorFile(Path(file).expanduser()) as opened,
+            self._no_empty_file(),
+            db.explained(self.database),
+        ):
+            conn = self.connect(create=True)
+            if url:
+                trust.note_store(self.database, url)
+            return import_vectors(
+                conn,
+                opened,
+                table=self.table,
+                name=self.name,
+                replace=replace,
+                store=url,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
 
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""

@@ -244,11 +244,11 @@ def move(
     """
     started = time.perf_counter()
     db.migrate(conn)
-    origin = _place(conn, collection, collection.store)
+    origin = place_of(conn, collection, collection.store)
     if url == collection.store:
         return _clear_copies(conn, collection, origin, started)
     _check_complete(conn, collection)
-    target = _place(conn, collection, url)
+    target = place_of(conn, collection, url)
     target.ensure()
     indexed = db.index_row(conn, collection) is not None
     copying = _Copying(conn, collection, origin, target, say, stop)
@@ -365,7 +365,7 @@ class _Copying:
         return len(old), apart
 
 
-def _place(conn: sqlite3.Connection, collection: db.Collection, url: str) -> Place:
+def place_of(conn: sqlite3.Connection, collection: db.Collection, url: str) -> Place:
     """Where a collection's vectors are at a URL, or would be."""
     if not url:
         return InFile(conn, collection)
