@@ -41,6 +41,11 @@ class BucketRoot:
         return self.prefix.rpartition("/")[2] or self.bucket
 
     @property
+    def parent(self) -> BucketRoot:
+        """The root around the last part."""
+        return BucketRoot(self.scheme, self.bucket, self.prefix.rpartition("/")[0])
+
+    @property
     def start(self) -> str:
         """What the keys of all objects below begin with."""
         return f"{self.prefix}/" if self.prefix else ""
@@ -119,9 +124,7 @@ def named(place: str | Path) -> Path | BucketRoot:
             "gs://bucket/folder. For a column of https:// addresses there is --url-column"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+", root.bucket):
-        raise CollectionError(
-            f"{text}: name a bucket, as in {root.scheme}://bucket/folder"
-        )
+        raise CollectionError(f"{text}: name a bucket, as in {root.scheme}://bucket/folder")
     if not {".", ".."}.isdisjoint(root.prefix.split("/")):
         raise CollectionError(f'{text}: "." and ".." lead nowhere in a bucket')
     return root

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from .roots import Root, as_root
+
 
 def _file() -> Path:
     return Path(click.get_app_dir("datasette-image-similarity")) / "trusted.json"
@@ -41,7 +43,7 @@ def _write(noted: dict[str, dict]) -> None:
             temporary.unlink()
 
 
-def note_root(database: Path, root: Path) -> bool:
+def note_root(database: Path, root: Root) -> bool:
     """Pictures of this database may be read from this folder. False if that is not new."""
     noted = _read()
     roots = noted["roots"].setdefault(str(database.resolve()), [])
@@ -52,10 +54,10 @@ def note_root(database: Path, root: Path) -> bool:
     return True
 
 
-def trusted_roots(database: str | Path) -> list[Path]:
-    """Folders that `embed` has noted for this database file."""
+def trusted_roots(database: str | Path) -> list[Root]:
+    """Folders, buckets and the web, that `embed` has noted for this database file."""
     roots = _read()["roots"].get(str(Path(database).resolve()), [])
-    return [Path(root) for root in roots if isinstance(root, str)]
+    return [as_root(root) for root in roots if isinstance(root, str)]
 
 
 def note_weights(sha256: str, file: Path) -> None:
