@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from .errors import CollectionError, ImageError, ImageSimilarityError
+from .errors import CollectionError, ImageError, ImageSimilarityError, MissingFile
 from .roots import BucketRoot
 
 PAGE = 1000  # objects listed at once: the most that S3 gives
@@ -38,10 +38,6 @@ class Page(NamedTuple):
 
     objects: list[Object]
     next: str | None
-
-
-class MissingObject(ImageError):
-    """There is no object of this key."""
 
 
 class Store(Protocol):
@@ -306,7 +302,7 @@ def _image_error(error: Exception, scheme: str) -> ImageSimilarityError:
     if isinstance(error, ImageSimilarityError):
         return error
     if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
-        return MissingObject("no such object in the bucket")
+        return MissingFile("no such object in the bucket")
     return ImageError(f"cannot be read: {_words(error, scheme)}")
 
 

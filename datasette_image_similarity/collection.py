@@ -1129,10 +1129,11 @@ def _files_or_rows(
 ) -> tuple[list[Path | BucketRoot], list[dict[str, object]]]:
     if source is None:
         return [], []
-    given = [source] if isinstance(source, (str, Path)) else list(source)
+    kinds = (str, Path, BucketRoot)
+    given = [source] if isinstance(source, kinds) else list(source)
     if not given:
         raise CollectionError("There is nothing to embed: neither paths nor rows")
-    if all(isinstance(one, (str, Path)) for one in given):
+    if all(isinstance(one, kinds) for one in given):
         return [named(one) for one in given], []
     if all(isinstance(one, Mapping) for one in given):
         return [], [dict(one) for one in given]

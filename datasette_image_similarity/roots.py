@@ -109,7 +109,7 @@ def as_root(recorded: str) -> Root:
     return Path(recorded)
 
 
-def named(place: str | Path) -> Path | BucketRoot:
+def named(place: str | Path | BucketRoot) -> Path | BucketRoot:
     """What a user names: a folder or file of this computer, or a bucket.
 
     Raises CollectionError for any other URL.

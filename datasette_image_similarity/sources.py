@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
-from .buckets import Buckets, MissingObject, Object
+from .buckets import Buckets, Object
 from .database import (
     PREFIX,
     Collection,
@@ -34,7 +34,7 @@ from .database import (
     quote,
     thumbnail_sql,
 )
-from .errors import CollectionError, ImageError
+from .errors import CollectionError, ImageError, MissingFile
 from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object
 
 if TYPE_CHECKING:
@@ -73,10 +73,6 @@ class Picture(NamedTuple):
     def label(self) -> str:
         """How to call it in a message."""
         return self.path or f"row {self.pk}"
-
-
-class MissingFile(ImageError):
-    """There is no file at a path."""
 
 
 def locate(root: Path, path: str) -> Path:
@@ -265,7 +261,7 @@ class _Objects:
         try:
             found = self._buckets.find(self.root.locate(path))
         except ImageError as error:
-            missing = isinstance(error, MissingObject)
+            missing = isinstance(error, MissingFile)
             return Picture(pk, path, self.root, problem=str(error), missing=missing)
         return self._picture(found, path, pk)
 
