@@ -6,22 +6,29 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": "/nowhere",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 OTHERS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE")
-FILES = {"AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere"}
 
 
-class Bucket:
+class Server:
     """The bucket "photos" of a server, and the server's log."""
 
     def __init__(self, client: Any, endpoint: str, log: _Log) -> None:
         self.client, self.endpoint, self._log = client, endpoint, log
 
-    def put(self, key: str, data: bytes, bucket: str = "photos") -> None:
-        self.client.put_object(Bucket=bucket, Key=key, Body=data)
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket="photos", Key=key, Body=data)
 
     def put_many(self, objects: dict[str, bytes]) -> None:
         """As `put`, without asking the server, which is a thread of this process."""
@@ -40,6 +47,18 @@ class Bucket:
         self._log.lines.clear()
         return len(found)
 
+    @contextmanager
+    def empty(self, patch: pytest.MonkeyPatch) -> Iterator[Server]:
+        """It, with an empty bucket, as what the environment names."""
+        for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": self.endpoint}).items():
+            patch.setenv(name, value)
+        for name in OTHERS:
+            patch.delenv(name, raising=False)
+        urlopen(Request(f"{self.endpoint}/moto-api/reset", method="POST")).close()
+        self.client.create_bucket(Bucket="photos")
+        self._log.lines.clear()
+        yield self
+
 
 class _Log(logging.Handler):
     def __init__(self) -> None:
@@ -51,37 +70,73 @@ class _Log(logging.Handler):
 
 
 @contextmanager
-def serving(patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """A server with an empty bucket, which the environment names; skips without moto."""
+def serving() -> Iterator[Server]:
+    """A running server; skips where there is none to run."""
     pytest.importorskip("s3fs", reason="needs s3fs")
     moto = pytest.importorskip("moto.server", reason="needs moto[server]")
     boto3 = pytest.importorskip("boto3", reason="needs boto3")
-    for name, value in (KEYS | FILES | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-        patch.setenv(name, value)
-    for name in OTHERS:
-        patch.delenv(name, raising=False)
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    log, werkzeug = _Log(), logging.getLogger("werkzeug")
     server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    patch.setenv("AWS_ENDPOINT_URL", endpoint)
-    patch.setattr(werkzeug, "propagate", False)
-    werkzeug.addHandler(log)
-    werkzeug.setLevel(logging.INFO)
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="photos")
-    try:
-        yield Bucket(client, endpoint, log)
-    finally:
-        moto_reset(endpoint)
-        werkzeug.removeHandler(log)
-        server.stop()
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=ENVIRONMENT["AWS_DEFAULT_REGION"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    log, werkzeug = _Log(), logging.getLogger("werkzeug")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(werkzeug, "propagate", False)
+        patch.setattr(werkzeug, "level", logging.INFO)
+        werkzeug.addHandler(log)
+        try:
+            yield Server(client, endpoint, log)
+        finally:
+            werkzeug.removeHandler(log)
+            server.stop()
 
 
-def moto_reset(endpoint: str) -> None:
-    """Forget all buckets: moto keeps them for the whole process."""
-    from urllib.request import Request, urlopen
+class FakeGcs:
+    """Answers what the JSON API of Google Cloud Storage is asked here, from a dict."""
 
-    urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.pages = 0
+
+    def answer(self, target: str, range: str) -> tuple[int, bytes]:
+        """Status and body for a path with its query."""
+        import json
+        from urllib.parse import parse_qs, unquote, urlsplit
+
+        parts = urlsplit(target)
+        query = {name: value[0] for name, value in parse_qs(parts.query).items()}
+        bucket, _, key = parts.path.removeprefix("/storage/v1/b/").partition("/o")
+        if bucket != "photos":
+            return 404, b"{}"
+        if not key:
+            self.pages += 1
+            names = sorted(n for n in self.objects if n.startswith(query.get("prefix", "")))
+            start, count = int(query.get("pageToken", 0)), int(query["maxResults"])
+            found = {"items": [self._facts(n) for n in names[start : start + count]]}
+            if start + count < len(names):
+                found["nextPageToken"] = str(start + count)
+            return 200, json.dumps(found).encode()
+        name = unquote(key[1:])
+        if name not in self.objects:
+            return 404, b"{}"
+        if query.get("alt") != "media":
+            return 200, json.dumps(self._facts(name)).encode()
+        data = self.objects[name]
+        if not data:
+            return 416, b"{}"
+        first, last = map(int, range.removeprefix("bytes=").split("-"))
+        return 206, data[first : last + 1]
+
+    def _facts(self, name: str) -> dict[str, str]:
+        data = self.objects[name]
+        generation = str(sum(data))
+        when = "2026-01-02T03:04:05.678Z"
+        size = str(len(data))
+        return {"name": name, "size": size, "timeCreated": when, "generation": generation}
