@@ -257,7 +257,8 @@ class Fetcher:
                 connection = None  # closed by the server while it was idle
         if connection is None:
             ips = self._addresses(address)
-            connection = connect(address, ips, self._tls, time_left.seconds)
+            context = self._tls if address.scheme == "https" else None
+            connection = connect(address, ips, context, time_left.seconds)
             answer, again = ask(connection, address, headers, max_bytes, time_left.seconds)
         if again and not self._closed.is_set():
             self._idle.put(address, connection)

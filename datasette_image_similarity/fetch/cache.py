@@ -106,7 +106,8 @@ def _freshness(headers: Mapping[str, str], control: Mapping[str, str], now: floa
     if "expires" in headers:  # one that is no date is in the past
         return max(0.0, (_time(headers["expires"]) or 0.0) - date)
     changed = _time(headers.get("last-modified"))
-    return min(max(HOUR, 0.1 * (date - changed) if changed else 0.0), WEEK)
+    age = 0.0 if changed is None else date - changed
+    return min(max(HOUR, 0.1 * age), WEEK)
 
 
 def _seconds(text: str | None) -> float:
@@ -144,7 +145,7 @@ class Cache:
         facts, _, body = rest.partition(b"\n")
         try:
             return Kept(Facts(**json.loads(facts)), body)
-        except TypeError:  # of another version, with other facts
+        except (TypeError, ValueError):  # of another version, with other facts
             return None
 
     def put(self, url: str, kept: Kept) -> None:

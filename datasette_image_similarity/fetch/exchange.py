@@ -51,9 +51,12 @@ def tls_context() -> ssl.SSLContext:
 
 
 def connect(
-    address: Address, ips: list[str], context: ssl.SSLContext, seconds: float
+    address: Address, ips: list[str], context: ssl.SSLContext | None, seconds: float
 ) -> HTTPConnection:
-    """A connection to the first of these IP addresses that takes one. Raises OSError."""
+    """A connection to the first of these IP addresses that takes one. Raises OSError.
+
+    With a context, it is encrypted, and with the host that the address names.
+    """
     ips = ips[:ADDRESSES]
     for ip in ips:
         try:
@@ -66,7 +69,7 @@ def connect(
         else:
             break
     sock.settimeout(seconds)
-    if address.scheme == "https":
+    if context is not None:
         try:
             sock = context.wrap_socket(sock, server_hostname=address.host)
         except BaseException:
