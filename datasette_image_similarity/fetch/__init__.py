@@ -36,7 +36,8 @@ __all__ = ["Fetcher", "Refused"]
 BACK_OFF = (1.0, 4.0)  # seconds before the second and third try, give or take a half
 PASSING = (429, 500, 502, 503, 504)  # statuses that may be others the next time
 PERMANENT, TEMPORARY = (301, 308), (302, 303, 307)
-ACCEPT = "image/avif,image/webp,image/png,image/jpeg,image/*;q=0.9,*/*;q=0.5"
+# No format by name: servers that convert pictures would take it for a wish.
+ACCEPT = "image/*,*/*;q=0.8"
 PROXIES = (
     "HTTPS_PROXY",
     "https_proxy",
@@ -143,12 +144,17 @@ class Fetcher:
             self._idle.clear()  # shared with the parent: not to be used by both
             self._begin()
         address = parse(url)
-        kept = self._cache.get(address.url) if self._cache else None
+        kept = self._cache.get(self._key(address)) if self._cache else None
         if kept is None or self._clock() >= kept.facts.fresh_until:
             return self._download(address, kept, max_bytes)
         if len(kept.body) > max_bytes:
             raise too_large(max_bytes)
         return kept.body
+
+    def _key(self, address: Address) -> str:
+        """What the cache knows an address by. What came while private hosts were allowed
+        is not given to those who do not allow them."""
+        return f"private {address.url}" if self._allow_private else address.url
 
     def _download(self, address: Address, kept: Kept | None, max_bytes: int) -> bytes:
         """The bytes, asked for as often as it makes sense."""
@@ -186,9 +192,9 @@ class Fetcher:
             headers.setdefault("last-modified", kept.facts.last_modified)
         facts = facts_of(headers, source.url, self._clock(), moved=moved)
         if facts is None:
-            self._cache.drop(address.url)
+            self._cache.drop(self._key(address))
         else:
-            self._cache.put(address.url, Kept(facts, body))
+            self._cache.put(self._key(address), Kept(facts, body))
 
     def _follow(
         self, address: Address, kept: Kept | None, max_bytes: int, time_left: _TimeLeft
@@ -253,11 +259,12 @@ class Fetcher:
                 answer, again = ask(
                     connection, address, headers, max_bytes, time_left.seconds
                 )
-            except (ConnectionError, ssl.SSLError):
-                connection = None  # closed by the server while it was idle
+            except (ConnectionError, ssl.SSLError, HTTPException):
+                connection = None  # the server had done with it
         if connection is None:
             ips = self._addresses(address)
-            connection = connect(address, ips, self._tls, time_left.seconds)
+            context = self._tls if address.scheme == "https" else None
+            connection = connect(address, ips, context, time_left.seconds)
             answer, again = ask(connection, address, headers, max_bytes, time_left.seconds)
         if again and not self._closed.is_set():
             self._idle.put(address, connection)

@@ -24,7 +24,8 @@ OTHER_PORTS = range(1024, 65536)  # below are mail, remote shells and the like
 Resolve = Callable[[str, int], list[str]]
 
 _UNUSABLE = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
-_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_LABEL = "[a-z0-9_][a-z0-9_-]{0,62}"  # what is between the dots of a name
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in its last 32 bits
 
@@ -149,8 +150,6 @@ def checked(address: Address, resolve: Resolve) -> list[str]:
     somebody's own network as well. Raises Refused, or OSError from `resolve`.
     """
     found = resolve(address.host, address.port)
-    if not found:
-        raise OSError("no address")
     if not all(is_public(ip) for ip in found):
         raise Refused("at an address that is not public: this computer, or its own network")
     return found

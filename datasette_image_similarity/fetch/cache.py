@@ -1,6 +1,6 @@
 """What was downloaded, kept in a folder: HTTP's rules for caches of one user (RFC 9111).
 
-An entry is one file, named by the SHA-256 of its URL: the SHA-256 of all that follows, a
+An entry is one file, named by the SHA-256 of its key: the SHA-256 of all that follows, a
 line of JSON, and the bytes. Files are written under another name and moved into place, so
 that readers, and other processes with the same folder, find a whole entry or none. An
 entry that does not match its checksum is none.
@@ -106,7 +106,8 @@ def _freshness(headers: Mapping[str, str], control: Mapping[str, str], now: floa
     if "expires" in headers:  # one that is no date is in the past
         return max(0.0, (_time(headers["expires"]) or 0.0) - date)
     changed = _time(headers.get("last-modified"))
-    return min(max(HOUR, 0.1 * (date - changed) if changed else 0.0), WEEK)
+    age = 0.0 if changed is None else date - changed
+    return min(max(HOUR, 0.1 * age), WEEK)
 
 
 def _seconds(text: str | None) -> float:
@@ -133,10 +134,10 @@ class Cache:
         self._sweeping = threading.Lock()
         self._until_sweep = 0  # bytes; 0: it was not measured yet
 
-    def get(self, url: str) -> Kept | None:
-        """What is kept of a URL, fresh or not."""
+    def get(self, key: str) -> Kept | None:
+        """What is kept under a key, fresh or not."""
         try:
-            checksum, _, rest = self._file(url).read_bytes().partition(b"\n")
+            checksum, _, rest = self._file(key).read_bytes().partition(b"\n")
         except OSError:
             return None
         if hashlib.sha256(rest).hexdigest().encode() != checksum:
@@ -144,16 +145,16 @@ class Cache:
         facts, _, body = rest.partition(b"\n")
         try:
             return Kept(Facts(**json.loads(facts)), body)
-        except TypeError:  # of another version, with other facts
+        except (TypeError, ValueError):  # of another version, with other facts
             return None
 
-    def put(self, url: str, kept: Kept) -> None:
-        """Keep this, in place of what was kept of the URL."""
+    def put(self, key: str, kept: Kept) -> None:
+        """Keep this, in place of what was kept under the key."""
         rest = json.dumps(asdict(kept.facts)).encode() + b"\n" + kept.body
         data = hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
         if len(data) > self._limit:
             return
-        file = self._file(url)
+        file = self._file(key)
         try:
             for folder in (self.folder, file.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -174,13 +175,13 @@ class Cache:
         if self._until_sweep < 0:
             self._sweep()
 
-    def drop(self, url: str) -> None:
-        """Keep nothing of this URL."""
+    def drop(self, key: str) -> None:
+        """Keep nothing under this key."""
         with suppress(OSError):
-            self._file(url).unlink()
+            self._file(key).unlink()
 
-    def _file(self, url: str) -> Path:
-        name = hashlib.sha256(url.encode()).hexdigest()
+    def _file(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / name
 
     def _sweep(self) -> None:

@@ -8,13 +8,14 @@ waited for.
 
 from __future__ import annotations
 
+import selectors
 import socket
 import ssl
 import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import NamedTuple
 
@@ -51,10 +52,15 @@ def tls_context() -> ssl.SSLContext:
 
 
 def connect(
-    address: Address, ips: list[str], context: ssl.SSLContext, seconds: float
+    address: Address, ips: list[str], context: ssl.SSLContext | None, seconds: float
 ) -> HTTPConnection:
-    """A connection to the first of these IP addresses that takes one. Raises OSError."""
+    """A connection to the first of these IP addresses that takes one. Raises OSError.
+
+    With a context, it is encrypted, and with the host that the address names.
+    """
     ips = ips[:ADDRESSES]
+    if not ips:
+        raise OSError("it has no address")
     for ip in ips:
         try:
             sock = socket.create_connection(
@@ -66,7 +72,7 @@ def connect(
         else:
             break
     sock.settimeout(seconds)
-    if address.scheme == "https":
+    if context is not None:
         try:
             sock = context.wrap_socket(sock, server_hostname=address.host)
         except BaseException:
@@ -93,15 +99,16 @@ def ask(
     try:
         with _time_limit(connection.sock, seconds):
             connection.request("GET", address.target, headers=dict(headers))
-            response = connection.getresponse()
-            body = _body(response, max_bytes)
+            with closing(connection.getresponse()) as response:
+                body = _body(response, max_bytes)
+                # After 1xx another answer comes, which must not be the next one's.
+                whole = response.isclosed() and response.status >= 200
         decoded = _decoded(body, response, max_bytes)
     except BaseException:
         connection.close()
         raise
-    again = response.isclosed() and not response.will_close
+    again = whole and not response.will_close
     if not again:
-        response.close()
         connection.close()
     return Answer(response.status, _headers(response), decoded), again
 
@@ -138,7 +145,9 @@ def _time_limit(sock: socket.socket, seconds: float) -> Iterator[None]:
 def _body(response: HTTPResponse, max_bytes: int) -> bytes:
     """All of a picture; of other answers what is needed to use the connection again."""
     if response.status != 200:
-        return response.read(PIECE)
+        with suppress(OSError, HTTPException):  # the status says enough
+            response.read(PIECE)
+        return b""
     expected = response.length
     if expected is not None and expected > max_bytes:
         raise too_large(max_bytes)
@@ -175,8 +184,8 @@ def _decoded(body: bytes, response: HTTPResponse, max_bytes: int) -> bytes:
         raise ImageError(f"sent with {encoding}, and damaged") from None
     if len(unpacked) > max_bytes:
         raise too_large(max_bytes)
-    if not unpack.eof:
-        raise ImageError(f"sent with {encoding}, and cut off")
+    if not unpack.eof or unpack.unused_data:
+        raise ImageError(f"sent with {encoding}, and not whole")
     return unpacked
 
 
@@ -199,6 +208,13 @@ def too_large(max_bytes: int) -> ImageError:
     return ImageError(f"more than {max_bytes / 1e6:,.0f} MB")
 
 
+def _is_silent(sock: socket.socket) -> bool:
+    """True where nothing came that nobody asked for, the end of the connection included."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        return not selector.select(0)
+
+
 class Idle:
     """Connections that wait for the next request to the same place."""
 
@@ -212,7 +228,13 @@ class Idle:
             for entry in reversed(self._waiting):
                 if entry[0] == address[:3]:
                     self._waiting.remove(entry)
-                    return entry[1]
+                    break
+            else:
+                return None
+        connection = entry[1]
+        if _is_silent(connection.sock):
+            return connection
+        connection.close()
         return None
 
     def put(self, address: Address, connection: HTTPConnection) -> None:
