@@ -326,6 +326,8 @@ def _words(error: Exception, scheme: str) -> str:
     kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket"
+    if _code(error) == "401":
+        return f"it may not be read without credentials: {CREDENTIALS[scheme]}"
     if _is_forbidden(error):
         return f"these credentials may not read it ({_code(error) or 'forbidden'})"
     if isinstance(error, TimeoutError) or "Timeout" in kind:

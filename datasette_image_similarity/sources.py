@@ -294,7 +294,8 @@ class _Objects:
 class _Addresses:
     """Pictures on the web. Nothing is asked before they are read."""
 
-    root = WebRoot()
+    def __init__(self, root: WebRoot) -> None:
+        self.root = root
 
     def picture(self, path: str, pk: Key | None = None) -> Picture:
         """The picture at an address, or a picture with a problem."""
@@ -473,8 +474,10 @@ def column_pictures(
     files: _Root | _Objects | _Addresses
     if isinstance(root, Path):
         files = _Root(root)
+    elif isinstance(root, WebRoot):
+        files = _Addresses(root)
     else:
-        files = _Addresses() if isinstance(root, WebRoot) else _Objects(root, buckets)
+        files = _Objects(root, buckets)
 
     def picture(row: tuple[Key | None, object]) -> Picture:
         pk, value = row

@@ -151,7 +151,10 @@ def checked(address: Address, resolve: Resolve) -> list[str]:
     """
     found = resolve(address.host, address.port)
     if not all(is_public(ip) for ip in found):
-        raise Refused("at an address that is not public: this computer, or its own network")
+        raise Refused(
+            "at an address that is not public: this computer, or its own network (see "
+            "--allow-private-addresses)"
+        )
     return found
 
 
