@@ -25,6 +25,7 @@ setup(
         "datasette_image_similarity.cli",
         "datasette_image_similarity.encoders",
         "datasette_image_similarity.explore",
+        "datasette_image_similarity.fetch",
         "datasette_image_similarity.learning",
         "datasette_image_similarity.stores",
         "datasette_image_similarity.web",
@@ -45,6 +46,9 @@ setup(
         "click",
         "pillow>=12.3",
         "python-multipart>=0.0.20",
+        # For downloads: whom to believe, and names in other alphabets than the Latin.
+        "certifi",
+        "idna>=3.7",
     ],
     extras_require={
         "explore": ["scikit-learn>=1.6", "openTSNE>=1.0.4"],

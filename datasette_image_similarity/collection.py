@@ -43,6 +43,7 @@ from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
+from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
 from .stores.items import vector_of_item
 from .stores.opening import store_url, stores_of
@@ -169,6 +170,7 @@ class ImageCollection:
         | None = None,
         *,
         path_column: str | None = None,
+        url_column: str | None = None,
         blob_column: str | None = None,
         root: str | Path | None = None,
         pk: str | None = None,
@@ -188,15 +190,19 @@ class ImageCollection:
         skip: Iterable[sources.Picture] = (),
         copy_of: str | Path | None = None,
         store: str | None = None,
+        allow_private_addresses: bool = False,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
-        `source` is one of: folders and files, which become rows of the table; rows as
+        `source` is one of: folders and files, which become rows of the table, also as
+        "s3://bucket/folder" and "gs://bucket/folder"; rows as
         dictionaries, which are inserted or updated by `pk` (default: "id", else their
-        number) and name their pictures in `path_column` or hold them in `blob_column`;
-        None for the rows that the table has, or for the folders embedded before.
-        Paths are relative to `root` (default: the folder of the database) and may not
-        leave it. `where` is a SQL condition on the table's rows.
+        number) and name their pictures in `path_column` or `url_column`, or hold them in
+        `blob_column`; None for the rows that the table has, or for the folders embedded
+        before. Paths are relative to `root` (default: the folder of the database), which
+        may be in a bucket, and may not leave it. `url_column` holds addresses, fetched
+        once unless `force`; `allow_private_addresses` lets them lead into this computer
+        and its network. `where` is a SQL condition on the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder; `prune` drops what has gone from the disk. `progress` is called
@@ -219,20 +225,27 @@ class ImageCollection:
         `_image_similarity_failures`.
         """
         started = time.perf_counter()
-        if path_column and blob_column:
-            raise CollectionError("Name a path column or a BLOB column, not both")
+        if sum(map(bool, (path_column, url_column, blob_column))) > 1:
+            raise CollectionError(
+                "Name one column: of paths, of addresses or of pictures as BLOBs"
+            )
         files, rows = _files_or_rows(source)
-        if rows and not (path_column or blob_column):
-            raise CollectionError("Rows need a path column or a BLOB column")
+        if rows and not (path_column or url_column or blob_column):
+            raise CollectionError("Rows need a column of paths, addresses or BLOBs")
+        top = _root(root, url_column)
         before = self._existing()
-        mode = _mode(files, path_column, blob_column, before, self.table)
+        mode = _mode(files, path_column or url_column, blob_column, before, self.table)
+        reader = sources.Reader(allow_private=allow_private_addresses)
         self._check_source(files, rows, mode, copy_of)
+        for bucket in (*files, top):
+            if isinstance(bucket, BucketRoot):
+                reader.buckets.check(bucket, listing=bucket is not top)
         options = encoder or EncoderOptions()
         spec, load = self._choose_encoder(before, options, metric, force)
         learns = options.dims is not None and (before is None or force)
         if self._encoder is not None and (before is None or force):
             _check_length(self._encoder.dimensions, options.dims)
-        with self._no_empty_file(), db.explained(self.database):
+        with reader, self._no_empty_file(), db.explained(self.database):
             conn = self.connect(create=bool(files or rows or copy_of))
             if copy_of is not None:
                 self._copy_from(copy_of, before)
@@ -245,8 +258,9 @@ class ImageCollection:
                 mode=mode,
                 before=before,
                 label_from_folder=label_from_folder,
+                reader=reader,
             )
-            pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
+            pictures = run.list(files, top, where)
             pictures = _some(pictures, files)
             opening = {
                 "name": self.name,
@@ -538,13 +552,14 @@ class ImageCollection:
         else:
             entries = entries_of_hits(conn, collection, source, hits)
         roots = trust.trusted_roots(self.database)
-        return export_file(
-            file,
-            entries,
-            TrustedFiles(conn, collection, source, roots),
-            caption or usual_caption(collection, source),
-            title or f"Pictures of {collection.table}",
-        )
+        with sources.Reader() as reader:
+            return export_file(
+                file,
+                entries,
+                TrustedFiles(conn, collection, source, roots, reader),
+                caption or usual_caption(collection, source),
+                title or f"Pictures of {collection.table}",
+            )
 
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""
@@ -878,7 +893,7 @@ class ImageCollection:
 
     def _check_source(
         self,
-        files: list[Path],
+        files: list[Path | BucketRoot],
         rows: list[dict[str, object]],
         mode: tuple[str, str],
         copy_of: str | Path | None,
@@ -886,7 +901,7 @@ class ImageCollection:
         """Raises CollectionError for what is plainly wrong, before an encoder is loaded."""
         source, column = mode
         for file in files:
-            if not os.path.exists(file):
+            if isinstance(file, Path) and not os.path.exists(file):
                 raise CollectionError(f"{file} does not exist")
         if copy_of is not None:
             with closing(db.connect(copy_of)) as conn:
@@ -977,7 +992,8 @@ class ImageCollection:
             else:
                 roots = trust.trusted_roots(self.database)
                 limit = LOCAL_FILES.max_bytes
-                data = sources.read_noted(roots, kept.root, kept.path, limit)
+                with sources.Reader() as reader:
+                    data = reader.read_noted(roots, kept.root, kept.path, limit)
         except ImageError as error:
             if kept.thumbnail is None:
                 raise
@@ -1140,21 +1156,34 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
     )
 
 
-def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
+def _root(root: str | Path | None, url_column: str | None) -> Root | None:
+    """The root that was named, if one was. Raises CollectionError."""
+    if url_column and root:
+        raise CollectionError("Addresses are relative to no root: leave out --root")
+    if url_column:
+        return WebRoot()
+    top = named(root) if root else None
+    return Path(os.path.abspath(top)) if isinstance(top, Path) else top
+
+
+def _files_or_rows(
+    source: Any,
+) -> tuple[list[Path | BucketRoot], list[dict[str, object]]]:
     if source is None:
         return [], []
-    given = [source] if isinstance(source, (str, Path)) else list(source)
+    kinds = (str, Path, BucketRoot)
+    given = [source] if isinstance(source, kinds) else list(source)
     if not given:
         raise CollectionError("There is nothing to embed: neither paths nor rows")
-    if all(isinstance(one, (str, Path)) for one in given):
-        return [Path(one).expanduser() for one in given], []
+    if all(isinstance(one, kinds) for one in given):
+        return [named(one) for one in given], []
     if all(isinstance(one, Mapping) for one in given):
         return [], [dict(one) for one in given]
     raise CollectionError("The source must be paths or rows, not a mixture")
 
 
 def _some(
-    pictures: Iterator[sources.Picture], files: list[Path]
+    pictures: Iterator[sources.Picture], files: list[Path | BucketRoot]
 ) -> Iterator[sources.Picture]:
     """The pictures. Raises CollectionError when files were named and there are none."""
     first = next(pictures, None)
@@ -1182,7 +1211,7 @@ def _reporter(
 
 
 def _mode(
-    files: list[Path],
+    files: list[Path | BucketRoot],
     path_column: str | None,
     blob_column: str | None,
     before: db.Collection | None,
@@ -1200,7 +1229,7 @@ def _mode(
     else:
         raise CollectionError(
             f"Say where the pictures of {table!r} are: name folders or files, "
-            "--path-column or --blob-column"
+            "--path-column, --url-column or --blob-column"
         )
     if before is not None and (before.source, before.column) != asked:
         raise CollectionError(

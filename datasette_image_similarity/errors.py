@@ -13,6 +13,10 @@ class ImageError(ImageSimilarityError):
     """One picture cannot be used: not an image, damaged, too big, too slow."""
 
 
+class MissingFile(ImageError):
+    """There is no picture at a path, a key or an address."""
+
+
 class EncoderError(ImageSimilarityError):
     """An encoder cannot be made: unknown model, missing or wrong weights."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .encoders import Encoder
 from .errors import ImageError
-from .images import Decoded, DecoderPool, Limits, Request
+from .images import Decoded, DecoderPool, Limits, Request, refuse_size
 from .sources import Picture, read_file
 
 if TYPE_CHECKING:
@@ -72,8 +72,13 @@ def embed_pictures(
     batch_size: int,
     workers: int,
     stop: Callable[[], bool],
+    read: Callable[[str, int], bytes] = read_file,
+    readers: int | None = None,
 ) -> Iterator[list[Outcome]]:
     """Yields batches of outcomes, in the order of the jobs.
+
+    `read(file, max_bytes)` gives the bytes at a picture's real place, in one of `readers`
+    threads: by default as many as there are `workers`, which decode.
 
     `encoder` may be None when all pictures are known not to be readable.
     `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
@@ -84,7 +89,7 @@ def embed_pictures(
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
     with (
         DecoderPool(limits, workers) as decoders,
-        _threads(workers) as readers,
+        _threads(readers or workers) as reading,
         _threads(LANES) as lanes,
     ):
 
@@ -92,7 +97,9 @@ def embed_pictures(
             picture = job.picture
             try:
                 if data is None:
-                    data = read_file(picture.file, limits.max_bytes)
+                    if picture.size:
+                        refuse_size(picture.size, limits)  # before it comes over the wire
+                    data = read(picture.file, limits.max_bytes)
                 # The file may have changed since it was listed: note what was read.
                 picture = picture._replace(size=len(data))
                 sha256 = hashlib.sha256(data).hexdigest()
@@ -113,7 +120,7 @@ def embed_pictures(
                 data = read_row(picture) if picture.file is None else None
             except ImageError as error:
                 return _done(Outcome(picture, failure=str(error)))
-            return readers.submit(prepare, job, data)
+            return reading.submit(prepare, job, data)
 
         size = encoder.batch_size if encoder else batch_size
         prepared = _ahead(jobs, start, 2 * size * LANES)

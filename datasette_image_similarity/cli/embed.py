@@ -26,30 +26,64 @@ from .base import (
 if TYPE_CHECKING:
     from ..collection import EncoderOptions, ImageCollection
     from ..embed import Summary
+    from ..roots import BucketRoot
+
+
+class _Place(click.ParamType):
+    """A path, or a folder in a bucket; where only a folder will do, it must be there."""
+
+    name = "path"
+
+    def __init__(self, *, folder: bool = False) -> None:
+        self.folder = folder
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | BucketRoot:
+        from ..errors import CollectionError
+        from ..roots import BucketRoot, named
+
+        if not isinstance(value, str):
+            return value
+        try:
+            place = named(value)
+        except CollectionError as error:
+            self.fail(str(error), param, ctx)
+        if isinstance(place, BucketRoot) or not self.folder:
+            return place
+        there = click.Path(exists=True, file_okay=False, path_type=Path)
+        return there.convert(value, param, ctx)
 
 
 @image_similarity.command()
 @database_file
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=_Place())
 @click.option("--table", default="images", show_default=True, help="Table of the pictures")
 @collection_name
 @click.option("--all", "every", is_flag=True, help="All collections over the table")
 @click.option("--path-column", help="Column of the table that holds the picture's path")
+@click.option("--url-column", help="Column of the table that holds its https:// address")
 @click.option("--blob-column", help="Column of the table that holds the picture itself")
 @click.option(
     "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that paths are relative to; default: that of the CSV or the database",
+    type=_Place(folder=True),
+    help="Folder, or s3://bucket/folder, that paths are relative to; default: the folder "
+    "of the CSV or the database",
 )
 @click.option(
     "--csv",
     "csv_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV or TSV file to make the table from, with --path-column",
+    help="CSV or TSV file to make the table from, with --path-column or --url-column",
 )
 @click.option("--pk", help="Key column of the CSV; default: id, else the row's number")
 @click.option("--label-from-folder", is_flag=True, help="Put the folder's name into label")
 @click.option("--where", help="SQL condition: embed only these rows of the table")
+@click.option(
+    "--allow-private-addresses",
+    is_flag=True,
+    help="Fetch from this computer and its network as well, with --url-column",
+)
 @click.option(
     "--model",
     help="resnet50 by default; another torchvision classification model, timm:NAME, "
@@ -127,17 +161,19 @@ if TYPE_CHECKING:
 @json_output
 def embed(
     database: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | BucketRoot, ...],
     table: str,
     name: str | None,
     every: bool,
     path_column: str | None,
+    url_column: str | None,
     blob_column: str | None,
-    root: Path | None,
+    root: Path | BucketRoot | None,
     csv_file: Path | None,
     pk: str | None,
     label_from_folder: bool,
     where: str | None,
+    allow_private_addresses: bool,
     model: str | None,
     weights: str | None,
     pooling: str | None,
@@ -160,7 +196,7 @@ def embed(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Embed pictures: folders and files, a table, or a CSV.
+    """Embed pictures: folders, files and buckets, a table, or a CSV.
 
     Run it again to embed what is new or has changed. One bad file stops nothing. Where a
     table has several collections, --all embeds into each, one after the other; those that
@@ -174,6 +210,8 @@ def embed(
         datasette image-similarity embed shop.db --csv products.csv \\
             --table products --path-column file
         datasette image-similarity embed museum.db --table works --blob-column scan
+        datasette image-similarity embed photos.db s3://bucket/photos
+        datasette image-similarity embed news.db --table articles --url-column photo
     """
     from dataclasses import replace
 
@@ -181,10 +219,12 @@ def embed(
     from ..images import LOCAL_FILES
     from ..sources import csv_rows
 
-    if csv_file and (not path_column or paths):
-        raise click.UsageError("--csv needs --path-column, and no PATH")
-    if paths and (path_column or blob_column):
+    if csv_file and (not (path_column or url_column) or paths):
+        raise click.UsageError("--csv needs --path-column or --url-column, and no PATH")
+    if paths and (path_column or url_column or blob_column):
         raise click.UsageError("PATHs are folders and files: leave out the columns")
+    if url_column and root:
+        raise click.UsageError("Addresses are relative to no root: leave out --root")
     if output and (paths or csv_file):
         raise click.UsageError(
             "--output copies a table: to embed files, name the new database directly"
@@ -200,13 +240,14 @@ def embed(
     source: Any = list(paths) or None
     if csv_file:
         source = csv_rows(csv_file)
-        root = root or csv_file.absolute().parent
-    if output and root is None:
+        root = root or (csv_file.absolute().parent if path_column else None)
+    if output and path_column and root is None:
         root = database.absolute().parent
 
     options = {
         "source": source,
         "path_column": path_column,
+        "url_column": url_column,
         "blob_column": blob_column,
         "root": root,
         "pk": pk,
@@ -221,6 +262,7 @@ def embed(
         "limits": replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
         "copy_of": database if output else None,
         "store": store,
+        "allow_private_addresses": allow_private_addresses,
     }
 
     def run(name: str | None, stop: Callable[[], bool]) -> Summary:
@@ -274,7 +316,7 @@ def _until_told(
         encoder = EncoderOptions(device=encoder.device, precision=encoder.precision)
         force = False
         say.watching()
-        _sleep(2, stop)
+        _sleep(summary.pause, stop)
         if stop():
             return summary
 
