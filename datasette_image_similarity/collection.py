@@ -210,9 +210,10 @@ class ImageCollection:
         the source. Until it is, nothing is stored; `stop()` turning true meanwhile raises
         `explore.vectors.Stopped`.
 
-        Raises EncoderError before the database is touched; EngineError; CollectionError for a table
+        Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder than the collection's;
-        DatabaseError when it cannot be written. A picture that fails stops nothing: it
+        EngineError when the cluster cannot do it; DatabaseError when it cannot be
+        written. A picture that fails stops nothing: it
         is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()

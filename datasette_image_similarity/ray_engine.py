@@ -25,8 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -217,7 +217,7 @@ def _import_ray(address: str | None) -> Any:
     """Ray, told to keep quiet. Raises EngineError where it is not installed."""
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         if address is None or address.startswith(("127.0.0.1", "localhost")):
             os.environ.setdefault(LOOPBACK, "0")
     try:
@@ -247,13 +247,29 @@ def _connect(address: str | None) -> None:
     else:
         options["address"] = address
     try:
-        ray.init(**options)
+        with _no_stderr():
+            ray.init(**options)
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         where = "a Ray on this computer" if address is None else f"Ray at {address}"
         raise EngineError(
             f"Cannot connect to {where}: {_first_line(error)}. Is it running (ray start), "
             "and can this machine reach it?"
         ) from error
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Nothing reaches standard error: Ray's C++ says there that it was told to be quiet."""
+    sys.stderr.flush()
+    ours = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+        os.close(nowhere)
 
 
 def _package_folder() -> str:
@@ -318,13 +334,11 @@ def _fitting(nodes: Sequence[Node], cpus: int) -> int:
 def _require_fit(actors: int | None, fit: int, each: str, nodes: Sequence[Node]) -> None:
     if max(1, actors or 0) <= fit:
         return
-    cpus, gpus = (
-        sum(part) for part in zip(*((n.cpus, n.gpus) for n in nodes), strict=True)
-    )
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    wanted = " ".join(filter(None, (_count(actors or 1, "actor"), each)))
     raise EngineError(
-        f"{_count(actors or 1, 'actor')} {each} do not fit into the cluster: it has "
-        f"{_count(len(nodes), 'node')} with {cpus} CPUs and {gpus:g} GPUs in all, enough for "
-        f"{fit:,}".replace("  ", " ")
+        f"{wanted} do not fit into the cluster: its {_count(len(nodes), 'node')} with "
+        f"{_count(cpus, 'CPU')} and {gpus:g} GPUs in all have room for {fit:,}"
     )
 
 
@@ -454,15 +468,6 @@ def _recipe(encoder: Encoder, made: Layout, device: str, precision: str) -> Reci
     )
 
 
-@dataclass(frozen=True)
-class Window:
-    """Blocks that Ray has at a time."""
-
-    blocks: list[pa.Table] = field(default_factory=list)
-    jobs: int = 0
-    bytes: int = 0
-
-
 def _windows(
     jobs: Iterable[Job], read_row: Callable[[Picture], bytes], rows: int
 ) -> Iterator[list[pa.Table]]:
@@ -517,8 +522,6 @@ def _computed(window: list[pa.Table], task: Task, made: Layout) -> Iterator[pa.T
             max_concurrent_calls_per_actor=CALLS_AN_ACTOR,
             enable_true_multi_threading=True,
         ),
-        max_restarts=-1,
-        max_task_retries=-1,
         **share,
     )
     for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -692,9 +695,6 @@ def _job(row: Mapping[str, Any]) -> Job:
         missing=row["missing"],
     )
     return Job(picture, row["item"], row["known"])
-
-
-RESULTS = ("sha256", "kept", "width", "height", "format", "facts", "thumbnail", "vector")
 
 
 def _outcome_table(block: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
