@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from .learning.finetune_run import Epoch
     from .learning.reduce import Reduced
     from .learning.train import Trained
+    from .ray_engine import RayEngine
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -191,6 +193,7 @@ class ImageCollection:
         copy_of: str | Path | None = None,
         store: str | None = None,
         allow_private_addresses: bool = False,
+        engine: RayEngine | None = None,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
@@ -208,7 +211,8 @@ class ImageCollection:
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
         the current one. `skip` are pictures not to look at again. `copy_of` is another
-        database, whose table is copied here first, over an earlier copy.
+        database, whose table is copied here first, over an earlier copy. `engine` has
+        the machines of a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
         file (`stores/opening.py`); from then on the collection remembers it.
@@ -220,9 +224,9 @@ class ImageCollection:
 
         Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder or store than the collection's;
-        DatabaseError when it cannot be written; StoreError when the store cannot be used.
-        A picture that fails stops nothing: it is in the summary's failures and in
-        `_image_similarity_failures`.
+        EngineError when the cluster cannot do it; DatabaseError when the database cannot be
+        written; StoreError when the store cannot be used. A picture that fails stops
+        nothing: it is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()
         if sum(map(bool, (path_column, url_column, blob_column))) > 1:
@@ -240,7 +244,9 @@ class ImageCollection:
         for bucket in (*files, top):
             if isinstance(bucket, BucketRoot):
                 reader.buckets.check(bucket, listing=bucket is not top)
-        options = encoder or EncoderOptions()
+        options = asked = encoder or EncoderOptions()
+        if engine is not None:
+            options = replace(asked, device="auto")  # what is asked for need not be here
         spec, load = self._choose_encoder(before, options, metric, force)
         learns = options.dims is not None and (before is None or force)
         if self._encoder is not None and (before is None or force):
@@ -281,15 +287,21 @@ class ImageCollection:
             if readable:
                 jobs.put_first(self._encoder.sample)
             describe = self._describe_encoder if readable else spec.__str__
+            if engine is not None and readable:
+                engine.start()
+                describe = partial(engine.describe, self._encoder.spec)
             report = _reporter(progress, lambda: describe() + run.learning, started)
             thumbnails = run.collection.thumbnails if run.collection else thumbnails
             how = How(
                 limits=limits,
                 thumbnail=THUMBNAIL if thumbnails else None,
                 batch_size=batch_size,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers,
                 stop=stop,
             )
+            if engine is not None:
+                at_work = {"device": asked.device, "precision": asked.precision}
+                how = replace(how, engine=partial(engine.embed_pictures, **at_work))
             queue = iter(jobs)
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)

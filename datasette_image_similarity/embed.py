@@ -73,8 +73,9 @@ class How:
     limits: Limits
     thumbnail: int | None
     batch_size: int
-    workers: int
+    workers: int | None
     stop: Callable[[], bool]
+    engine: Callable[..., Iterator[list[Outcome]]] = embed_pictures  # or as it is called
 
 
 class Run:
@@ -424,7 +425,7 @@ class Run:
         metric: str,
         stored_vector: Callable[[str], bytes | None],
     ) -> Iterator[list[Outcome]]:
-        return embed_pictures(
+        return how.engine(
             jobs,
             encoder=encoder,
             metric=metric,
