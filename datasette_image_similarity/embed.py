@@ -438,7 +438,7 @@ class Run:
             workers=how.workers,
             stop=how.stop,
             read=self.reader.read,
-            readers=max(how.workers, REMOTE_READERS) if self._is_remote else how.workers,
+            readers=REMOTE_READERS if self._is_remote else None,
         )
 
     @property

@@ -94,7 +94,7 @@ def embed_pictures(
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
     with (
         nullcontext(decoders) if decoders else DecoderPool(limits, workers) as decoders,
-        _threads(readers or workers) as reading,
+        _threads(max(workers, readers or 0)) as reading,
         _threads(LANES) as lanes,
     ):
 

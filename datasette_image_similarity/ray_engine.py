@@ -35,7 +35,8 @@ from . import trust
 from .errors import EngineError, ImageError, ImageSimilarityError
 from .images import Decoded, DecoderPool, Limits
 from .pipeline import Job, Outcome, embed_pictures
-from .sources import Picture
+from .roots import as_root, is_address, is_object
+from .sources import Picture, read_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,6 +151,8 @@ class RayEngine:
         batch_size: int,
         workers: int | None,
         stop: Callable[[], bool],
+        read: Callable[[str, int], bytes] = read_file,
+        readers: int | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> Iterator[list[Outcome]]:
@@ -173,12 +176,23 @@ class RayEngine:
                 batch_size=batch_size,
                 workers=workers,
                 stop=stop,
+                read=read,
+                readers=readers,
             )
             return
         self.start()
         made = self._layout
         recipe = _recipe(encoder, made, device, precision)
-        task = Task(recipe, metric, limits, thumbnail, workers or made.cpus, made.cpus)
+        task = Task(
+            recipe,
+            metric=metric,
+            limits=limits,
+            thumbnail=thumbnail,
+            workers=workers or made.cpus,
+            cpus=made.cpus,
+            read=read,
+            readers=readers,
+        )
         # A GPU's batch is larger than that of the CPU here.
         rows = max(batch_size, GPU_BLOCK if made.gpus else encoder.batch_size)
         with _explained():
@@ -421,6 +435,8 @@ class Task:
     thumbnail: int | None
     workers: int
     cpus: int
+    read: Callable[[str, int], bytes]  # travels with what it needs
+    readers: int | None
     files: Any = None  # a reference to the weights' bytes by name, for machines without
 
     def with_weights(self) -> Task:
@@ -568,6 +584,8 @@ class Actor:
                     batch_size=len(jobs),
                     workers=task.workers,
                     stop=lambda: False,
+                    read=task.read,
+                    readers=task.readers,
                     decoders=self._decoders,
                 ):
                     outcomes += map(_told, batch)
@@ -608,7 +626,8 @@ def _make_encoder(task: Task) -> Encoder:
 def _told(outcome: Outcome) -> Outcome:
     """With a failure that this machine is the reason of told as such."""
     file = outcome.picture.file
-    if outcome.failure is None or file is None or os.path.exists(file):
+    elsewhere = file is None or is_object(file) or is_address(file)
+    if outcome.failure is None or elsewhere or os.path.exists(file):
         return outcome
     reason = f"not on the machine that was to read it ({platform.node()})"
     return replace(outcome, failure=reason)
@@ -687,7 +706,7 @@ def _job(row: Mapping[str, Any]) -> Job:
     picture = Picture(
         pk=json.loads(row["pk"]),
         path=_name(row["path"]),
-        root=None if root is None else Path(root),
+        root=None if root is None else as_root(root),
         file=_name(row["file"]),
         size=row["size"],
         mtime_ns=row["mtime_ns"],
