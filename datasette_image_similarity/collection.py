@@ -30,7 +30,7 @@ from . import query, sources, trust, words
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
-from .errors import CollectionError, EncoderError, ImageError, StoreError
+from .errors import CollectionError, EncoderError, ImageError
 from .explore.exports import (
     Exported,
     TrustedFiles,
@@ -47,7 +47,8 @@ from .query import Filter, Hit, Query
 from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
 from .stores.items import vector_of_item
-from .stores.opening import store_url, stores_of
+from .stores.opening import store_url
+from .stores.places import clear_places, places_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,10 @@ if TYPE_CHECKING:
     from .learning.reduce import Reduced
     from .learning.train import Trained
     from .ray_engine import RayEngine
+    from .stores.moving import Moved
+    from .stores.reconciling import Reconciled
+    from .vector_export import ExportedVectors
+    from .vector_import import Imported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -573,6 +578,71 @@ class ImageCollection:
                 title or f"Pictures of {collection.table}",
             )
 
+    def export_vectors(
+        self,
+        file: str | Path,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ExportedVectors:
+        """Write the vectors to a Parquet file, for other programs and `import_vectors()`.
+
+        What is in it: `vector_files.py`. A file that is there is replaced, once all is
+        written. Raises CollectionError where that is not possible, StoreError for a store
+        that cannot be used, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_export import export_vectors
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return export_vectors(
+                conn,
+                collection,
+                Path(file).expanduser(),
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def import_vectors(
+        self,
+        file: str | Path,
+        *,
+        replace: bool = False,
+        store: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Imported:
+        """Make this collection of vectors that `export_vectors()` wrote to a file.
+
+        Its rows are found by key in the table, which is made where the vectors are of a
+        folder's pictures and it is missing. `replace` drops a collection of this name (that
+        in the file by default). `store` is the URL of a store for the vectors. All is
+        taken in or nothing. Raises CollectionError for a file that is wrong or does not
+        fit, StoreError, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_files import VectorFile
+        from .vector_import import import_vectors
+
+        url = store_url(store) if store else ""
+        with (
+            VectorFile(Path(file).expanduser()) as opened,
+            self._no_empty_file(),
+            db.explained(self.database),
+        ):
+            conn = self.connect(create=True)
+            if url:
+                trust.note_store(self.database, url)
+            return import_vectors(
+                conn,
+                opened,
+                table=self.table,
+                name=self.name,
+                replace=replace,
+                store=url,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""
         collection, conn = self._open()
@@ -832,6 +902,63 @@ class ImageCollection:
         folder = None if to is None else Path(to).expanduser()
         return export_decisions(conn, collection, Path(file).expanduser(), folder)
 
+    def move(
+        self,
+        to: str,
+        *,
+        keep: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Moved:
+        """Bring the vectors to the store at the URL `to`, or into this file: "sqlite".
+
+        They are compared there before the collection points to them; only then the old
+        ones are dropped, unless they are to be kept. Cut off, the same call goes on.
+        Raises CollectionError when they are there already, or some are missing; StoreError
+        when a store cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.moving import move
+
+        collection, conn = self._open()
+        url = "" if to == "sqlite" else store_url(to)
+        if url:
+            trust.note_store(self.database, url)
+        with db.explained(self.database):
+            return move(
+                conn,
+                collection,
+                url,
+                keep=keep,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def reconcile(
+        self,
+        *,
+        mend: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Reconciled:
+        """Compare what this file and the collection's store have, by id and SHA-256.
+
+        To `mend` sends what waits, takes out of the store what is no picture's here, and
+        takes pictures off that have no vector there: the next `embed` makes them again.
+        Raises CollectionError for a collection without a store, StoreError when that
+        cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.reconciling import reconcile
+
+        collection, conn = self._find()
+        with db.explained(self.database):
+            return reconcile(
+                conn,
+                collection,
+                mend=mend,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
         collection, conn = self._find()
@@ -846,22 +973,15 @@ class ImageCollection:
     def remove(self) -> None:
         """Drop the collection. The table of pictures stays as it is.
 
-        What a store has of it goes, too; where that cannot be reached a warning says what
+        What stores have of it goes, too; where one cannot be reached a warning says what
         is left there.
         """
         collection, conn = self._find()
         with db.explained(self.database):
-            try:
-                if collection.store:
-                    vectors = stores_of(conn).open(collection)
-                    vectors.clear({"source": collection.store_id})
-            except StoreError as error:
-                warnings.warn(
-                    f"{collection.store} still holds the vectors whose source is "
-                    f"{collection.store_id!r}: {error}",
-                    stacklevel=2,
-                )
+            places = places_of(conn, collection)
             db.drop_collection(conn, collection)
+            for left in clear_places(conn, collection, places):
+                warnings.warn(left, stacklevel=2)
 
     # Inside
 

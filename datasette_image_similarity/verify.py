@@ -35,6 +35,7 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
 
     Mending forgets items whose vector or row is not right, so that the next `embed` makes
     them anew, and rebuilds a damaged vec0 table from the vectors that can be read.
+    Vectors in a store are left to `reconcile`.
     """
     faults: list[Fault] = []
     if repair and db.schema_version(conn):
@@ -49,6 +50,8 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
 def _verify(
     conn: sqlite3.Connection, collection: db.Collection, repair: bool
 ) -> list[Fault]:
+    if collection.store:
+        return _verify_items(conn, collection, repair)
     items = {
         row[0]
         for row in conn.execute(
@@ -72,6 +75,24 @@ def _verify(
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
     faults += _verify_transform(conn, collection)
     return faults + _verify_index(conn, collection, repair)
+
+
+def _verify_items(
+    conn: sqlite3.Connection, collection: db.Collection, repair: bool
+) -> list[Fault]:
+    """All but the vectors."""
+    live = _live_items(conn, collection)
+    if live is None:
+        what, stale = "the table or its column is gone: remove, or restore it", []
+    else:
+        what = "items whose row is gone or has changed"
+        stale = [item for item in db.item_ids(conn, collection) if item not in live]
+    faults = [Fault(collection.table, what, max(1, len(stale)))]
+    if live is not None and not stale:
+        faults = []
+    if repair:
+        db.drop_items(conn, collection, stale)
+    return faults + _verify_transform(conn, collection)
 
 
 def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> list[Fault]:
