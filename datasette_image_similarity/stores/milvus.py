@@ -138,7 +138,7 @@ class Milvus:
         self.deadline = deadline
         self.search_params = dict(search_params or {})
         self._client: MilvusClient | None = None
-        self._connecting = threading.Lock()
+        self._connecting = threading.RLock()
         self._checked = False
         self._index: dict[str, Any] = {}
         self._index_read = -INDEX_KNOWN_FOR
