@@ -225,6 +225,7 @@ class ImageCollection:
         if rows and not (path_column or blob_column):
             raise CollectionError("Rows need a path column or a BLOB column")
         before = self._existing()
+        store = self._store(before, store)
         mode = _mode(files, path_column, blob_column, before, self.table)
         self._check_source(files, rows, mode, copy_of)
         options = encoder or EncoderOptions()
@@ -252,7 +253,7 @@ class ImageCollection:
                 "name": self.name,
                 "metric": metric,
                 "thumbnails": thumbnails,
-                "store": self._store(before, store),
+                "store": store,
             }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
@@ -841,7 +842,8 @@ class ImageCollection:
     def _store(self, before: db.Collection | None, asked: str | None) -> str:
         """Where the vectors go: the URL of a store, or "" for this file.
 
-        Raises CollectionError when a collection is in another place already.
+        Who names a store vouches for it. Raises CollectionError when a collection is in
+        another place already.
         """
         if asked is None:
             return before.store if before else ""

@@ -217,7 +217,7 @@ def _ranking(
     cache: IndexCache | None,
 ) -> Ranking:
     """Through the compressed index or the store, where there is one and that may be."""
-    if collection.store and not query.exact:
+    if collection.store:
         return ByStore(conn, collection, source, query, depth)
     index = None
     if not query.exact and depth <= DEEP:
