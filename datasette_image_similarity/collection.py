@@ -46,6 +46,7 @@ from .query import Filter, Hit, Query
 from .siblings import is_default, lacking
 from .stores.items import vector_of_item
 from .stores.opening import store_url, stores_of
+from .stores.sending import unsent_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,17 +106,19 @@ class Status:
     failures: int
     stale: int
     thumbnails: int
-    bytes: int  # of vectors and thumbnails
+    bytes: int  # of vectors and thumbnails in this file
     updated_at: str | None
     index: IndexStatus | None
     map: MapStatus | None
     default: bool  # used where none is named
     behind: int  # pictures that the default has, and this one has not
+    store: str  # URL of where the vectors are; empty for this file
+    unsent: int  # vectors that the store does not have yet, or still has
 
     @property
     def wants_index(self) -> bool:
         """Whether there is none, and there are so many vectors that it would help."""
-        return self.index is None and self.embedded >= WORTHWHILE
+        return self.index is None and not self.store and self.embedded >= WORTHWHILE
 
 
 class ImageCollection:
@@ -1253,6 +1256,8 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         "from _image_similarity_collections c where id = ?",
         (collection.id,),
     ).fetchone()
+    unsent, unsent_bytes = unsent_size(conn, collection)
+    vectors = unsent_bytes if collection.store else embedded * collection.dimensions * 4
     return Status(
         name=collection.name,
         table=collection.table,
@@ -1263,10 +1268,12 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         failures=failures,
         stale=embedded - live,
         thumbnails=thumbnails,
-        bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
+        bytes=vectors + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
         map=map_status(conn, collection),
         default=is_default(conn, collection),
         behind=lacking(conn, collection),
+        store=collection.store,
+        unsent=unsent,
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import make_photos
-from core import embed
+from core import embed, opened
 
 from datasette_image_similarity import trust
 
@@ -35,3 +39,48 @@ def copies(pair: tuple[Path, Path], folder: Path) -> tuple[Path, Path]:
         trust.note_store(copy, f"milvus-lite:{path.parent / 'vectors.db'}")
         copied.append(copy)
     return copied[0], copied[1]
+
+
+@contextmanager
+def engine(says: bytes | None) -> Iterator[str]:
+    """The URL of something that is no engine: it accepts, and says this; with None it
+    never answers."""
+    server = socket.create_server(("127.0.0.1", 0))
+    accepted = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            accepted.append(connection)
+            if says is not None:
+                connection.sendall(says)
+                connection.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"milvus://127.0.0.1:{server.getsockname()[1]}/photos"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        for connection in accepted:
+            connection.close()
+        thread.join()
+
+
+def free_url() -> str:
+    """A URL at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return f"milvus://127.0.0.1:{port}/photos"
+
+
+def put_in(path: Path, url: str, *, vouched: bool = True) -> None:
+    """Have a database say that its vectors are there."""
+    with opened(path) as conn:
+        conn.execute("update _image_similarity_collections set store = ?", (url,))
+    if vouched:
+        trust.note_store(path, url)

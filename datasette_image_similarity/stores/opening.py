@@ -48,7 +48,7 @@ class Stores:
             raise StoreError(
                 f"The database says that its vectors are in {url}, but nobody has vouched "
                 "for that on this computer: name it once, with datasette image-similarity "
-                f"embed … --store {url}, or in the setting \"stores\" of "
+                f'embed … --store {url}, or in the setting "stores" of '
                 "datasette-image-similarity"
             )
         with self._lock:
