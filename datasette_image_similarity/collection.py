@@ -49,6 +49,7 @@ from .siblings import is_default, lacking
 from .stores.items import vector_of_item
 from .stores.opening import store_url
 from .stores.places import clear_places, places_of
+from .stores.sending import unsent_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,17 +114,19 @@ class Status:
     failures: int
     stale: int
     thumbnails: int
-    bytes: int  # of vectors and thumbnails
+    bytes: int  # of vectors and thumbnails in this file
     updated_at: str | None
     index: IndexStatus | None
     map: MapStatus | None
     default: bool  # used where none is named
     behind: int  # pictures that the default has, and this one has not
+    store: str  # URL of where the vectors are; empty for this file
+    unsent: int  # vectors that the store does not have yet, or still has
 
     @property
     def wants_index(self) -> bool:
         """Whether there is none, and there are so many vectors that it would help."""
-        return self.index is None and self.embedded >= WORTHWHILE
+        return self.index is None and not self.store and self.embedded >= WORTHWHILE
 
 
 class ImageCollection:
@@ -243,6 +246,7 @@ class ImageCollection:
             raise CollectionError("Rows need a column of paths, addresses or BLOBs")
         top = _root(root, url_column)
         before = self._existing()
+        store = self._store(before, store)
         mode = _mode(files, path_column or url_column, blob_column, before, self.table)
         reader = sources.Reader(allow_private=allow_private_addresses)
         self._check_source(files, rows, mode, copy_of)
@@ -277,7 +281,7 @@ class ImageCollection:
                 "name": self.name,
                 "metric": metric,
                 "thumbnails": thumbnails,
-                "store": self._store(before, store),
+                "store": store,
             }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
@@ -988,7 +992,8 @@ class ImageCollection:
     def _store(self, before: db.Collection | None, asked: str | None) -> str:
         """Where the vectors go: the URL of a store, or "" for this file.
 
-        Raises CollectionError when a collection is in another place already.
+        Who names a store vouches for it. Raises CollectionError when a collection is in
+        another place already.
         """
         if asked is None:
             return before.store if before else ""
@@ -1412,6 +1417,8 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         "from _image_similarity_collections c where id = ?",
         (collection.id,),
     ).fetchone()
+    unsent, unsent_bytes = unsent_size(conn, collection)
+    vectors = unsent_bytes if collection.store else embedded * collection.dimensions * 4
     return Status(
         name=collection.name,
         table=collection.table,
@@ -1422,10 +1429,12 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         failures=failures,
         stale=embedded - live,
         thumbnails=thumbnails,
-        bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
+        bytes=vectors + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
         map=map_status(conn, collection),
         default=is_default(conn, collection),
         behind=lacking(conn, collection),
+        store=collection.store,
+        unsent=unsent,
     )

@@ -59,6 +59,8 @@ def status(database: Path, as_json: bool) -> None:
             click.echo(f"  behind       {_behind_in_words(database, one)}")
         click.echo(f"  encoder      {one.encoder}")
         click.echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
+        if one.store:
+            click.echo(f"  kept in      {one.store}{_unsent_in_words(one)}")
         click.echo(f"  thumbnails   {one.thumbnails:,}")
         click.echo(f"  size         {one.bytes / 1e6:,.1f} MB")
         click.echo(f"  failures     {one.failures:,}")
@@ -75,6 +77,13 @@ def _behind_in_words(database: Path, status: Any) -> str:
         f"{status.behind:,} picture{several} of the default missing: "
         f"{embed_all(database, status.table)}"
     )
+
+
+def _unsent_in_words(status: Any) -> str:
+    """What the store of a collection does not know yet, of its status."""
+    if not status.unsent:
+        return ""
+    return f"; {status.unsent:,} changes wait to be sent (run embed again)"
 
 
 def _map_in_words(status: Any) -> str:
@@ -185,6 +194,7 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
         conn = db.connect(database)
         faults = verify_database(conn, repair=repair)
         left = verify_database(conn) if repair and faults else faults
+        stored = [one for one in db.collections(conn) if one.store]
         conn.close()
     if as_json:
         click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
@@ -201,6 +211,11 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
             click.echo("Mended. Run embed again to fill in what was dropped.")
         else:
             click.echo("Mend it with --repair.")
+        for one in stored:
+            click.echo(
+                f"{one.table} ({one.name}): its vectors are in {one.store}, which was not "
+                "looked into: reconcile does that."
+            )
     if left:
         sys.exit(1)
 
