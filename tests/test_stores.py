@@ -97,8 +97,9 @@ def sqlite(request: pytest.FixtureRequest, folder: Path) -> tuple:
         connections.append(conn)
         db.migrate(conn)
         if not db.table_exists(conn, "pictures"):
-            conn.execute("create table pictures (a, b, path, primary key (a, b))")
-            conn.executemany("insert into pictures values (?, ?, null)", KEYS)
+            with db.transaction(conn):
+                conn.execute("create table pictures (a, b, path, primary key (a, b))")
+                conn.executemany("insert into pictures values (?, ?, null)", KEYS)
             make_collection(conn, space)
         collection = db.find_collection(conn, "pictures")
         wanted = {"dimensions": space.dimensions, "metric": space.metric}
@@ -236,7 +237,8 @@ def test_searches_and_lists_are_narrowed(shelf: Shelf) -> None:
         return hits
 
     for id in ids[: len(ODD)]:
-        assert found({"id": id}) == {id}
+        assert [hit.id for hit in index.search(query, 5, {"id": id})] == [id]
+    assert found({"id": ids[3]}) == {ids[3]}
     assert found({"id": [*ids[:40], *ids[:40], ids[500]]}) == set(ids[:40])
     assert found({"sha256": SHA[3]}) == {ids[3], ids[103], ids[203]}
     both = {ids[n] for n in (3, 4, 103, 104, 203, 204)}
