@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +44,13 @@ from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
+from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
 from .stores.indexing import StoreIndex, drop_store_index, store_index
 from .stores.items import vector_of_item
 from .stores.opening import store_url
 from .stores.places import clear_places, places_of
-from .stores.sending import waiting
+from .stores.sending import unsent_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from .learning.finetune_run import Epoch
     from .learning.reduce import Reduced
     from .learning.train import Trained
+    from .ray_engine import RayEngine
     from .stores.moving import Moved
     from .stores.reconciling import Reconciled
     from .vector_export import ExportedVectors
@@ -112,15 +115,15 @@ class Status:
     failures: int
     stale: int
     thumbnails: int
-    bytes: int  # of vectors and thumbnails
+    bytes: int  # of vectors and thumbnails in this file
     updated_at: str | None
     index: IndexStatus | None
-    store: str  # URL of where the vectors are; "" for the database itself
-    store_index: StoreIndex | None
-    unsent: int  # changes that the store does not have yet
+    store_index: StoreIndex | None  # of the store, where that was noted
     map: MapStatus | None
     default: bool  # used where none is named
     behind: int  # pictures that the default has, and this one has not
+    store: str  # URL of where the vectors are; empty for this file
+    unsent: int  # vectors that the store does not have yet, or still has
 
     @property
     def wants_index(self) -> bool:
@@ -183,6 +186,7 @@ class ImageCollection:
         | None = None,
         *,
         path_column: str | None = None,
+        url_column: str | None = None,
         blob_column: str | None = None,
         root: str | Path | None = None,
         pk: str | None = None,
@@ -202,21 +206,27 @@ class ImageCollection:
         skip: Iterable[sources.Picture] = (),
         copy_of: str | Path | None = None,
         store: str | None = None,
+        allow_private_addresses: bool = False,
+        engine: RayEngine | None = None,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
-        `source` is one of: folders and files, which become rows of the table; rows as
+        `source` is one of: folders and files, which become rows of the table, also as
+        "s3://bucket/folder" and "gs://bucket/folder"; rows as
         dictionaries, which are inserted or updated by `pk` (default: "id", else their
-        number) and name their pictures in `path_column` or hold them in `blob_column`;
-        None for the rows that the table has, or for the folders embedded before.
-        Paths are relative to `root` (default: the folder of the database) and may not
-        leave it. `where` is a SQL condition on the table's rows.
+        number) and name their pictures in `path_column` or `url_column`, or hold them in
+        `blob_column`; None for the rows that the table has, or for the folders embedded
+        before. Paths are relative to `root` (default: the folder of the database), which
+        may be in a bucket, and may not leave it. `url_column` holds addresses, fetched
+        once unless `force`; `allow_private_addresses` lets them lead into this computer
+        and its network. `where` is a SQL condition on the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
         the current one. `skip` are pictures not to look at again. `copy_of` is another
-        database, whose table is copied here first, over an earlier copy.
+        database, whose table is copied here first, over an earlier copy. `engine` has
+        the machines of a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
         file (`stores/opening.py`); from then on the collection remembers it.
@@ -228,25 +238,35 @@ class ImageCollection:
 
         Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder or store than the collection's;
-        DatabaseError when it cannot be written; StoreError when the store cannot be used.
-        A picture that fails stops nothing: it is in the summary's failures and in
-        `_image_similarity_failures`.
+        EngineError when the cluster cannot do it; DatabaseError when the database cannot be
+        written; StoreError when the store cannot be used. A picture that fails stops
+        nothing: it is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()
-        if path_column and blob_column:
-            raise CollectionError("Name a path column or a BLOB column, not both")
+        if sum(map(bool, (path_column, url_column, blob_column))) > 1:
+            raise CollectionError(
+                "Name one column: of paths, of addresses or of pictures as BLOBs"
+            )
         files, rows = _files_or_rows(source)
-        if rows and not (path_column or blob_column):
-            raise CollectionError("Rows need a path column or a BLOB column")
+        if rows and not (path_column or url_column or blob_column):
+            raise CollectionError("Rows need a column of paths, addresses or BLOBs")
+        top = _root(root, url_column)
         before = self._existing()
-        mode = _mode(files, path_column, blob_column, before, self.table)
+        store = self._store(before, store)
+        mode = _mode(files, path_column or url_column, blob_column, before, self.table)
+        reader = sources.Reader(allow_private=allow_private_addresses)
         self._check_source(files, rows, mode, copy_of)
-        options = encoder or EncoderOptions()
+        for bucket in (*files, top):
+            if isinstance(bucket, BucketRoot):
+                reader.buckets.check(bucket, listing=bucket is not top)
+        options = asked = encoder or EncoderOptions()
+        if engine is not None:
+            options = replace(asked, device="auto")  # what is asked for need not be here
         spec, load = self._choose_encoder(before, options, metric, force)
         learns = options.dims is not None and (before is None or force)
         if self._encoder is not None and (before is None or force):
             _check_length(self._encoder.dimensions, options.dims)
-        with self._no_empty_file(), db.explained(self.database):
+        with reader, self._no_empty_file(), db.explained(self.database):
             conn = self.connect(create=bool(files or rows or copy_of))
             if copy_of is not None:
                 self._copy_from(copy_of, before)
@@ -259,14 +279,15 @@ class ImageCollection:
                 mode=mode,
                 before=before,
                 label_from_folder=label_from_folder,
+                reader=reader,
             )
-            pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
+            pictures = run.list(files, top, where)
             pictures = _some(pictures, files)
             opening = {
                 "name": self.name,
                 "metric": metric,
                 "thumbnails": thumbnails,
-                "store": self._store(before, store),
+                "store": store,
             }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
@@ -281,15 +302,21 @@ class ImageCollection:
             if readable:
                 jobs.put_first(self._encoder.sample)
             describe = self._describe_encoder if readable else spec.__str__
+            if engine is not None and readable:
+                engine.start()
+                describe = partial(engine.describe, self._encoder.spec)
             report = _reporter(progress, lambda: describe() + run.learning, started)
             thumbnails = run.collection.thumbnails if run.collection else thumbnails
             how = How(
                 limits=limits,
                 thumbnail=THUMBNAIL if thumbnails else None,
                 batch_size=batch_size,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers,
                 stop=stop,
             )
+            if engine is not None:
+                at_work = {"device": asked.device, "precision": asked.precision}
+                how = replace(how, engine=partial(engine.embed_pictures, **at_work))
             queue = iter(jobs)
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)
@@ -558,13 +585,14 @@ class ImageCollection:
         else:
             entries = entries_of_hits(conn, collection, source, hits)
         roots = trust.trusted_roots(self.database)
-        return export_file(
-            file,
-            entries,
-            TrustedFiles(conn, collection, source, roots),
-            caption or usual_caption(collection, source),
-            title or f"Pictures of {collection.table}",
-        )
+        with sources.Reader() as reader:
+            return export_file(
+                file,
+                entries,
+                TrustedFiles(conn, collection, source, roots, reader),
+                caption or usual_caption(collection, source),
+                title or f"Pictures of {collection.table}",
+            )
 
     def export_vectors(
         self,
@@ -1019,7 +1047,8 @@ class ImageCollection:
     def _store(self, before: db.Collection | None, asked: str | None) -> str:
         """Where the vectors go: the URL of a store, or "" for this file.
 
-        Raises CollectionError when a collection is in another place already.
+        Who names a store vouches for it. Raises CollectionError when a collection is in
+        another place already.
         """
         if asked is None:
             return before.store if before else ""
@@ -1056,7 +1085,7 @@ class ImageCollection:
 
     def _check_source(
         self,
-        files: list[Path],
+        files: list[Path | BucketRoot],
         rows: list[dict[str, object]],
         mode: tuple[str, str],
         copy_of: str | Path | None,
@@ -1064,7 +1093,7 @@ class ImageCollection:
         """Raises CollectionError for what is plainly wrong, before an encoder is loaded."""
         source, column = mode
         for file in files:
-            if not os.path.exists(file):
+            if isinstance(file, Path) and not os.path.exists(file):
                 raise CollectionError(f"{file} does not exist")
         if copy_of is not None:
             with closing(db.connect(copy_of)) as conn:
@@ -1155,7 +1184,8 @@ class ImageCollection:
             else:
                 roots = trust.trusted_roots(self.database)
                 limit = LOCAL_FILES.max_bytes
-                data = sources.read_noted(roots, kept.root, kept.path, limit)
+                with sources.Reader() as reader:
+                    data = reader.read_noted(roots, kept.root, kept.path, limit)
         except ImageError as error:
             if kept.thumbnail is None:
                 raise
@@ -1318,21 +1348,34 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
     )
 
 
-def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
+def _root(root: str | Path | None, url_column: str | None) -> Root | None:
+    """The root that was named, if one was. Raises CollectionError."""
+    if url_column and root:
+        raise CollectionError("Addresses are relative to no root: leave out --root")
+    if url_column:
+        return WebRoot()
+    top = named(root) if root else None
+    return Path(os.path.abspath(top)) if isinstance(top, Path) else top
+
+
+def _files_or_rows(
+    source: Any,
+) -> tuple[list[Path | BucketRoot], list[dict[str, object]]]:
     if source is None:
         return [], []
-    given = [source] if isinstance(source, (str, Path)) else list(source)
+    kinds = (str, Path, BucketRoot)
+    given = [source] if isinstance(source, kinds) else list(source)
     if not given:
         raise CollectionError("There is nothing to embed: neither paths nor rows")
-    if all(isinstance(one, (str, Path)) for one in given):
-        return [Path(one).expanduser() for one in given], []
+    if all(isinstance(one, kinds) for one in given):
+        return [named(one) for one in given], []
     if all(isinstance(one, Mapping) for one in given):
         return [], [dict(one) for one in given]
     raise CollectionError("The source must be paths or rows, not a mixture")
 
 
 def _some(
-    pictures: Iterator[sources.Picture], files: list[Path]
+    pictures: Iterator[sources.Picture], files: list[Path | BucketRoot]
 ) -> Iterator[sources.Picture]:
     """The pictures. Raises CollectionError when files were named and there are none."""
     first = next(pictures, None)
@@ -1360,7 +1403,7 @@ def _reporter(
 
 
 def _mode(
-    files: list[Path],
+    files: list[Path | BucketRoot],
     path_column: str | None,
     blob_column: str | None,
     before: db.Collection | None,
@@ -1378,7 +1421,7 @@ def _mode(
     else:
         raise CollectionError(
             f"Say where the pictures of {table!r} are: name folders or files, "
-            "--path-column or --blob-column"
+            "--path-column, --url-column or --blob-column"
         )
     if before is not None and (before.source, before.column) != asked:
         raise CollectionError(
@@ -1429,6 +1472,8 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         "from _image_similarity_collections c where id = ?",
         (collection.id,),
     ).fetchone()
+    unsent, unsent_bytes = unsent_size(conn, collection)
+    vectors = unsent_bytes if collection.store else embedded * collection.dimensions * 4
     return Status(
         name=collection.name,
         table=collection.table,
@@ -1439,13 +1484,13 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         failures=failures,
         stale=embedded - live,
         thumbnails=thumbnails,
-        bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
+        bytes=vectors + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
-        store=collection.store,
         store_index=store_index(conn, collection),
-        unsent=waiting(conn, collection) if collection.store else 0,
         map=map_status(conn, collection),
         default=is_default(conn, collection),
         behind=lacking(conn, collection),
+        store=collection.store,
+        unsent=unsent,
     )

@@ -9,7 +9,7 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_vectors_{id}  vec0: (id, embedding), one per collection
     _image_similarity_thumbnails    WebP, by item id
     _image_similarity_failures      pictures that could not be embedded, and why
-    _image_similarity_roots         folders that paths are relative to
+    _image_similarity_roots         folders and buckets that paths are relative to
     _image_similarity_transforms    what was learned of a collection and is applied to the
                                     vectors of its network: PCA, learned heads
     _image_similarity_indexes       compressed indexes: what was learned and measured
@@ -56,6 +56,7 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from .errors import CollectionError, DatabaseError
+from .roots import Root
 
 if TYPE_CHECKING:
     from .stores.opening import Stores
@@ -1209,7 +1210,7 @@ def put_transform(
 # Items
 
 
-def root_id(conn: sqlite3.Connection, collection: Collection, path: Path) -> int:
+def root_id(conn: sqlite3.Connection, collection: Collection, path: Root) -> int:
     """The id of a root folder in this collection, made if it is new."""
     conn.execute(
         "insert or ignore into _image_similarity_roots (collection_id, path) values (?, ?)",

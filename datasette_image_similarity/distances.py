@@ -160,10 +160,18 @@ def histogram(
     else:
         live = set(_sample(conn, collection, SAMPLED)) - query.without
         total = stored - len(query.without)
-    if len(live) > WHOLE:
-        live = set(random.Random(0).sample(sorted(live), SAMPLED))
     vectors = vectors_of(conn, collection)
-    if stored <= WHOLE and 4 * len(live) > stored:
+    if len(live) > (vectors.most if collection.store else WHOLE):
+        live = set(random.Random(0).sample(sorted(live), SAMPLED))
+    if collection.store:  # which tells how far they are, and keeps what they are
+        all_of_them = stored <= vectors.most and 4 * len(live) > stored
+        found = (
+            vectors.nearest(query.vector, stored, None)
+            if all_of_them
+            else (vectors.nearest(query.vector, len(live), live))
+        )
+        rows = [row for row in found if row[0] in live]
+    elif stored <= WHOLE and 4 * len(live) > stored:
         rows = [row for row in vectors.distances(query.vector) if row[0] in live]
     else:
         rows = vectors.distances(query.vector, live)

@@ -526,6 +526,12 @@ def build_index(
     """
     if recall is not None and not 0 < recall <= 1:
         raise CollectionError(f"The recall must be above 0 and at most 1, not {recall}")
+    if collection.store:
+        raise CollectionError(
+            f"The vectors of {collection.table!r} are in {collection.store}, which has "
+            "ways of its own to find what is near: the compressed index is for vectors in "
+            "the database"
+        )
     db.migrate(conn)
     try:
         row = db.index_row(conn, collection)

@@ -38,6 +38,7 @@ from .database import (
     item_id,
     literal,
     live_sql,
+    plain_columns,
     quote,
     source_of,
 )
@@ -217,7 +218,7 @@ def _ranking(
     cache: IndexCache | None,
 ) -> Ranking:
     """Through the compressed index or the store, where there is one and that may be."""
-    if collection.store and not query.exact:
+    if collection.store:
         return ByStore(conn, collection, source, query, depth)
     index = None
     if not query.exact and depth <= DEEP:
@@ -438,6 +439,8 @@ def as_sql(
             keys = [json.loads(str(key)) if compound else key for key in weights]
         array = literal(json.dumps(keys, ensure_ascii=False))
         vector = f"mean_image_embedding({table}, {array}, {name})"
+    if collection.store:
+        return _as_sql_of_store(collection, source, weights, k, max_distance), {}
     shown = [
         column
         for column in source.columns
@@ -473,6 +476,30 @@ def as_sql(
         lines.append(f"  and i.pk not in ({', '.join(map(literal, weights))})")
     lines.append("order by v.distance")
     return "\n".join(lines), dict(filter.params) if filter else {}
+
+
+def _as_sql_of_store(
+    collection: Collection,
+    source: SourceTable,
+    weights: Mapping[Key, float],
+    k: int,
+    max_distance: float | None,
+) -> str:
+    """As `as_sql()`, of what is like one row, for vectors that SQL does not see."""
+    table, name = literal(collection.table), literal(collection.name)
+    found = f"similar_images({table}, {literal(*weights)}, {k}, {name})"
+    columns = ", ".join(f"t.{quote(name)}" for name in plain_columns(collection, source))
+    pk, distance = (f"json_extract(j.value, '$.{name}')" for name in ("pk", "distance"))
+    lines = [
+        "select round(json_extract(j.value, '$.score'), 4) as score,",
+        f"  round({distance}, 4) as distance,",
+        f"  {columns}",
+        f"from json_each({found}) j",
+        f"join {quote(source.name)} t on {source.join_sql('t', pk)}",
+        *([] if max_distance is None else [f"where {distance} <= {max_distance!r}"]),
+        "order by j.key",
+    ]
+    return "\n".join(lines)
 
 
 def pk_path(pk: int | float | str | list) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,9 @@ class Sought(Ranking):
         self.loose = False
         self.stored = self._count_stored()
         self.total = self.stored
+        self._resolve_filter()
+
+    def _resolve_filter(self) -> None:
         if self.query.filter is not None and self.query.filter.where:
             self.passing = self._all_that_pass(LOOSE + 1)
             self.total = len(self.passing)
@@ -175,7 +179,11 @@ class Sought(Ranking):
             self.wanted *= 4
         if limited:
             return ranked, len(ranked)
-        return ranked, max(len(ranked), self.total - len(self.out))
+        return ranked, max(len(ranked), self._count_all())
+
+    def _count_all(self) -> int:
+        """How many there are in all, but for those left out."""
+        return self.total - len(self.out)
 
     def _all_that_pass(self, most: int) -> set[int]:
         """Items whose row passes the filter, `most` of them at most; all with -1.
@@ -251,32 +259,58 @@ class ByIndex(Sought):
 class ByStore(Sought):
     """What the store finds that the vectors are in.
 
-    Of items that few enough are to be told one by one, it is asked for these alone.
+    What it does not hand on is compared one by one: items that few enough are to be told,
+    all of them where the query wants that, and beyond what a store gives at once. Up to
+    LOOSE items those whose row has gone do not count.
     """
 
+    most = sys.maxsize
+
     def __init__(self, *asked: Any) -> None:
+        self.live: set[int] | None = None
         super().__init__(*asked)
-        self.most = self.vectors.most
         told = store_index(self.conn, self.collection)
-        self.exact, self.recall = told.get("exact") is True, told.get("recall")
+        searches_all = told.get("exact") is not False
+        self.one_by_one = self.query.exact and not searches_all
+        self.exact = self.query.exact or searches_all
+        self.recall = None if self.exact else told.get("recall")
 
     def _count_stored(self) -> int:
         return item_count(self.conn, self.collection)
+
+    def _resolve_filter(self) -> None:
+        if self.stored > LOOSE:
+            super()._resolve_filter()
+            return
+        self.live = live_items(self.conn, self.collection, self.source, self.query.filter)
+        if self.query.filter is not None and self.query.filter.where:
+            self.passing = self.live
+
+    def _count_all(self) -> int:
+        return super()._count_all() if self.live is None else len(self.live - self.out)
 
     def _handed_on(self) -> tuple[list, bool]:
         among = None
         if self.passing is not None and not self.loose:
             among = self.passing - self.out
-            if len(among) <= FEW:
-                return self.vectors.distances(self.query.vector, among), True
-        k = min(self.wanted, self.most)
-        found = self.vectors.nearest(self.query.vector, k, among)
-        all_seen = k >= (self.stored if among is None else len(among))
-        rows = [row for row in found if row[0] not in self.out]
+        rows, all_seen = self._asked(among)
+        rows = [row for row in rows if row[0] not in self.out]
         if self.loose:
             passing = self._that_pass({item for item, _ in rows})
             rows = [row for row in rows if row[0] in passing]
+        elif self.live is not None:
+            rows = [row for row in rows if row[0] in self.live]
         return rows, all_seen
+
+    def _asked(self, among: set[int] | None) -> tuple[list, bool]:
+        """(id, distance) of the nearest, and whether there are no others."""
+        some = self.stored if among is None else len(among)
+        k = min(self.wanted, some)
+        few = among is not None and len(among) <= FEW
+        if few or self.one_by_one or k > self.vectors.most:
+            return self.vectors.distances(self.query.vector, among), True
+        rows = self.vectors.nearest(self.query.vector, k, among)
+        return rows, k == some or len(rows) < k
 
 
 def live_items(

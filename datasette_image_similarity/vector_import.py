@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
@@ -13,6 +13,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from .errors import CollectionError, Stopped, StoreError
 from .explore.vectors import Say
+from .roots import as_root
 from .stores import Space
 from .stores.ids import key_of_id, new_source
 from .stores.indexing import note_store_index
@@ -250,7 +251,7 @@ class _Taking:
         if root is None:
             return None
         if root not in self._roots:
-            self._roots[root] = db.root_id(self.conn, self.collection, Path(root))
+            self._roots[root] = db.root_id(self.conn, self.collection, as_root(root))
         return self._roots[root]
 
     def finish(self) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 from core import opened, sql
 
 from datasette_image_similarity import database as db
-from datasette_image_similarity.errors import StoreError
 from datasette_image_similarity.stores import Known, pages
 from datasette_image_similarity.stores.items import vectors_of
-from datasette_image_similarity.stores.opening import stores_of
+from datasette_image_similarity.stores.opening import space_of, stores_of
 
 
 def release(url: str) -> None:
@@ -39,14 +38,9 @@ def in_store(path: Path, url: str) -> list[Known]:
     """Everything that a store has, also of others; nothing where it is gone."""
     with opened(path) as conn:
         collection = db.find_collection(conn, "images")
-        from datasette_image_similarity.stores.opening import space_of
-
         index = stores_of(conn).open_url(url, space_of(collection))
-        try:
-            return [known for page in pages(index) for known in page]
-        except StoreError as error:
-            assert "not there" in str(error)
-            return []
+        index.ensure()
+        return [known for page in pages(index) for known in page]
 
 
 def shas(path: Path) -> list[str]:

@@ -98,7 +98,7 @@ from datasette_image_similarity.stores import moving
 path, to, owner, method, calls, folder = sys.argv[1:]
 trust.click.get_app_dir = lambda *_: folder
 moving.AT_ONCE, moving.SENDERS = 5, 1
-owner = {"InStore": moving.InStore, "InFile": moving.InFile, "db": db, "moving": moving}[owner]
+owner = {"db": db, "moving": moving}.get(owner) or getattr(moving, owner)
 usual, left = getattr(owner, method), int(calls)
 
 def killed(*arguments, **options):
@@ -298,8 +298,8 @@ def test_numbers_that_a_store_changes_are_seen(
 def test_the_compressed_index_goes_and_that_is_said(copied: Path, lite: str) -> None:
     sql(
         copied,
-        "insert into _image_similarity_indexes (collection_id, asked, lists, axes, trained, "
-        "spread, model) values (1, .99, 1, 1, 1, 1, x'00')",
+        "insert into _image_similarity_indexes (collection_id, asked, lists, axes, "
+        "trained, spread, model) values (1, .99, 1, 1, 1, 1, x'00')",
     )
     assert "compressed index went" in command("move", copied, "--to", lite).output
     assert value(copied, "select count(*) from _image_similarity_indexes") == 0

@@ -141,11 +141,15 @@ class Reporter:
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
-        if summary.new_roots:
-            roots = json.dumps({"datasette-image-similarity": {"roots": summary.new_roots}})
+        if "https:" in summary.new_roots:
+            self.line(
+                "Pages show small pictures of these, and fetch nothing unless configured: "
+                f"{_configured(['https:'])}"
+            )
+        elif summary.new_roots:
             self.line(
                 "Pages will read large pictures from there. On another computer, or for "
-                f'another user, that has to be configured: {{"plugins": {roots}}}'
+                f"another user, that has to be configured: {_configured(summary.new_roots)}"
             )
         parts = [f"{summary.embedded:,} embedded"]
         if summary.reused:
@@ -189,6 +193,10 @@ class Reporter:
         if not self.idle:
             self.line("Watching for changes. Ctrl-C ends.")
         self.idle = True
+
+
+def _configured(roots: list[str]) -> str:
+    return json.dumps({"plugins": {"datasette-image-similarity": {"roots": roots}}})
 
 
 @contextmanager

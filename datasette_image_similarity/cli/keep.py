@@ -61,7 +61,7 @@ def status(database: Path, as_json: bool) -> None:
         click.echo(f"  encoder      {one.encoder}")
         click.echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
         if one.store:
-            click.echo(f"  store        {_store_in_words(one)}")
+            click.echo(f"  kept in      {one.store}{_unsent_in_words(one)}")
         click.echo(f"  thumbnails   {one.thumbnails:,}")
         click.echo(f"  size         {one.bytes / 1e6:,.1f} MB")
         click.echo(f"  failures     {one.failures:,}")
@@ -78,6 +78,13 @@ def _behind_in_words(database: Path, status: Any) -> str:
         f"{status.behind:,} picture{several} of the default missing: "
         f"{embed_all(database, status.table)}"
     )
+
+
+def _unsent_in_words(status: Any) -> str:
+    """What the store of a collection does not know yet, of its status."""
+    if not status.unsent:
+        return ""
+    return f"; {status.unsent:,} changes wait to be sent (run embed again)"
 
 
 def _map_in_words(status: Any) -> str:
@@ -111,11 +118,6 @@ def _index_in_words(status: Any) -> str:
     if index.waiting:
         text += f", {index.waiting:,} not listed yet"
     return f"{text}; {index.advice}" if index.advice else text
-
-
-def _store_in_words(status: Any) -> str:
-    waiting = f"; {status.unsent:,} changes wait to be sent" if status.unsent else ""
-    return f"{status.store}{waiting}"
 
 
 def _store_index_in_words(status: Any) -> str:
@@ -271,6 +273,7 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
         conn = db.connect(database)
         faults = verify_database(conn, repair=repair)
         left = verify_database(conn) if repair and faults else faults
+        stored = [one for one in db.collections(conn) if one.store]
         conn.close()
     if as_json:
         click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
@@ -287,6 +290,11 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
             click.echo("Mended. Run embed again to fill in what was dropped.")
         else:
             click.echo("Mend it with --repair.")
+        for one in stored:
+            click.echo(
+                f"{one.table} ({one.name}): its vectors are in {one.store}, which was not "
+                "looked into: reconcile does that."
+            )
     if left:
         sys.exit(1)
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from ..errors import Stopped, StoreError
 from . import FIELDS, Entry, Found, Known, Space, Stats, Where, pages
 from .ids import source_of_id
+from .patience import left
 
 if TYPE_CHECKING:
     import numpy as np
@@ -513,7 +514,7 @@ class Milvus:
             lambda: MilvusClient(
                 self.place.uri,
                 token="" if self.place.lite else os.environ.get(TOKEN, ""),
-                timeout=min(self.deadline, CONNECTING),
+                timeout=left(min(self.deadline, CONNECTING)),
                 dedicated=True,
             )
         )
@@ -525,7 +526,8 @@ class Milvus:
         parts = urlsplit(self.place.uri)
         try:
             address = (parts.hostname, parts.port)
-            socket.create_connection(address, min(self.deadline, CONNECTING)).close()
+            seconds = left(min(self.deadline, CONNECTING))
+            socket.create_connection(address, seconds).close()
         except OSError as error:
             raise StoreError(f"{self._address()} does not answer: {error}") from None
 
@@ -534,7 +536,7 @@ class Milvus:
     ) -> Any:
         """Call a method of the client for our collection. Raises StoreError."""
         client = client or self._ready()
-        options = {"timeout": self.deadline} | options
+        options = {"timeout": left(self.deadline)} | options
         return self._told(
             lambda: getattr(client, method)(self.place.collection, *args, **options)
         )

@@ -47,8 +47,9 @@ class Stores:
         if not self._vouched(url):
             raise StoreError(
                 f"The database says that its vectors are in {url}, but nobody has vouched "
-                "for that on this computer: run datasette image-similarity trust-store, or "
-                'name it in the setting "stores" of datasette-image-similarity'
+                "for that on this computer: name it once, with datasette image-similarity "
+                f'embed … --store {url}, or in the setting "stores" of '
+                "datasette-image-similarity"
             )
         with self._lock:
             if (url, space) not in self._open:

@@ -49,6 +49,17 @@ def waiting(conn: sqlite3.Connection, collection: db.Collection) -> int:
     return conn.execute(sql, (collection.id,)).fetchone()[0]
 
 
+def unsent_size(conn: sqlite3.Connection, collection: db.Collection) -> tuple[int, int]:
+    """How many vectors wait to be sent, or to be taken out, and their bytes."""
+    if not collection.store:
+        return 0, 0
+    sql = (
+        "select count(*), coalesce(sum(length(vector)), 0) from _image_similarity_unsent "
+        "where collection_id = ?"
+    )
+    return tuple(conn.execute(sql, (collection.id,)).fetchone())
+
+
 def _rows(
     conn: sqlite3.Connection, collection: db.Collection, most: int
 ) -> list[sqlite3.Row]:
