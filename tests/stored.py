@@ -16,6 +16,8 @@ from datasette_image_similarity.stores.opening import space_of, stores_of
 
 def release(url: str) -> None:
     """Let go of a file of milvus-lite, for another process to use it."""
+    if not url.startswith("milvus-lite:"):
+        return
     from milvus_lite.server_manager import server_manager_instance
 
     server_manager_instance.release_server(url.removeprefix("milvus-lite:"))

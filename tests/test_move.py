@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,15 @@ def lite(tmp_path: Path) -> Iterator[str]:
     release(url)
 
 
+@pytest.fixture(params=["milvus-lite", "milvus"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """As `lite`, and a real server."""
+    if request.param == "milvus-lite":
+        yield request.getfixturevalue("lite")
+    else:
+        yield request.getfixturevalue("milvus").url(f"moved_{secrets.token_hex(4)}")
+
+
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five vectors a call."""
@@ -53,12 +63,12 @@ def store(path: Path) -> str:
     return value(path, "select store from _image_similarity_collections")
 
 
-def test_there_and_back_nothing_has_changed(copied: Path, lite: str) -> None:
+def test_there_and_back_nothing_has_changed(copied: Path, place: str) -> None:
     before, hits = vectors(copied), answer("similar", copied, "images", 12)
-    moved = move(copied, lite)
-    assert (moved.origin, moved.to, moved.vectors, moved.sent) == ("", lite, 24, 24)
+    moved = move(copied, place)
+    assert (moved.origin, moved.to, moved.vectors, moved.sent) == ("", place, 24, 24)
     assert (moved.compared, moved.apart, moved.left) == (24, 0.0, None)
-    assert store(copied) == lite
+    assert store(copied) == place
     assert sql(copied, "select name from sqlite_master where name like '%vectors_1%'") == []
     assert vectors(copied) == before
     assert [h["pk"] for h in answer("similar", copied, "images", 12)] == [
@@ -71,7 +81,7 @@ def test_there_and_back_nothing_has_changed(copied: Path, lite: str) -> None:
     assert vectors(copied) == before
     assert answer("similar", copied, "images", 12) == hits
     assert faults(copied) == []
-    assert in_store(copied, lite) == []
+    assert in_store(copied, place) == []
     assert value(copied, "select count(*) from _image_similarity_copies") == 0
 
 
@@ -119,14 +129,20 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("back", [False, True])
-def test_killed_it_goes_on(copied: Path, lite: str, moment: str, back: bool) -> None:
+CASES = [("milvus-lite", moment, back) for moment in MOMENTS for back in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("place", "moment", "back"),
+    [*CASES, ("milvus", "while copying", False)],
+    indirect=["place"],
+)
+def test_killed_it_goes_on(copied: Path, place: str, moment: str, back: bool) -> None:
     before, hits = vectors(copied), answer("similar", copied, "images", 12)
-    to = lite
+    to = place
     if back:
-        move(copied, lite)
-        release(lite)
+        move(copied, place)
+        release(place)
         to = "sqlite"
     method, calls = MOMENTS[moment]
     owner = {"put": "InFile" if back else "InStore", "move_collection": "db"}
@@ -140,17 +156,17 @@ def test_killed_it_goes_on(copied: Path, lite: str, moment: str, back: bool) -> 
     )
     assert done.returncode == -9, done.stderr
     switched = method == "_left"
-    assert (store(copied) == lite) == (back != switched)
+    assert (store(copied) == place) == (back != switched)
     assert vectors(copied) == before
     assert [h["pk"] for h in answer("similar", copied, "images", 12)] == [
         h["pk"] for h in hits
     ]
     moved = move(copied, to)  # goes on
     assert moved.sent == {"put": 14, "move_collection": 0, "_left": 0}[method]
-    assert (store(copied) == lite) == (not back)
+    assert (store(copied) == place) == (not back)
     assert vectors(copied) == before
     assert value(copied, "select count(*) from _image_similarity_copies") == 0
-    assert len(in_store(copied, lite)) == (0 if back else 24)
+    assert len(in_store(copied, place)) == (0 if back else 24)
 
 
 def test_what_others_write_meanwhile_arrives(

@@ -161,7 +161,8 @@ def test_compound_and_odd_keys(tmp_path: Path) -> None:
     with opened(path) as conn:
         conn.execute("create table t (a text, b integer, image blob, primary key (a, b))")
         conn.executemany(
-            "insert into t values (?, ?, ?)", [(*key, picture("red", key[1])) for key in keys]
+            "insert into t values (?, ?, ?)",
+            [(*key, picture("red", key[1])) for key in keys],
         )
     embed(path, table="t", blob_column="image")
     command("export", path, "--vectors", file)
@@ -255,7 +256,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rewritten(f, with_column("sha256", lambda all: [None, *all[1:]])),
         "has gaps",
     ),
-    "ids that are numbers": (lambda f: rewritten(f, with_column("id", as_numbers)), "int64"),
+    "ids that are numbers": (
+        lambda f: rewritten(f, with_column("id", as_numbers)),
+        "int64",
+    ),
     "a column lost": (
         lambda f: rewritten(f, lambda t: t.drop_columns("size")),
         "no column 'size'",
