@@ -255,7 +255,8 @@ class Milvus:
         except StoreError:
             with suppress(StoreError):
                 self._ask("drop_index", "embedding")
-            self._put_index(self._ready(), before["index_type"], _parameters(before))
+            with suppress(StoreError):  # milvus-lite has put it back by itself
+                self._put_index(self._ready(), before["index_type"], _parameters(before))
             raise
         finally:
             self._ask("load_collection", timeout=max(self.deadline, LOADING))
