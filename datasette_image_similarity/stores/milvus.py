@@ -43,7 +43,7 @@ LENGTHS = {"id": 2048, "source": 1024, "sha256": 64}
 METRICS = {"cosine": "COSINE", "l2": "L2"}
 # What answers with distances to the vectors themselves. All others (IVF_SQ8, IVF_PQ, …)
 # answer with those to what is left of them: some more are fetched and ordered anew.
-TRUE_DISTANCES = ("FLAT", "HNSW", "IVF_FLAT", "DISKANN", "AUTOINDEX", "BRUTE_FORCE")
+TRUE_DISTANCES = ("FLAT", "HNSW", "IVF_FLAT", "DISKANN", "BRUTE_FORCE")
 OVERSAMPLED = 4
 
 CONNECTING = 3.0  # seconds: a server that is there answers in some milliseconds
@@ -242,6 +242,8 @@ class Milvus:
 
         `params` as the engine names them: M, efConstruction, nlist …; `search_params` of
         another type are forgotten. Until it is built nothing can be searched for.
+        Milvus 2.3 on local storage under an absolute path loses vectors that are read from
+        under IVF_SQ8 or IVF_PQ: `demo/milvus_server.py` gives it a relative one.
         `stop()` turning true leaves the engine building, and raises Stopped.
         Raises StoreError for what the engine refuses, or has not got on with for
         `patience` seconds (it tries in vain for ever): then the index is as it was.
