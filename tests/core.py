@@ -84,10 +84,11 @@ def value(path: Path, statement: str, parameters: Sequence | dict = ()) -> Any:
 def make_older(path: Path, version: int = 2) -> None:
     """Take a database back to an older version of our tables."""
     made = "\n".join(db.MIGRATIONS[version:])
+    things = re.findall(r"create (table|view|index|trigger) (\w+)", made)
+    for kind, name in reversed(things):
+        sql(path, f"drop {kind} if exists {name}")
     for table, column in re.findall(r"alter table (\w+)\s+add column (\w+)", made):
         sql(path, f"alter table {table} drop column {column}")
-    for kind, name in reversed(re.findall(r"create (table|view|index) (\w+)", made)):
-        sql(path, f"drop {kind} if exists {name}")
     sql(path, "update _image_similarity_schema set version = ?", (version,))
 
 
