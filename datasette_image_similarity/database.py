@@ -728,7 +728,7 @@ def migrate(conn: sqlite3.Connection) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: a transaction is open, which executescript() would end."""
+    """The statements of a script. (executescript() would end the transaction.)"""
     statement = ""
     for part in script.split(";"):
         statement += f"{part};"
