@@ -179,6 +179,7 @@ def test_what_is_no_url_of_a_picture_is_refused(url):
         ("http://host/my photo (1).jpg", "http://host/my%20photo%20(1).jpg"),
         ("http://host/my%20photo.jpg?w=100%&é", "http://host/my%20photo.jpg?w=100%&%C3%A9"),
         ("http://bücher.example:8080/", "http://xn--bcher-kva.example:8080/"),
+        ("http://ＢüCHER。example/", "http://xn--bcher-kva.example/"),
         ("http://faß.de/", "http://xn--fa-hia.de/"),
         ("http://[2606:2800:0::1]/?a?b", "http://[2606:2800::1]/?a?b"),
         ("http://a_b.test///x/../y", "http://a_b.test///x/../y"),

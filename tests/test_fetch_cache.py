@@ -177,6 +177,15 @@ def test_limits_hold_for_what_is_kept(site, make):
     assert len(site.requests) == 1
 
 
+def test_limits_hold_for_what_has_not_changed(site, make):
+    site.serve("/new", etag='"v1"', cache_control="no-cache")
+    site.serve("/same", body=b"", status=304)
+    url = site.in_turn("/a.jpg", "/new", "/same")
+    make().read(url, MB)
+    with pytest.raises(ImageError, match="more than"):
+        make().read(url, len(PICTURE) - 1)
+
+
 def test_the_oldest_leave_a_full_cache(site, make, tmp_path):
     fetcher = make(cache_bytes=60_000)
     for number in range(30):

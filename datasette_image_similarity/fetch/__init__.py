@@ -17,18 +17,18 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 
 from ..errors import ImageError
 from ..sources import MissingFile
 from .addresses import Address, Refused, Resolve, checked, look_up, parse, redirected
 from .cache import Cache, Kept, default_folder, facts_of
-from .exchange import Answer, Idle, TooSlow, ask, connect, tls_context, too_large
+from .exchange import Answer, Connections, TooSlow, ask, connect, tls_context, too_large
 from .hosts import Hosts
 
 __all__ = ["Fetcher", "Refused"]
@@ -64,6 +64,8 @@ class Fetcher:
     runs) of `cache_bytes` at most; 0 keeps nothing. `per_host` is how many connections a
     host gets at once from this object. `seconds` are those of a whole download, waiting
     for a turn and between tries not counted; `redirects` how many are followed.
+    `patience` is the longest pause, in seconds, that a host may ask for to be asked again;
+    with 0 there is one try and no waiting.
     `resolve`, `clock` (seconds since 1970) and `sleep` are there for tests.
 
     What threads share is behind locks, a connection belongs to one of them at a time. In a
@@ -83,6 +85,7 @@ class Fetcher:
         per_host: int = 4,
         seconds: float = 30.0,
         redirects: int = 5,
+        patience: float = 60.0,
         resolve: Resolve = look_up,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] | None = None,
@@ -95,6 +98,7 @@ class Fetcher:
         self._per_host = per_host
         self._seconds = seconds
         self._redirects = redirects
+        self._patience = patience
         self._resolve = resolve
         self._clock = clock
         self._given_sleep = sleep
@@ -110,8 +114,8 @@ class Fetcher:
         self._process = os.getpid()
         self._closed = threading.Event()
         self._sleep = self._given_sleep or self._closed.wait
-        self._hosts = Hosts(self._per_host, self._clock, self._sleep)
-        self._idle = Idle()
+        self._hosts = Hosts(self._per_host, self._patience, self._clock, self._sleep)
+        self._connections = Connections()
         self._cache = Cache(self._folder, self._cache_bytes) if self._cache_bytes else None
 
     @cached_property
@@ -125,9 +129,10 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """Close connections and end all waiting. Other threads' `read()`s fail soon."""
+        """Close connections, and end what other threads are reading or waiting for: their
+        `read()`s raise ImageError."""
         self._closed.set()
-        self._idle.clear()
+        self._connections.end()
 
     @property
     def cache_problem(self) -> str | None:
@@ -141,7 +146,7 @@ class Fetcher:
         MissingFile for 404 and 410, Refused for an address that may not be asked.
         """
         if self._process != os.getpid():
-            self._idle.clear()  # shared with the parent: not to be used by both
+            self._connections.drop()  # shared with the parent: not to be used by both
             self._begin()
         address = parse(url)
         kept = self._cache.get(self._key(address)) if self._cache else None
@@ -164,7 +169,8 @@ class Fetcher:
                 answer, source, moved = self._follow(address, kept, max_bytes, time_left)
                 break
             except _Trouble as trouble:
-                if pause is None or not trouble.again or time_left.over:
+                last = pause is None or pause > self._patience or time_left.over
+                if last or not trouble.again:
                     raise
             self._sleep(pause * random.uniform(0.5, 1.5))
         body = kept.body if kept and answer.status == 304 else answer.body
@@ -223,8 +229,7 @@ class Fetcher:
     ) -> Answer:
         """One answer of one host, asked politely. Raises ImageError."""
         with self._hosts.turn(address.host) as host:
-            if self._closed.is_set():
-                raise ImageError("the download was stopped")
+            self._check_open()
             try:
                 with time_left.running():
                     answer = self._exchange(address, headers, max_bytes, time_left)
@@ -234,6 +239,7 @@ class Fetcher:
                 host.answered()
                 raise
             except (OSError, HTTPException, TooSlow) as error:
+                self._check_open()
                 trouble = self._trouble(error)
                 host.failed(str(trouble), self._clock())
                 raise trouble from None
@@ -242,7 +248,7 @@ class Fetcher:
                 return answer
             host.failed(str(_failure(answer)), self._clock())
             if pause := self._asked_pause(answer):
-                host.pause(pause, self._clock())
+                host.pause(pause, self._patience, self._clock())
             return answer
 
     def _exchange(
@@ -252,23 +258,37 @@ class Fetcher:
         max_bytes: int,
         time_left: _TimeLeft,
     ) -> Answer:
-        headers = {"Host": address.netloc} | headers
-        connection = self._idle.take(address)
+        """One answer, by a connection that is there or a new one."""
+        connection = self._connections.take(address)
         if connection is not None:
-            try:
-                answer, again = ask(
-                    connection, address, headers, max_bytes, time_left.seconds
-                )
-            except (ConnectionError, ssl.SSLError, HTTPException):
-                connection = None  # the server had done with it
-        if connection is None:
-            ips = self._addresses(address)
-            context = self._tls if address.scheme == "https" else None
-            connection = connect(address, ips, context, time_left.seconds)
+            # The server may have done with it.
+            with suppress(ConnectionError, ssl.SSLError, HTTPException):
+                return self._answer(connection, address, headers, max_bytes, time_left)
+        self._check_open()
+        ips = self._addresses(address)
+        context = self._tls if address.scheme == "https" else None
+        connection = connect(address, ips, context, time_left.seconds)
+        return self._answer(connection, address, headers, max_bytes, time_left)
+
+    def _answer(
+        self,
+        connection: HTTPConnection,
+        address: Address,
+        headers: dict[str, str],
+        max_bytes: int,
+        time_left: _TimeLeft,
+    ) -> Answer:
+        headers = {"Host": address.netloc} | headers
+        with self._connections.using(connection):
             answer, again = ask(connection, address, headers, max_bytes, time_left.seconds)
-        if again and not self._closed.is_set():
-            self._idle.put(address, connection)
+        self._check_open()  # else it may have been cut off
+        if again:
+            self._connections.put(address, connection)
         return answer
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise ImageError("the download was stopped")
 
     def _addresses(self, address: Address) -> list[str]:
         if self._allow_private:

@@ -8,6 +8,7 @@ waited for.
 
 from __future__ import annotations
 
+import io
 import selectors
 import socket
 import ssl
@@ -120,9 +121,7 @@ def _time_limit(sock: socket.socket, seconds: float) -> Iterator[None]:
 
     def end() -> None:
         late.set()
-        with suppress(OSError):
-            # Not SSLSocket's own: it takes the encryption away under a reader's feet.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        _cut(sock)
 
     if seconds <= 0:
         raise TooSlow
@@ -142,6 +141,13 @@ def _time_limit(sock: socket.socket, seconds: float) -> Iterator[None]:
         raise TooSlow
 
 
+def _cut(sock: socket.socket) -> None:
+    """End a connection that another thread reads from."""
+    with suppress(OSError):
+        # Not SSLSocket's own: it takes the encryption away under a reader's feet.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 def _body(response: HTTPResponse, max_bytes: int) -> bytes:
     """All of a picture; of other answers what is needed to use the connection again."""
     if response.status != 200:
@@ -151,14 +157,14 @@ def _body(response: HTTPResponse, max_bytes: int) -> bytes:
     expected = response.length
     if expected is not None and expected > max_bytes:
         raise too_large(max_bytes)
-    body = bytearray()
-    while piece := response.read(min(PIECE, max_bytes + 1 - len(body))):
-        body += piece
-        if len(body) > max_bytes:
+    body = io.BytesIO()
+    while piece := response.read(min(PIECE, max_bytes + 1 - body.tell())):
+        body.write(piece)
+        if body.tell() > max_bytes:
             raise too_large(max_bytes)
-    if expected is not None and len(body) < expected:
-        raise IncompleteRead(b"", expected - len(body))
-    return bytes(body)
+    if expected is not None and body.tell() < expected:
+        raise IncompleteRead(b"", expected - body.tell())
+    return body.getvalue()
 
 
 def _decoded(body: bytes, response: HTTPResponse, max_bytes: int) -> bytes:
@@ -215,10 +221,11 @@ def _is_silent(sock: socket.socket) -> bool:
         return not selector.select(0)
 
 
-class Idle:
-    """Connections that wait for the next request to the same place."""
+class Connections:
+    """Those that wait for the next request to the same place, and those in use."""
 
     def __init__(self) -> None:
+        self._used: set[socket.socket] = set()
         self._waiting: deque[tuple[tuple[str, str, int], HTTPConnection]] = deque()
         self._lock = threading.Lock()
 
@@ -245,7 +252,27 @@ class Idle:
         if oldest is not None:
             oldest.close()
 
-    def clear(self) -> None:
-        """Close all. Without the lock: a child process may have inherited it taken."""
+    @contextmanager
+    def using(self, connection: HTTPConnection) -> Iterator[None]:
+        """While a connection is in use, `end()` ends it."""
+        sock = connection.sock  # which the connection forgets before the last byte
+        with self._lock:
+            self._used.add(sock)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._used.discard(sock)
+
+    def end(self) -> None:
+        """Close all that wait, and cut off what is being downloaded."""
+        with self._lock:
+            for sock in self._used:
+                _cut(sock)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close all that wait. Without the lock: a child process may have inherited it
+        taken."""
         while self._waiting:
             self._waiting.pop()[1].close()
