@@ -199,12 +199,26 @@ def test_hosts_that_give_no_trouble_are_not_remembered(site, make):
     assert len(fetcher._connections._waiting) == 32
 
 
-def test_names_that_lead_nowhere_are_told_apart(make):
-    def resolve(host: str, port: int) -> list[str]:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+@pytest.mark.parametrize(
+    ("code", "reason", "tries"),
+    [
+        (socket.EAI_NONAME, "its host is not known", 1),
+        (socket.EAI_AGAIN, "its host's name cannot be looked up", 3),
+    ],
+)
+def test_names_that_lead_nowhere_are_told_apart(make, code, reason, tries):
+    asked = []
 
-    with pytest.raises(ImageError, match="its host is not known"):
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        raise socket.gaierror(code, "no such luck")
+
+    with pytest.raises(ImageError, match=reason):
         make(resolve=resolve).read("http://nowhere.test/", MB)
+    assert len(asked) == tries
+
+
+def test_a_host_that_refuses_is_told_apart_from_these(make):
     with pytest.raises(ImageError, match="its host cannot be reached: Connection refused"):
         make().read(refusing(), MB)
 

@@ -12,23 +12,33 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, IncompleteRead, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ImageError
 from ..sources import MissingFile
 from .addresses import Address, Refused, Resolve, checked, look_up, parse, redirected
 from .cache import Cache, Kept, default_folder, facts_of
-from .exchange import Answer, Connections, TooSlow, ask, connect, tls_context, too_large
+from .exchange import (
+    Answer,
+    Connections,
+    TimeLeft,
+    TooSlow,
+    ask,
+    connect,
+    in_words,
+    tls_context,
+    too_large,
+)
 from .hosts import Hosts
 
 __all__ = ["Fetcher", "Refused"]
@@ -38,14 +48,7 @@ PASSING = (429, 500, 502, 503, 504)  # statuses that may be others the next time
 PERMANENT, TEMPORARY = (301, 308), (302, 303, 307)
 # No format by name: servers that convert pictures would take it for a wish.
 ACCEPT = "image/*,*/*;q=0.8"
-PROXIES = (
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-)
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 class _Trouble(ImageError):
@@ -54,6 +57,15 @@ class _Trouble(ImageError):
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
         self.again = again
+
+
+class _Request(NamedTuple):
+    """What is asked of a host."""
+
+    address: Address
+    headers: Mapping[str, str]
+    max_bytes: int
+    time_left: TimeLeft
 
 
 class Fetcher:
@@ -163,7 +175,7 @@ class Fetcher:
 
     def _download(self, address: Address, kept: Kept | None, max_bytes: int) -> bytes:
         """The bytes, asked for as often as it makes sense."""
-        time_left = _TimeLeft(self._seconds)
+        time_left = TimeLeft(self._seconds)
         for pause in (*BACK_OFF, None):
             try:
                 answer, source, moved = self._follow(address, kept, max_bytes, time_left)
@@ -203,15 +215,17 @@ class Fetcher:
             self._cache.put(self._key(address), Kept(facts, body))
 
     def _follow(
-        self, address: Address, kept: Kept | None, max_bytes: int, time_left: _TimeLeft
+        self, address: Address, kept: Kept | None, max_bytes: int, time_left: TimeLeft
     ) -> tuple[Answer, Address, bool]:
         """A picture or "not modified", where it was, and whether it may be elsewhere the
         next time (`moved`)."""
         here, moved = address, False
         for _ in range(self._redirects + 1):
             known = kept is not None and kept.facts.source == here.url
-            headers = self._headers | (kept.facts.validators() if known else {})
-            answer = self._ask(here, headers, max_bytes, time_left)
+            headers = {"Host": here.netloc} | self._headers
+            if known:
+                headers |= kept.facts.validators()
+            answer = self._ask(_Request(here, headers, max_bytes, time_left))
             if answer.status not in (*PERMANENT, *TEMPORARY):
                 if answer.status == 200 or (answer.status == 304 and known):
                     return answer, here, moved
@@ -220,19 +234,13 @@ class Fetcher:
             here = redirected(here, answer.headers.get("location", ""))
         raise ImageError(f"redirects more than {self._redirects} times")
 
-    def _ask(
-        self,
-        address: Address,
-        headers: dict[str, str],
-        max_bytes: int,
-        time_left: _TimeLeft,
-    ) -> Answer:
+    def _ask(self, request: _Request) -> Answer:
         """One answer of one host, asked politely. Raises ImageError."""
-        with self._hosts.turn(address.host) as host:
+        with self._hosts.turn(request.address.host) as host:
             self._check_open()
             try:
-                with time_left.running():
-                    answer = self._exchange(address, headers, max_bytes, time_left)
+                with request.time_left.running():
+                    answer = self._exchange(request)
             except Refused:
                 raise
             except ImageError:  # an answer, though not one that we can take
@@ -251,39 +259,33 @@ class Fetcher:
                 host.pause(pause, self._patience, self._clock())
             return answer
 
-    def _exchange(
-        self,
-        address: Address,
-        headers: dict[str, str],
-        max_bytes: int,
-        time_left: _TimeLeft,
-    ) -> Answer:
+    def _exchange(self, request: _Request) -> Answer:
         """One answer, by a connection that is there or a new one."""
+        address = request.address
         connection = self._connections.take(address)
         if connection is not None:
             # The server may have done with it.
             with suppress(ConnectionError, ssl.SSLError, HTTPException):
-                return self._answer(connection, address, headers, max_bytes, time_left)
+                return self._answer(connection, request)
         self._check_open()
         ips = self._addresses(address)
         context = self._tls if address.scheme == "https" else None
-        connection = connect(address, ips, context, time_left.seconds)
-        return self._answer(connection, address, headers, max_bytes, time_left)
+        connection = connect(address, ips, context, request.time_left.seconds)
+        return self._answer(connection, request)
 
-    def _answer(
-        self,
-        connection: HTTPConnection,
-        address: Address,
-        headers: dict[str, str],
-        max_bytes: int,
-        time_left: _TimeLeft,
-    ) -> Answer:
-        headers = {"Host": address.netloc} | headers
+    def _answer(self, connection: HTTPConnection, request: _Request) -> Answer:
+        """One answer, by this connection."""
         with self._connections.using(connection):
-            answer, again = ask(connection, address, headers, max_bytes, time_left.seconds)
+            answer, again = ask(
+                connection,
+                request.address.target,
+                request.headers,
+                request.max_bytes,
+                request.time_left.seconds,
+            )
         self._check_open()  # else it may have been cut off
         if again:
-            self._connections.put(address, connection)
+            self._connections.put(request.address, connection)
         return answer
 
     def _check_open(self) -> None:
@@ -291,14 +293,15 @@ class Fetcher:
             raise ImageError("the download was stopped")
 
     def _addresses(self, address: Address) -> list[str]:
+        """The IP addresses that a connection may go to. Raises Refused or OSError."""
         if self._allow_private:
             return self._resolve(address.host, address.port)
         return checked(address, self._resolve)
 
     def _trouble(self, error: Exception) -> _Trouble:
         """What went wrong with a connection, in words."""
-        reason, again = _in_words(error)
-        if isinstance(error, OSError) and any(os.environ.get(name) for name in PROXIES):
+        reason, again = in_words(error)
+        if isinstance(error, OSError) and _has_proxies():
             reason += " (proxies that the environment names are not used)"
         return _Trouble(reason, again=again)
 
@@ -313,35 +316,6 @@ class Fetcher:
             return 0.0
 
 
-class _TimeLeft:
-    """Seconds for a download; only those spent in `running()` count."""
-
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
-        self._since: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """How many are left. Raises TooSlow for none."""
-        spent = 0.0 if self._since is None else time.monotonic() - self._since
-        if spent >= self._left:
-            raise TooSlow
-        return self._left - spent
-
-    @property
-    def over(self) -> bool:
-        return self._left <= 0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._left -= time.monotonic() - self._since
-            self._since = None
-
-
 def _failure(answer: Answer) -> ImageError:
     """The error for an answer without a picture."""
     status = answer.status
@@ -354,23 +328,8 @@ def _failure(answer: Answer) -> ImageError:
     return _Trouble(f"the server answered {status}{phrase}", again=status in PASSING)
 
 
-def _in_words(error: Exception) -> tuple[str, bool]:
-    """Why there was no answer, and whether there may be one the next time."""
-    if isinstance(error, TooSlow):
-        return "takes too long to download", False
-    if isinstance(error, socket.gaierror):
-        return "its host is not known", error.errno == socket.EAI_AGAIN
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.verify_message}", False
-    if isinstance(error, (IncompleteRead, RemoteDisconnected)):
-        return "the connection broke off", True
-    if isinstance(error, HTTPException):
-        return "the answer is not HTTP", False
-    if isinstance(error, TimeoutError):
-        return "its host does not answer", True
-    if isinstance(error, ssl.SSLError):
-        return "no secure connection can be made", True
-    return f"its host cannot be reached: {getattr(error, 'strerror', None) or error}", True
+def _has_proxies() -> bool:
+    return any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES)
 
 
 def _is_page(answer: Answer) -> bool:

@@ -13,11 +13,18 @@ import selectors
 import socket
 import ssl
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    IncompleteRead,
+    RemoteDisconnected,
+)
 from typing import NamedTuple
 
 from ..errors import ImageError
@@ -39,6 +46,37 @@ class Answer(NamedTuple):
 
 class TooSlow(Exception):
     """The time for a download is up."""
+
+
+class TimeLeft:
+    """Seconds for a download; only those spent in `running()` count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How many are left. Raises TooSlow for none."""
+        spent = 0.0 if self._since is None else time.monotonic() - self._since
+        if spent >= self._left:
+            raise TooSlow
+        return self._left - spent
+
+    @property
+    def over(self) -> bool:
+        """Whether none are left."""
+        return self._left <= 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The clock runs in this block."""
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._left -= time.monotonic() - self._since
+            self._since = None
 
 
 def tls_context() -> ssl.SSLContext:
@@ -87,7 +125,7 @@ def connect(
 
 def ask(
     connection: HTTPConnection,
-    address: Address,
+    target: str,
     headers: Mapping[str, str],
     max_bytes: int,
     seconds: float,
@@ -99,7 +137,7 @@ def ask(
     """
     try:
         with _time_limit(connection.sock, seconds):
-            connection.request("GET", address.target, headers=dict(headers))
+            connection.request("GET", target, headers=dict(headers))
             with closing(connection.getresponse()) as response:
                 body = _body(response, max_bytes)
                 # After 1xx another answer comes, which must not be the next one's.
@@ -219,6 +257,27 @@ def _is_silent(sock: socket.socket) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
         return not selector.select(0)
+
+
+def in_words(error: Exception) -> tuple[str, bool]:
+    """Why there was no answer, and whether there may be one the next time."""
+    if isinstance(error, TooSlow):
+        return "takes too long to download", False
+    if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_NONAME:
+            return "its host is not known", False
+        return "its host's name cannot be looked up", True
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}", False
+    if isinstance(error, (IncompleteRead, RemoteDisconnected)):
+        return "the connection broke off", True
+    if isinstance(error, HTTPException):
+        return "the answer is not HTTP", False
+    if isinstance(error, TimeoutError):
+        return "its host does not answer", True
+    if isinstance(error, ssl.SSLError):
+        return "no secure connection can be made", True
+    return f"its host cannot be reached: {getattr(error, 'strerror', None) or error}", True
 
 
 class Connections:
