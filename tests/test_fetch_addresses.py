@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import NotConnected
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -10,6 +11,7 @@ from fetching import MB, OTHER, PICTURE, PUBLIC, refusing
 from datasette_image_similarity.errors import ImageError
 from datasette_image_similarity.fetch import Refused
 from datasette_image_similarity.fetch.addresses import is_public, parse, redirected
+from datasette_image_similarity.fetch.exchange import connect
 
 pytest_plugins = ["fetching_fixtures"]
 
@@ -200,3 +202,11 @@ def test_a_name_without_an_address_is_none(make):
     for allowed in (True, False):
         with pytest.raises(ImageError, match="cannot be reached: it has no address"):
             make(allow_private=allowed, resolve=lambda *_: []).read("http://no.test/", MB)
+
+
+def test_a_connection_looks_no_name_up_itself(site):
+    address = parse(site.url())
+    connection = connect(address, ["127.0.0.1"], None, 10)
+    connection.close()
+    with pytest.raises(NotConnected):
+        connection.request("GET", "/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -280,3 +281,18 @@ def test_there_is_no_other_try_when_the_time_is_up(make, clock, monkeypatch):
     with pytest.raises(ImageError, match="its host does not answer"):
         make(seconds=0.05).read("http://127.0.0.1/", MB)
     assert clock.slept == []
+
+
+def test_a_moment_without_a_network_gives_nothing_up(site, make, clock, monkeypatch):
+    def dial(*_: object) -> socket.socket:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    fetcher = make(patience=0)
+    with monkeypatch.context() as patched:
+        where = "datasette_image_similarity.fetch.exchange.socket.create_connection"
+        patched.setattr(where, dial)
+        for _ in range(50):
+            with pytest.raises(ImageError, match="reached: Network is unreachable"):
+                fetcher.read(site.url(), MB)
+            clock.now += 0.5
+    assert fetcher.read(site.serve(), MB) == PICTURE
