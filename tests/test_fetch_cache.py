@@ -212,6 +212,15 @@ def test_other_files_in_the_folder_stay(site, make, tmp_path):
     assert all(file.exists() for file in others)
 
 
+def test_a_file_in_the_way_of_a_folder_is_passed_over(site, make, tmp_path):
+    (tmp_path / "cache").mkdir()
+    for number in range(256):
+        (tmp_path / "cache" / f"{number:02x}").write_bytes(b"")
+    fetcher = make()
+    assert fetcher.read(site.serve(), MB) == PICTURE
+    assert "cache" in fetcher.cache_problem
+
+
 def test_what_a_killed_run_left_goes_with_the_oldest(site, make, tmp_path):
     left = tmp_path / "cache" / "ab" / "unfinished-x1"
     left.parent.mkdir(parents=True)

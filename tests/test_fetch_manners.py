@@ -283,7 +283,10 @@ def test_there_is_no_other_try_when_the_time_is_up(make, clock, monkeypatch):
     assert clock.slept == []
 
 
-def test_a_moment_without_a_network_gives_nothing_up(site, make, clock, monkeypatch):
+@pytest.mark.parametrize(("failures", "apart"), [(50, 0.5), (4, 60)])
+def test_a_moment_without_a_network_gives_nothing_up(
+    site, make, clock, monkeypatch, failures, apart
+):
     def dial(*_: object) -> socket.socket:
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
@@ -291,8 +294,8 @@ def test_a_moment_without_a_network_gives_nothing_up(site, make, clock, monkeypa
     with monkeypatch.context() as patched:
         where = "datasette_image_similarity.fetch.exchange.socket.create_connection"
         patched.setattr(where, dial)
-        for _ in range(50):
+        for _ in range(failures):
             with pytest.raises(ImageError, match="reached: Network is unreachable"):
                 fetcher.read(site.url(), MB)
-            clock.now += 0.5
+            clock.now += apart
     assert fetcher.read(site.serve(), MB) == PICTURE
