@@ -63,7 +63,7 @@ setup(
             # Milvus in a file, for one computer; it has no wheel for Windows.
             'milvus-lite>=3.0; sys_platform != "win32"',
         ],
-        "ray": ["ray[data]>=2.48"],
+        "ray": ["ray[data]>=2.60"],
         "cloud": ["fsspec>=2025.3", "s3fs>=2025.3", "gcsfs>=2025.3"],
         "parquet": ["pyarrow>=18"],
         "test": [
@@ -85,7 +85,7 @@ setup(
             'milvus-lite>=3.0; sys_platform != "win32"',
             # A whole server in a wheel, for the tests and to try things with.
             'milvus==2.3.5; sys_platform == "linux" and platform_machine == "x86_64"',
-            "ray[data]>=2.48",
+            "ray[data]>=2.60",
             "fsspec>=2025.3",
             "s3fs>=2025.3",
             "gcsfs>=2025.3",

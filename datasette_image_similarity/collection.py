@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
 from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
+from .stores.items import vector_of_item
+from .stores.opening import store_url
+from .stores.places import clear_places, places_of
+from .stores.sending import unsent_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +64,11 @@ if TYPE_CHECKING:
     from .learning.finetune_run import Epoch
     from .learning.reduce import Reduced
     from .learning.train import Trained
+    from .ray_engine import RayEngine
+    from .stores.moving import Moved
+    from .stores.reconciling import Reconciled
+    from .vector_export import ExportedVectors
+    from .vector_import import Imported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 LISTED = 100_000  # pictures after which it is told again how far the listing is
@@ -105,17 +115,19 @@ class Status:
     failures: int
     stale: int
     thumbnails: int
-    bytes: int  # of vectors and thumbnails
+    bytes: int  # of vectors and thumbnails in this file
     updated_at: str | None
     index: IndexStatus | None
     map: MapStatus | None
     default: bool  # used where none is named
     behind: int  # pictures that the default has, and this one has not
+    store: str  # URL of where the vectors are; empty for this file
+    unsent: int  # vectors that the store does not have yet, or still has
 
     @property
     def wants_index(self) -> bool:
         """Whether there is none, and there are so many vectors that it would help."""
-        return self.index is None and self.embedded >= WORTHWHILE
+        return self.index is None and not self.store and self.embedded >= WORTHWHILE
 
 
 class ImageCollection:
@@ -188,7 +200,9 @@ class ImageCollection:
         stop: Callable[[], bool] = lambda: False,
         skip: Iterable[sources.Picture] = (),
         copy_of: str | Path | None = None,
+        store: str | None = None,
         allow_private_addresses: bool = False,
+        engine: RayEngine | None = None,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
@@ -206,7 +220,11 @@ class ImageCollection:
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
         the current one. `skip` are pictures not to look at again. `copy_of` is another
-        database, whose table is copied here first, over an earlier copy.
+        database, whose table is copied here first, over an earlier copy. `engine` has
+        the machines of a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
+
+        `store` is the URL of a store for the vectors of a new collection, in place of this
+        file (`stores/opening.py`); from then on the collection remembers it.
 
         With `encoder.dims` a new collection (or all of it again, with `force`) is stored
         projected by PCA, learned from the first pictures: some thousands from all over
@@ -214,9 +232,10 @@ class ImageCollection:
         `explore.vectors.Stopped`.
 
         Raises EncoderError before the database is touched; CollectionError for a table
-        or column that does not fit, or another encoder than the collection's;
-        DatabaseError when it cannot be written. A picture that fails stops nothing: it
-        is in the summary's failures and in `_image_similarity_failures`.
+        or column that does not fit, or another encoder or store than the collection's;
+        EngineError when the cluster cannot do it; DatabaseError when the database cannot be
+        written; StoreError when the store cannot be used. A picture that fails stops
+        nothing: it is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()
         if sum(map(bool, (path_column, url_column, blob_column))) > 1:
@@ -228,13 +247,16 @@ class ImageCollection:
             raise CollectionError("Rows need a column of paths, addresses or BLOBs")
         top = _root(root, url_column)
         before = self._existing()
+        store = self._store(before, store)
         mode = _mode(files, path_column or url_column, blob_column, before, self.table)
         reader = sources.Reader(allow_private=allow_private_addresses)
         self._check_source(files, rows, mode, copy_of)
         for bucket in (*files, top):
             if isinstance(bucket, BucketRoot):
                 reader.buckets.check(bucket, listing=bucket is not top)
-        options = encoder or EncoderOptions()
+        options = asked = encoder or EncoderOptions()
+        if engine is not None:
+            options = replace(asked, device="auto")  # what is asked for need not be here
         spec, load = self._choose_encoder(before, options, metric, force)
         learns = options.dims is not None and (before is None or force)
         if self._encoder is not None and (before is None or force):
@@ -256,7 +278,12 @@ class ImageCollection:
             )
             pictures = run.list(files, top, where)
             pictures = _some(pictures, files)
-            opening = {"name": self.name, "metric": metric, "thumbnails": thumbnails}
+            opening = {
+                "name": self.name,
+                "metric": metric,
+                "thumbnails": thumbnails,
+                "store": store,
+            }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
             pictures = _counted(pictures, progress, started)
@@ -271,15 +298,21 @@ class ImageCollection:
             if readable:
                 jobs.put_first(self._encoder.sample)
             describe = self._describe_encoder if readable else spec.__str__
+            if engine is not None and readable:
+                engine.start()
+                describe = partial(engine.describe, self._encoder.spec)
             report = _reporter(progress, lambda: describe() + run.learning, started)
             thumbnails = run.collection.thumbnails if run.collection else thumbnails
             how = How(
                 limits=limits,
                 thumbnail=THUMBNAIL if thumbnails else None,
                 batch_size=batch_size,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers,
                 stop=stop,
             )
+            if engine is not None:
+                at_work = {"device": asked.device, "precision": asked.precision}
+                how = replace(how, engine=partial(engine.embed_pictures, **at_work))
             queue = iter(jobs)
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)
@@ -479,7 +512,7 @@ class ImageCollection:
         parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
         key = db.source_of(conn, collection).find(conn, parts)
         item = None if key is None else db.item_id(conn, collection, key)
-        data = None if item is None else db.item_vector(conn, collection, item)
+        data = None if item is None else vector_of_item(conn, collection, item)
         if data is None:
             raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")
         return np.frombuffer(data, dtype="<f4").astype(np.float32)
@@ -549,6 +582,71 @@ class ImageCollection:
                 TrustedFiles(conn, collection, source, roots, reader),
                 caption or usual_caption(collection, source),
                 title or f"Pictures of {collection.table}",
+            )
+
+    def export_vectors(
+        self,
+        file: str | Path,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ExportedVectors:
+        """Write the vectors to a Parquet file, for other programs and `import_vectors()`.
+
+        What is in it: `vector_files.py`. A file that is there is replaced, once all is
+        written. Raises CollectionError where that is not possible, StoreError for a store
+        that cannot be used, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_export import export_vectors
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return export_vectors(
+                conn,
+                collection,
+                Path(file).expanduser(),
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def import_vectors(
+        self,
+        file: str | Path,
+        *,
+        replace: bool = False,
+        store: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Imported:
+        """Make this collection of vectors that `export_vectors()` wrote to a file.
+
+        Its rows are found by key in the table, which is made where the vectors are of a
+        folder's pictures and it is missing. `replace` drops a collection of this name (that
+        in the file by default). `store` is the URL of a store for the vectors. All is
+        taken in or nothing. Raises CollectionError for a file that is wrong or does not
+        fit, StoreError, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_files import VectorFile
+        from .vector_import import import_vectors
+
+        url = store_url(store) if store else ""
+        with (
+            VectorFile(Path(file).expanduser()) as opened,
+            self._no_empty_file(),
+            db.explained(self.database),
+        ):
+            conn = self.connect(create=True)
+            if url:
+                trust.note_store(self.database, url)
+            return import_vectors(
+                conn,
+                opened,
+                table=self.table,
+                name=self.name,
+                replace=replace,
+                store=url,
+                say=progress or (lambda *_: None),
+                stop=stop,
             )
 
     def drop_index(self) -> None:
@@ -810,6 +908,63 @@ class ImageCollection:
         folder = None if to is None else Path(to).expanduser()
         return export_decisions(conn, collection, Path(file).expanduser(), folder)
 
+    def move(
+        self,
+        to: str,
+        *,
+        keep: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Moved:
+        """Bring the vectors to the store at the URL `to`, or into this file: "sqlite".
+
+        They are compared there before the collection points to them; only then the old
+        ones are dropped, unless they are to be kept. Cut off, the same call goes on.
+        Raises CollectionError when they are there already, or some are missing; StoreError
+        when a store cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.moving import move
+
+        collection, conn = self._open()
+        url = "" if to == "sqlite" else store_url(to)
+        if url:
+            trust.note_store(self.database, url)
+        with db.explained(self.database):
+            return move(
+                conn,
+                collection,
+                url,
+                keep=keep,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def reconcile(
+        self,
+        *,
+        mend: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Reconciled:
+        """Compare what this file and the collection's store have, by id and SHA-256.
+
+        To `mend` sends what waits, takes out of the store what is no picture's here, and
+        takes pictures off that have no vector there: the next `embed` makes them again.
+        Raises CollectionError for a collection without a store, StoreError when that
+        cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.reconciling import reconcile
+
+        collection, conn = self._find()
+        with db.explained(self.database):
+            return reconcile(
+                conn,
+                collection,
+                mend=mend,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
         collection, conn = self._find()
@@ -822,12 +977,36 @@ class ImageCollection:
             db.prefer(conn, collection)
 
     def remove(self) -> None:
-        """Drop the collection. The table of pictures stays as it is."""
+        """Drop the collection. The table of pictures stays as it is.
+
+        What stores have of it goes, too; where one cannot be reached a warning says what
+        is left there.
+        """
         collection, conn = self._find()
         with db.explained(self.database):
+            places = places_of(conn, collection)
             db.drop_collection(conn, collection)
+            for left in clear_places(conn, collection, places):
+                warnings.warn(left, stacklevel=2)
 
     # Inside
+
+    def _store(self, before: db.Collection | None, asked: str | None) -> str:
+        """Where the vectors go: the URL of a store, or "" for this file.
+
+        Who names a store vouches for it. Raises CollectionError when a collection is in
+        another place already.
+        """
+        if asked is None:
+            return before.store if before else ""
+        url = store_url(asked)
+        if before is not None and before.store != url:
+            raise CollectionError(
+                f"The vectors of {self.table!r} are in {before.store or self.database}: to "
+                f"have them in {url}, use datasette image-similarity move"
+            )
+        trust.note_store(self.database, url)
+        return url
 
     def _find(self) -> tuple[db.Collection, sqlite3.Connection]:
         conn = self.connect()
@@ -1253,6 +1432,8 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         "from _image_similarity_collections c where id = ?",
         (collection.id,),
     ).fetchone()
+    unsent, unsent_bytes = unsent_size(conn, collection)
+    vectors = unsent_bytes if collection.store else embedded * collection.dimensions * 4
     return Status(
         name=collection.name,
         table=collection.table,
@@ -1263,10 +1444,12 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         failures=failures,
         stale=embedded - live,
         thumbnails=thumbnails,
-        bytes=embedded * collection.dimensions * 4 + thumbnail_bytes,
+        bytes=vectors + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
         map=map_status(conn, collection),
         default=is_default(conn, collection),
         behind=lacking(conn, collection),
+        store=collection.store,
+        unsent=unsent,
     )

@@ -15,6 +15,9 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_indexes       compressed indexes: what was learned and measured
     _image_similarity_lists         their inverted lists
     _image_similarity_unlisted      items that wait to be put into one
+    _image_similarity_unsent        what has changed and waits to be sent to a store
+    _image_similarity_copies        other places with a collection's vectors: `move` copies
+                                    them there, or has not cleared them yet
     _image_similarity_maps          how a collection was laid out in two dimensions
     _image_similarity_points        its items' places
     _image_similarity_atlases       its pictures, small and many on a sheet
@@ -48,14 +51,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
 from .errors import CollectionError, DatabaseError
 from .roots import Root
 
+if TYPE_CHECKING:
+    from .stores.opening import Stores
+
 PREFIX = "_image_similarity_"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 MOST_DIMENSIONS = 8192  # that vec0 takes
 # Tables that refer to those behind them.
@@ -66,6 +73,7 @@ REFERRING = (
     *("decisions", "grouped", "groups", "scans", "hashes"),
     *("points", "atlases", "maps"),
     *("thumbnails", "failures", "lists", "unlisted", "indexes", "transforms"),
+    *("unsent", "copies"),
     *("items", "roots", "collections"),
 )
 # Tables whose rows go with their item: SQLite gives the highest id out again.
@@ -395,6 +403,32 @@ MIGRATIONS = (
         primary key (collection_id, step)
     );
     """,
+    """
+    -- Where the vectors are, if not in this file: a store's URL, what their ids begin with,
+    -- and how the store finds what is near (JSON)
+    alter table _image_similarity_collections add column store text not null default '';
+    alter table _image_similarity_collections add column store_id text not null default '';
+    alter table _image_similarity_collections add column store_index text;
+
+    -- Vectors that the store does not have yet, NULL for one that it still has
+    create table _image_similarity_unsent (
+        id integer primary key autoincrement,
+        collection_id integer not null references _image_similarity_collections(id),
+        pk not null,
+        sha256 text,
+        vector blob,
+        unique (collection_id, pk)
+    );
+
+    -- Where else the vectors are, as in a collection's store and store_id: copied there but
+    -- not in use yet, or no more
+    create table _image_similarity_copies (
+        collection_id integer not null references _image_similarity_collections(id),
+        store text not null,
+        store_id text not null,
+        primary key (collection_id, store)
+    );
+    """,
 )
 
 
@@ -412,10 +446,12 @@ class Collection:
     dimensions: int
     metric: str  # "cosine" or "l2"
     thumbnails: bool
+    store: str = ""  # URL of where the vectors are; empty for this file
+    store_id: str = ""  # what their ids there begin with: see stores/ids.py
 
     @property
     def vectors(self) -> str:
-        """Name of the vec0 table."""
+        """Name of the vec0 table; there is none for vectors in a store."""
         return f"{PREFIX}vectors_{self.id}"
 
 
@@ -532,9 +568,18 @@ def load_vec(conn: sqlite3.Connection) -> None:
         conn.enable_load_extension(False)
 
 
-def connect(
-    path: str | Path, *, create: bool = False, check: bool = True
-) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """A connection of our own, which may have stores: see stores/opening.py."""
+
+    stores: Stores | None = None
+
+    def close(self) -> None:
+        if self.stores is not None:
+            self.stores.close()
+        super().close()
+
+
+def connect(path: str | Path, *, create: bool = False, check: bool = True) -> Connection:
     """Open a database file for reading and writing, in autocommit mode.
 
     Raises DatabaseError when the file is missing (unless `create`), is no SQLite
@@ -551,6 +596,7 @@ def connect(
             timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
+            factory=Connection,
         )
         try:
             conn.row_factory = sqlite3.Row
@@ -715,6 +761,8 @@ def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
 
 def need_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
     """Raises CollectionError when the vec0 table lacks a part: sqlite-vec would crash."""
+    if collection.store:
+        return
     names = [collection.vectors, *(collection.vectors + part for part in VEC0_PARTS)]
     named = "name in (select value from json_each(?))"
     sql = f"select count(*) from sqlite_master where {named}"
@@ -858,10 +906,12 @@ def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Coll
     if not table_exists(conn, f"{PREFIX}collections"):
         return []
     check_version(conn)
-    preferred = "preferred" if schema_version(conn) >= 4 else "0"
+    version = schema_version(conn)
+    preferred = "preferred" if version >= 4 else "0"
+    store = "store, store_id" if version >= 5 else "'' as store, '' as store_id"
     sql = (
         "select id, name, table_name as 'table', source, column_name as 'column', "
-        "encoder, fingerprint, dimensions, metric, thumbnails "
+        f"encoder, fingerprint, dimensions, metric, thumbnails, {store} "
         "from _image_similarity_collections "
         "where :table is null or table_name = :table collate nocase "
         f"order by {preferred} is 1 desc, id"
@@ -875,11 +925,14 @@ def collections(conn: sqlite3.Connection, table: str | None = None) -> list[Coll
     return [_collection(row) for row in rows]
 
 
+TEXTS = ("name", "table", "column", "encoder", "fingerprint", "store", "store_id")
+
+
 def _collection(row: sqlite3.Row) -> Collection:
     """A row as a Collection. A database may come from a stranger: types are checked."""
     fields = dict(row)
     numbers = fields["id"], fields["dimensions"], fields["thumbnails"]
-    texts = [fields[name] for name in ("name", "table", "column", "encoder", "fingerprint")]
+    texts = [fields[name] for name in TEXTS]
     if (
         not all(isinstance(number, int) for number in numbers)
         or not all(isinstance(text, str) for text in texts)
@@ -936,13 +989,15 @@ def create_collection(
     dimensions: int,
     metric: str,
     thumbnails: bool,
+    store: str = "",
+    store_id: str = "",
 ) -> Collection:
-    """Insert the collection and make its vec0 table."""
+    """Insert the collection and make its vec0 table, unless its vectors are in a store."""
     with transaction(conn):
         conn.execute(
             "insert into _image_similarity_collections (name, table_name, source, "
-            "column_name, encoder, fingerprint, dimensions, metric, thumbnails) "
-            "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "column_name, encoder, fingerprint, dimensions, metric, thumbnails, store, "
+            "store_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 name,
                 table,
@@ -953,10 +1008,13 @@ def create_collection(
                 dimensions,
                 metric,
                 thumbnails,
+                store,
+                store_id,
             ),
         )
         collection = find_collection(conn, table, name)
-        create_vectors(conn, collection)
+        if not store:
+            create_vectors(conn, collection)
     return collection
 
 
@@ -1214,12 +1272,7 @@ def put_item(
         "select collection_id, ? from _image_similarity_indexes where collection_id = ?",
         (item, collection.id),
     )
-    # vec0 has no REPLACE
-    conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
-    conn.execute(
-        f"insert into {quote(collection.vectors)} (id, embedding) values (?, ?)",
-        (item, vector),
-    )
+    _put_vector(conn, collection, item, pk, sha256, vector)
     conn.execute("delete from _image_similarity_thumbnails where id = ?", (item,))
     if thumbnail is not None:
         conn.execute(
@@ -1227,6 +1280,51 @@ def put_item(
             (item, thumbnail),
         )
     return item
+
+
+def _put_vector(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    item: int,
+    pk: Key,
+    sha256: str,
+    vector: bytes,
+) -> None:
+    if collection.store:
+        conn.execute(
+            "insert or replace into _image_similarity_unsent "
+            "(collection_id, pk, sha256, vector) values (?, ?, ?, ?)",
+            (collection.id, pk, sha256, vector),
+        )
+        _drop_copied_vector(conn, collection, item)
+        return
+    # vec0 has no REPLACE
+    conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+    conn.execute(
+        f"insert into {quote(collection.vectors)} (id, embedding) values (?, ?)",
+        (item, vector),
+    )
+
+
+def _drop_vector(conn: sqlite3.Connection, collection: Collection, item: int) -> None:
+    if collection.store:
+        conn.execute(
+            "insert or replace into _image_similarity_unsent (collection_id, pk) "
+            "select collection_id, pk from _image_similarity_items where id = ?",
+            (item,),
+        )
+        _drop_copied_vector(conn, collection, item)
+    else:
+        conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+
+
+def _drop_copied_vector(
+    conn: sqlite3.Connection, collection: Collection, item: int
+) -> None:
+    """A copy in this file of a vector that is in a store does not say of which bytes it is:
+    it goes when these change."""
+    if table_exists(conn, collection.vectors):
+        conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
 
 
 def _forget_old_picture(
@@ -1248,7 +1346,7 @@ def drop_items(
 ) -> None:
     """Forget items with their vectors and thumbnails. Call inside a transaction."""
     for item in ids:
-        conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+        _drop_vector(conn, collection, item)
         conn.execute("delete from _image_similarity_thumbnails where id = ?", (item,))
         conn.execute(
             "delete from _image_similarity_unlisted where collection_id = ? and id = ?",
@@ -1265,59 +1363,10 @@ def item_ids(conn: sqlite3.Connection, collection: Collection) -> list[int]:
     return [row[0] for row in conn.execute(sql, (collection.id,))]
 
 
-def item_vectors(
-    conn: sqlite3.Connection, collection: Collection, ids: Iterable[int]
-) -> list[tuple[int, bytes]]:
-    """The embeddings of items, float32 bytes by id; those without one are left out."""
-    # Joined so that vec0 is asked for one id after the other: with "id in (…)" it reads
-    # the whole table.
-    sql = (
-        f"select v.id, v.embedding from json_each(?) j "
-        f"cross join {quote(collection.vectors)} v where v.id = j.value"
-    )
-    return conn.execute(sql, (json.dumps([int(id) for id in ids]),)).fetchall()
-
-
 def item_key(conn: sqlite3.Connection, item: int) -> Key:
     """The key of an item's source row."""
     sql = "select pk from _image_similarity_items where id = ?"
     return conn.execute(sql, (item,)).fetchone()[0]
-
-
-def vector_of_bytes(
-    conn: sqlite3.Connection, collection: Collection, sha256: str
-) -> bytes | None:
-    """The vector of a picture with these bytes, as it is stored."""
-    row = conn.execute(
-        "select id from _image_similarity_items "
-        "where collection_id = ? and sha256 = ? limit 1",
-        (collection.id, sha256),
-    ).fetchone()
-    return None if row is None else item_vector(conn, collection, row[0])
-
-
-def item_vector(
-    conn: sqlite3.Connection, collection: Collection, item: int
-) -> bytes | None:
-    """The float32 bytes of an item's embedding, or None."""
-    sql = f"select embedding from {quote(collection.vectors)} where id = ?"
-    row = conn.execute(sql, (item,)).fetchone()
-    return None if row is None else row[0]
-
-
-def item_distance(
-    conn: sqlite3.Connection, collection: Collection, a: int, b: int
-) -> float:
-    """The distance of two items in the collection's metric."""
-    sql = (
-        f"select {DISTANCES[collection.metric]}(a.embedding, b.embedding) "
-        f"from {quote(collection.vectors)} a, {quote(collection.vectors)} b "
-        "where a.id = ? and b.id = ?"
-    )
-    row = conn.execute(sql, (a, b)).fetchone()
-    if row is None:
-        raise CollectionError("A vector is missing: run verify DATABASE --repair")
-    return max(0.0, row[0])
 
 
 def item_count(conn: sqlite3.Connection, collection: Collection) -> int:
@@ -1517,6 +1566,72 @@ def finish_index(
         "where collection_id = ?",
         (recall, probes, depth, collection.id),
     )
+
+
+def store_index(conn: sqlite3.Connection, collection: Collection) -> dict[str, object]:
+    """How the store finds what is near a vector: what `tuning` wrote, checked.
+
+    `exact` is whether it compares with every vector, `recall` its measured recall@10.
+    """
+    sql = "select store_index from _image_similarity_collections where id = ?"
+    text = conn.execute(sql, (collection.id,)).fetchone()[0]
+    try:
+        told = json.loads(text) if text else {}
+    except (TypeError, ValueError, RecursionError):
+        told = {}
+    recall = told.get("recall") if isinstance(told, dict) else None
+    if recall is not None and not (isinstance(recall, float) and 0 <= recall <= 1):
+        raise DatabaseError(DAMAGED)
+    return told if isinstance(told, dict) else {}
+
+
+def put_store_index(
+    conn: sqlite3.Connection, collection: Collection, told: dict[str, object]
+) -> None:
+    """Note how the store finds what is near. Call inside a transaction."""
+    sql = "update _image_similarity_collections set store_index = ? where id = ?"
+    conn.execute(sql, (json.dumps(told), collection.id))
+
+
+def move_collection(
+    conn: sqlite3.Connection, collection: Collection, store: str, store_id: str
+) -> None:
+    """From now on the vectors are in another store, or in this file with "" for both.
+
+    The store has all of them: nothing waits to be sent. Where they were is noted as a
+    copy. Call inside a transaction.
+    """
+    clear(conn, collection, "unsent", "lists", "unlisted", "indexes")
+    conn.execute(
+        "update _image_similarity_collections "
+        "set store = ?, store_id = ?, store_index = null where id = ?",
+        (store, store_id, collection.id),
+    )
+    drop_copy(conn, collection, store)
+    put_copy(conn, collection, collection.store, collection.store_id)
+
+
+def copies(conn: sqlite3.Connection, collection: Collection) -> dict[str, str]:
+    """Other places with vectors of a collection: what their ids begin with, by URL."""
+    if not is_current(conn, 5):
+        return {}
+    sql = "select store, store_id from _image_similarity_copies where collection_id = ?"
+    rows = conn.execute(sql, (collection.id,)).fetchall()
+    if not all(isinstance(text, str) for row in rows for text in row):
+        raise DatabaseError(DAMAGED)
+    return {row["store"]: row["store_id"] for row in rows}
+
+
+def put_copy(
+    conn: sqlite3.Connection, collection: Collection, store: str, store_id: str
+) -> None:
+    sql = "insert or replace into _image_similarity_copies values (?, ?, ?)"
+    conn.execute(sql, (collection.id, store, store_id))
+
+
+def drop_copy(conn: sqlite3.Connection, collection: Collection, store: str) -> None:
+    sql = "delete from _image_similarity_copies where collection_id = ? and store = ?"
+    conn.execute(sql, (collection.id, store))
 
 
 def file_of(conn: sqlite3.Connection) -> str:

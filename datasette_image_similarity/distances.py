@@ -20,10 +20,10 @@ from .database import (
     is_current,
     item_count,
     item_ids,
-    item_vectors,
     source_of,
 )
-from .ranking import all_distances, distances, live_items
+from .ranking import live_items
+from .stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def sample_vectors(conn: sqlite3.Connection, collection: Collection) -> np.ndarr
     time."""
     import numpy as np
 
-    found = item_vectors(conn, collection, _sample(conn, collection, PAIRED))
+    found = vectors_of(conn, collection).get(_sample(conn, collection, PAIRED))
     length = 4 * collection.dimensions
     vectors = np.frombuffer(b"".join(v for _, v in found if len(v) == length), "<f4")
     return vectors.reshape(-1, collection.dimensions)
@@ -160,12 +160,21 @@ def histogram(
     else:
         live = set(_sample(conn, collection, SAMPLED)) - query.without
         total = stored - len(query.without)
-    if len(live) > WHOLE:
+    vectors = vectors_of(conn, collection)
+    if len(live) > (vectors.most if collection.store else WHOLE):
         live = set(random.Random(0).sample(sorted(live), SAMPLED))
-    if stored <= WHOLE and 4 * len(live) > stored:
-        rows = [r for r in all_distances(conn, collection, query.vector) if r[0] in live]
+    if collection.store:  # which tells how far they are, and keeps what they are
+        all_of_them = stored <= vectors.most and 4 * len(live) > stored
+        found = (
+            vectors.nearest(query.vector, stored, None)
+            if all_of_them
+            else (vectors.nearest(query.vector, len(live), live))
+        )
+        rows = [row for row in found if row[0] in live]
+    elif stored <= WHOLE and 4 * len(live) > stored:
+        rows = [row for row in vectors.distances(query.vector) if row[0] in live]
     else:
-        rows = distances(conn, collection, query.vector, live)
+        rows = vectors.distances(query.vector, live)
     measured = np.array([distance for _, distance in rows if distance is not None])
     top = farthest(collection, pairs)
     counts, _ = np.histogram(measured, BINS, (0, top))

@@ -26,6 +26,11 @@ from .images import Limits
 from .pipeline import Job, Outcome, embed_pictures
 from .plan import Item, Queue, Stored, chunks, folder, place, untouched
 from .roots import BucketRoot, Root, WebRoot
+from .stores import Space
+from .stores.ids import new_source
+from .stores.items import vector_of_bytes
+from .stores.opening import stores_of
+from .stores.sending import send_waiting
 
 if TYPE_CHECKING:
     from .encoders.transform import TransformedEncoder
@@ -68,8 +73,9 @@ class How:
     limits: Limits
     thumbnail: int | None
     batch_size: int
-    workers: int
+    workers: int | None
     stop: Callable[[], bool]
+    engine: Callable[..., Iterator[list[Outcome]]] = embed_pictures  # or as it is called
 
 
 class Run:
@@ -196,15 +202,22 @@ class Run:
         spec: EncoderSpec,
         metric: str | None,
         thumbnails: bool,
+        store: str,
     ) -> None:
         """Find the collection, or make it, and the table of a folder with it.
 
         `encoder` is that of `spec`; None where the collection is there, most likely. One
         of another encoder or metric is replaced: that this is wanted has been checked
-        before. Raises CollectionError when another run was quicker to make one that is
-        not the same.
+        before. `store` is where the vectors go if not into this file. Raises
+        CollectionError when another run was quicker to make one that is not the same,
+        StoreError when the store cannot be used.
         """
         conn = self.conn
+        if store:
+            dimensions = encoder.dimensions if encoder else self.before.dimensions
+            metric = metric or (self.before.metric if self.before else "cosine")
+            space = Space(spec.fingerprint, dimensions, metric)
+            stores_of(conn).open_url(store, space).ensure()
         with db.transaction(conn):
             if self.source == "folder":
                 self._open_folder_table()
@@ -216,6 +229,7 @@ class Run:
                 and (before.source, before.column) == (self.source, self.column)
                 and before.fingerprint == spec.fingerprint
                 and metric in (None, before.metric)
+                and store == before.store
             ):
                 self.collection = before
                 return
@@ -235,6 +249,8 @@ class Run:
                 dimensions=encoder.dimensions if encoder else 0,
                 metric=metric or "cosine",
                 thumbnails=thumbnails,
+                store=store,
+                store_id=new_source(self.database, self.table.name) if store else "",
             )
             transform = getattr(encoder, "transform", None)
             if transform is not None:
@@ -409,7 +425,7 @@ class Run:
         metric: str,
         stored_vector: Callable[[str], bytes | None],
     ) -> Iterator[list[Outcome]]:
-        return embed_pictures(
+        return how.engine(
             jobs,
             encoder=encoder,
             metric=metric,
@@ -422,7 +438,7 @@ class Run:
             workers=how.workers,
             stop=how.stop,
             read=self.reader.read,
-            readers=max(how.workers, REMOTE_READERS) if self._is_remote else how.workers,
+            readers=REMOTE_READERS if self._is_remote else None,
         )
 
     @property
@@ -432,7 +448,7 @@ class Run:
 
     def stored_vector(self, sha256: str) -> bytes | None:
         """The vector of bytes that this collection, or one it derives from, has seen."""
-        vector = db.vector_of_bytes(self.conn, self.collection, sha256)
+        vector = vector_of_bytes(self.conn, self.collection, sha256)
         return self._from_parents(sha256) if vector is None else vector
 
     @cached_property
@@ -455,6 +471,7 @@ class Run:
                 else:
                     self._write_new(outcome)
         self.done += len(batch)
+        send_waiting(self.conn, self.collection)
         index.keep_up(self.conn, self.collection)
 
     def finish(self, prune: bool, whole: bool) -> None:
@@ -475,9 +492,11 @@ class Run:
             summary = self.summary
             changed = summary.embedded + summary.reused + summary.removed + summary.failed
             db.note_finished(conn, collection, changed > 0)
+        send_waiting(conn, collection)
         index.list_waiting(conn, collection)
         self.summary.wants_index = (
-            db.item_count(conn, collection) >= index.WORTHWHILE
+            not collection.store
+            and db.item_count(conn, collection) >= index.WORTHWHILE
             and db.index_row(conn, collection) is None
         )
         self.summary.new_roots = [

@@ -37,5 +37,9 @@ class StoreError(ImageSimilarityError):
     """Where vectors are kept cannot be used: away, too slow, or not what it should be."""
 
 
+class EngineError(ImageSimilarityError):
+    """The machines that were to embed cannot: none there, too few, not set up for it."""
+
+
 class Stopped(Exception):
     """The user asked to stop: there is no result, and what was stored is as it was."""

@@ -19,11 +19,11 @@ from .database import (
     Collection,
     SourceTable,
     is_current,
-    item_vectors,
     live_sql,
     quote,
 )
 from .errors import CollectionError
+from .stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +94,7 @@ def rules_of(
     """What a query folds by. Raises CollectionError for groups that are not there."""
     rules: list[Rule] = []
     if query.distinct is not None:
-        asked = item_vectors(conn, collection, query.without)
+        asked = vectors_of(conn, collection).get(query.without)
         asked = asked or [(QUERY, query.vector)]
         rules.append(NearDuplicates(conn, collection, query.distinct, asked))
     if query.one_per is not None:
@@ -122,7 +122,7 @@ class NearDuplicates:
         self.block: dict[int, np.ndarray] = {}
 
     def look_at(self, items: Sequence[int]) -> None:
-        found = item_vectors(self.conn, self.collection, items)
+        found = vectors_of(self.conn, self.collection).get(items)
         self.block = {item: _direction(vector) for item, vector in found}
 
     def owner(self, item: int) -> int | None:

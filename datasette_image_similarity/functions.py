@@ -14,6 +14,10 @@ which everywhere has beside it, because SQLite does not tell why a function has 
 
     image_embedding_text_problem(table, text [, collection])    words; NULL if there is none
 
+and, for vectors that are in a store beside the database,
+
+    image_store_problem(table [, collection])           words; NULL if there is none
+
 A compound key is a JSON array of its parts. Weights below 0 are of pictures to be less
 like: see `query.rocchio()`. A row without an embedding gives NULL; an
 unknown table or collection is an error. None of them takes the path of a file.
@@ -24,18 +28,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from .errors import CollectionError, DatabaseError, ImageSimilarityError, TextError
+from .errors import (
+    CollectionError,
+    DatabaseError,
+    ImageSimilarityError,
+    StoreError,
+    TextError,
+)
 from .query import HEAVIEST, Query, mean_vector, rocchio, search, stored_vectors
+from .stores.items import vectors_of
 from .words import cleaned, require_words
 
 if TYPE_CHECKING:
     from .index import IndexCache
 
+
+# Runs something with a connection that may ask stores, and waits for what it gives.
+AskStore = Callable[[Callable[[sqlite3.Connection], Any]], Any]
 
 # From a connection, a collection and a text, its vector as a query: float32 blob (d,).
 EmbedText = Callable[[sqlite3.Connection, db.Collection, str], bytes]
@@ -45,11 +59,16 @@ class _NoEmbedding(Exception):
     """A row has no embedding, or is not there."""
 
 
-def prepare_connection(conn: sqlite3.Connection, cache: IndexCache | None = None) -> bool:
+def prepare_connection(
+    conn: sqlite3.Connection,
+    cache: IndexCache | None = None,
+    ask_store: AskStore | None = None,
+) -> bool:
     """Load sqlite-vec and add the functions. False where extensions cannot be loaded.
 
     The connection's row factory must be `sqlite3.Row`, as Datasette's is. `cache` keeps
-    compressed indexes between calls; connections may share it.
+    compressed indexes between calls; connections may share it. `ask_store` is how to ask a
+    store for vectors that are in one, for connections that may not do so themselves.
     """
     try:
         db.load_vec(conn)
@@ -62,7 +81,11 @@ def prepare_connection(conn: sqlite3.Connection, cache: IndexCache | None = None
         ("similar_images", partial(_similar_images, cache), 3),
     ):
         for count in (arguments, arguments + 1):
-            conn.create_function(name, count, _sql_function(function, conn))
+            call = _sql_function(function, conn, ask_store)
+            conn.create_function(name, count, call)
+    for count in (1, 2):
+        call = _sql_function(_image_store_problem, conn, ask_store)
+        conn.create_function("image_store_problem", count, _told(call))
     return True
 
 
@@ -113,8 +136,13 @@ def _text_embedding(
     return embed(conn, collection, cleaned(str(text)))
 
 
-def _sql_function(function: Callable, conn: sqlite3.Connection) -> Callable:
-    """NULL in, NULL out; NULL for a row without an embedding."""
+def _sql_function(
+    function: Callable, conn: sqlite3.Connection, ask_store: AskStore | None
+) -> Callable:
+    """NULL in, NULL out; NULL for a row without an embedding.
+
+    Where the vectors are in a store that this connection may not ask, by `ask_store`.
+    """
 
     def call(table: str | None, *arguments: object) -> object:
         if table is None or None in arguments:
@@ -123,8 +151,43 @@ def _sql_function(function: Callable, conn: sqlite3.Connection) -> Callable:
             return function(conn, table, *arguments)
         except _NoEmbedding:
             return None
+        except StoreError:
+            if isinstance(conn, db.Connection):
+                raise
+        if ask_store is None:
+            raise StoreError(
+                f"The vectors of {table} are in a store beside the database: set "
+                '"sql_store": true for this database in the configuration of '
+                "datasette-image-similarity, to have SQL wait for it"
+            )
+        try:
+            return ask_store(lambda other: function(other, table, *arguments))
+        except _NoEmbedding:
+            return None
 
     return call
+
+
+def _told(call: Callable) -> Callable:
+    """A function that gives what goes wrong in words, in place of failing."""
+
+    def told(*arguments: str | None) -> str | None:
+        try:
+            return call(*arguments)
+        except ImageSimilarityError as error:
+            return str(error)
+
+    return told
+
+
+def _image_store_problem(
+    conn: sqlite3.Connection, table: str, name: str | None = None
+) -> None:
+    """Raises StoreError where a collection's vectors cannot be asked for now."""
+    collection = db.find_collection(conn, table, name)
+    if collection.store:
+        vectors = vectors_of(conn, collection)
+        vectors.index.ids("", 1, vectors.where)
 
 
 def _item(conn: sqlite3.Connection, collection: db.Collection, pk: db.Key) -> int:
@@ -180,7 +243,9 @@ def _image_distance(
 ) -> float:
     collection = db.find_collection(conn, table, name)
     items = _item(conn, collection, a), _item(conn, collection, b)
-    return db.item_distance(conn, collection, *items)
+    vectors = stored_vectors(conn, collection, items)
+    sql = f"select {db.DISTANCES[collection.metric]}(?, ?)"
+    return max(0.0, conn.execute(sql, vectors).fetchone()[0])
 
 
 def _similar_images(

@@ -35,6 +35,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, DatabaseError
+from .stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -525,6 +526,12 @@ def build_index(
     """
     if recall is not None and not 0 < recall <= 1:
         raise CollectionError(f"The recall must be above 0 and at most 1, not {recall}")
+    if collection.store:
+        raise CollectionError(
+            f"The vectors of {collection.table!r} are in {collection.store}, which has "
+            "ways of its own to find what is near: the compressed index is for vectors in "
+            "the database"
+        )
     db.migrate(conn)
     try:
         row = db.index_row(conn, collection)
@@ -653,11 +660,12 @@ def _told(
     """
     import numpy as np
 
+    stored = vectors_of(conn, collection)
     for start in range(0, len(ids), BLOCK):
         say(what, start, len(ids))
         rows = [
             (item, data)
-            for item, data in db.item_vectors(conn, collection, ids[start : start + BLOCK])
+            for item, data in stored.get(ids[start : start + BLOCK])
             if len(data) == 4 * collection.dimensions
         ]
         data = b"".join(data for _, data in rows)

@@ -10,10 +10,11 @@ memory at most.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -70,10 +71,11 @@ def embed_pictures(
     limits: Limits,
     thumbnail: int | None,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     stop: Callable[[], bool],
     read: Callable[[str, int], bytes] = read_file,
     readers: int | None = None,
+    decoders: DecoderPool | None = None,
 ) -> Iterator[list[Outcome]]:
     """Yields batches of outcomes, in the order of the jobs.
 
@@ -84,12 +86,15 @@ def embed_pictures(
     `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
     with these bytes take them over. `stored_vector` gives the vector of bytes
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
+    `workers` is the number of decoders, None for one a core; `decoders` are some that
+    are there already, and stay.
     When `stop()` turns true, the batch given last was the last one.
     """
+    workers = workers or os.cpu_count() or 1
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
     with (
-        DecoderPool(limits, workers) as decoders,
-        _threads(readers or workers) as reading,
+        nullcontext(decoders) if decoders else DecoderPool(limits, workers) as decoders,
+        _threads(max(workers, readers or 0)) as reading,
         _threads(LANES) as lanes,
     ):
 

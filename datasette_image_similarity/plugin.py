@@ -32,8 +32,10 @@ def prepare_connection(conn: Any, database: str, datasette: Any) -> None:
     from .functions import add_text_functions, prepare_connection
     from .web.service import service
     from .web.sql_text import text_embedder
+    from .web.stored import store_asker
 
-    prepare_connection(conn, service(datasette).indexes)
+    it = service(datasette)
+    prepare_connection(conn, it.indexes, store_asker(datasette, database, it.stored))
     add_text_functions(conn, text_embedder(datasette, database))
 
 

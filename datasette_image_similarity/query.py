@@ -36,16 +36,18 @@ from .database import (
     SourceTable,
     floats,
     item_id,
-    item_vector,
     literal,
     live_sql,
+    plain_columns,
     quote,
     source_of,
 )
 from .errors import CollectionError, ImageSimilarityError
 from .folding import QUERY, Folded, fold, rules_of
 from .index import open_index
-from .ranking import DEEP, KNN_LIMIT, ByIndex, Exact, Ranking
+from .ranking import DEEP, ByIndex, ByStore, Exact, Ranking
+from .stores.items import vector_of_item, vectors_of
+from .stores.vec0 import KNN_LIMIT
 
 if TYPE_CHECKING:
     from .index import IndexCache
@@ -133,10 +135,11 @@ class Hit:
 class Answer:
     """Hits best first; `total` is how many there are in all, `next` the next offset.
 
-    Without `exact` they come from the compressed index, `recall` is what was measured
-    of it, and `total` counts rows that were deleted since as well. Where results are
-    folded, the search ends when the page is full: with `at_least` there are more than
-    `total`. So many `near_query` were near-duplicates of the query pictures.
+    Without `exact` they come from the compressed index, or from a store that has one of its
+    own: `recall` is what was measured of it, None where nothing was, and `total` counts
+    rows that were deleted since as well. Where results are folded, the search ends when the
+    page is full: with `at_least` there are more than `total`. So many `near_query` were
+    near-duplicates of the query pictures.
     """
 
     hits: list[Hit]
@@ -174,14 +177,13 @@ def search(
     at_least = query.folds and folded.walked < total
     if query.folds:
         total = len(folded.best)
-    index = ranking.index if isinstance(ranking, ByIndex) else None
     return Answer(
         hits=hits,
         total=total,
         next=query.end if query.end < total and len(hits) == query.k else None,
         milliseconds=round((time.perf_counter() - started) * 1000, 1),
-        exact=index is None,
-        recall=index.recall if index else None,
+        exact=ranking.exact,
+        recall=ranking.recall,
         at_least=at_least,
         near_query=folded.others.get(QUERY, 0),
     )
@@ -215,7 +217,9 @@ def _ranking(
     depth: int,
     cache: IndexCache | None,
 ) -> Ranking:
-    """Through the compressed index where there is one and that may be."""
+    """Through the compressed index or the store, where there is one and that may be."""
+    if collection.store:
+        return ByStore(conn, collection, source, query, depth)
     index = None
     if not query.exact and depth <= DEEP:
         index = open_index(conn, collection, cache)
@@ -301,13 +305,9 @@ def _cosines(
     """Cosine similarity by item id."""
     if collection.metric == "cosine":
         return {item: 1.0 - distance for distance, item in ranked}
-    ids = json.dumps([item for _, item in ranked])
-    sql = (
-        f"select v.id, 1 - vec_distance_cosine(v.embedding, :vector) "
-        f"from json_each(:ids) j cross join {quote(collection.vectors)} v "
-        "where v.id = j.value"
-    )
-    return dict(conn.execute(sql, {"vector": vector, "ids": ids}).fetchall())
+    vectors = vectors_of(conn, collection)
+    items = [item for _, item in ranked]
+    return {item: 1.0 - d for item, d in vectors.distances(vector, items, "cosine")}
 
 
 class _Stale(Exception):
@@ -366,7 +366,7 @@ def stored_vectors(
     """
     vectors = []
     for item in items:
-        data = item_vector(conn, collection, item)
+        data = vector_of_item(conn, collection, item)
         if data is None or len(data) != 4 * collection.dimensions:
             raise CollectionError(
                 f"The vector of item {item} is missing or damaged: run "
@@ -439,6 +439,8 @@ def as_sql(
             keys = [json.loads(str(key)) if compound else key for key in weights]
         array = literal(json.dumps(keys, ensure_ascii=False))
         vector = f"mean_image_embedding({table}, {array}, {name})"
+    if collection.store:
+        return _as_sql_of_store(collection, source, weights, k, max_distance), {}
     shown = [
         column
         for column in source.columns
@@ -474,6 +476,30 @@ def as_sql(
         lines.append(f"  and i.pk not in ({', '.join(map(literal, weights))})")
     lines.append("order by v.distance")
     return "\n".join(lines), dict(filter.params) if filter else {}
+
+
+def _as_sql_of_store(
+    collection: Collection,
+    source: SourceTable,
+    weights: Mapping[Key, float],
+    k: int,
+    max_distance: float | None,
+) -> str:
+    """As `as_sql()`, of what is like one row, for vectors that SQL does not see."""
+    table, name = literal(collection.table), literal(collection.name)
+    found = f"similar_images({table}, {literal(*weights)}, {k}, {name})"
+    columns = ", ".join(f"t.{quote(name)}" for name in plain_columns(collection, source))
+    pk, distance = (f"json_extract(j.value, '$.{name}')" for name in ("pk", "distance"))
+    lines = [
+        "select round(json_extract(j.value, '$.score'), 4) as score,",
+        f"  round({distance}, 4) as distance,",
+        f"  {columns}",
+        f"from json_each({found}) j",
+        f"join {quote(source.name)} t on {source.join_sql('t', pk)}",
+        *([] if max_distance is None else [f"where {distance} <= {max_distance!r}"]),
+        "order by j.key",
+    ]
+    return "\n".join(lines)
 
 
 def pk_path(pk: int | float | str | list) -> str:

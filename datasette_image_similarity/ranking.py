@@ -1,4 +1,4 @@
-"""What is nearest to a vector: exactly, or by the compressed index.
+"""What is nearest to a vector: exactly, by the compressed index, or by a store.
 
 A `Ranking` gives the nearest items that are there, pass the filter and lie within the
 cut-off, in the order of their true distances, ties by item id; `query.search()` chooses
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from datasette.utils.sqlite import sqlite3
 
 from .database import (
-    DISTANCES,
     ITEMS_BY_ID,
     ITEMS_PASSING,
     Collection,
@@ -25,14 +25,16 @@ from .database import (
     live_sql,
     passing_sql,
     quote,
+    store_index,
     waiting_items,
 )
+from .stores.items import vectors_of
+from .stores.vec0 import KNN_LIMIT
 
 if TYPE_CHECKING:
     from .index import Index
     from .query import Filter, Query
 
-KNN_LIMIT = 4096  # vec0 refuses a larger k
 FEW = 64  # up to so many candidates, or one in FEWER, a look-up each beats a KNN over all
 FEWER = 16
 DEEP = 1000  # as far down the list the compressed index is asked
@@ -41,7 +43,14 @@ SLACK = 100  # so many items too many are sorted out after a KNN, more by "id in
 
 
 class Ranking:
-    """A way to find the `depth` nearest items; made for one search."""
+    """A way to find the `depth` nearest items; made for one search.
+
+    Where it does not look at every vector it is not `exact`; then `recall` is what was
+    measured of it, if anything.
+    """
+
+    exact = True
+    recall: float | None = None
 
     def __init__(
         self,
@@ -53,6 +62,7 @@ class Ranking:
     ) -> None:
         self.conn, self.collection, self.source = conn, collection, source
         self.query, self.depth = query, depth
+        self.vectors = vectors_of(conn, collection)
 
     def nearest(self) -> tuple[list[tuple[float, int]], int]:
         """(distance, id), nearest first, `depth` or more; how many there are in all."""
@@ -86,9 +96,7 @@ class Exact(Ranking):
         wanted = min(self.depth, len(candidates))
         stored = item_count(self.conn, self.collection)
         if len(candidates) <= max(FEW, stored // FEWER):
-            return _within(
-                query, distances(self.conn, self.collection, query.vector, candidates)
-            )
+            return _within(query, self.vectors.distances(query.vector, candidates))
         # Leaving a few out afterwards is cheaper than handing over a long list of ids.
         others = stored - len(candidates)
         among = candidates if others > SLACK else None
@@ -96,44 +104,57 @@ class Exact(Ranking):
         if limited:
             k = KNN_LIMIT
         if k <= KNN_LIMIT:
-            rows = _knn(self.conn, self.collection, query.vector, k, among)
+            rows = self.vectors.nearest(query.vector, k, among)
             found = _within(query, [row for row in rows if row[0] in candidates])
             end = query.max_distance if limited else max(found[:wanted], default=(0.0,))[0]
             if len(rows) < k or (rows[-1][1] or 0.0) > end:
                 return found
             # Else something that is not in the list may tie with what is: look at all.
-        rows = all_distances(self.conn, self.collection, query.vector)
+        rows = self.vectors.distances(query.vector)
         return _within(query, [row for row in rows if row[0] in candidates])
 
 
-class ByIndex(Ranking):
-    """What the compressed index hands on, in the order of its true distances.
+class Sought(Ranking):
+    """What something quicker than a look at every vector hands on, of which there may be
+    too little: then more is asked for.
 
-    Items that wait to be listed are looked at one by one. A filter is resolved to ids,
-    whose codes are all compared; where very many pass it, what the index hands on is
-    filtered instead.
+    A filter that few pass is resolved to ids first; where very many pass it, what is handed
+    on is filtered instead, and correspondingly more of it is asked for.
     """
 
-    def __init__(self, *asked: Any, index: Index) -> None:
+    most = DEEP  # asked for at once
+
+    def __init__(self, *asked: Any) -> None:
         super().__init__(*asked)
-        self.index = index
         self.out = set(self.query.without)
-        self.waiting = set(waiting_items(self.conn, self.collection))
         self.wanted = self.depth + len(self.query.without)
         self.passing: set[int] | None = None
         self.loose = False
-        self.total = index.listed + len(self.waiting)
+        self.stored = self._count_stored()
+        self.total = self.stored
+        self._resolve_filter()
+
+    def _resolve_filter(self) -> None:
         if self.query.filter is not None and self.query.filter.where:
             self.passing = self._all_that_pass(LOOSE + 1)
             self.total = len(self.passing)
             if self.total > LOOSE:
                 self._filter_afterwards()
 
+    def _count_stored(self) -> int:
+        """How many may be handed on at all."""
+        raise NotImplementedError
+
+    def _handed_on(self) -> tuple[list, bool]:
+        """(id, distance) among which the nearest are, none of those left `out`, and whether
+        there are no others."""
+        raise NotImplementedError
+
     def _filter_afterwards(self) -> None:
         """So many pass that as many more are asked for as the filter will take away."""
         self.total = _count(self.conn, self.source, self.query.filter)
-        wanted = math.ceil(self.wanted * self.index.listed / max(1, self.total))
-        if wanted <= min(DEEP, self.index.listed // 50):
+        wanted = math.ceil(self.wanted * self.stored / max(1, self.total))
+        if wanted <= min(DEEP, self.stored // 50):
             self.loose, self.wanted = True, wanted
         else:
             self.passing = self._all_that_pass(-1)
@@ -145,17 +166,12 @@ class ByIndex(Ranking):
     def nearest(self) -> tuple[list[tuple[float, int]], int]:
         limited = self.query.max_distance is not None
         while True:
-            ids, all_seen = self._handed_on()
-            rows = distances(self.conn, self.collection, self.query.vector, ids)
-            dropped = ids - {item for item, _ in rows}
-            if dropped:  # their entries are still listed: look beyond them
-                self.leave_out(dropped)
-                continue
+            rows, all_seen = self._handed_on()
             ranked = _within(self.query, rows)
-            cut = limited and len(ranked) < len(ids)
+            cut = limited and len(ranked) < len(rows)
             if all_seen or cut or (len(ranked) >= self.depth and not limited):
                 break
-            if self.wanted > DEEP:
+            if self.wanted > self.most:
                 if not self.loose:
                     break
                 # None of the nearest passes: the filter and the picture are at odds.
@@ -163,24 +179,11 @@ class ByIndex(Ranking):
             self.wanted *= 4
         if limited:
             return ranked, len(ranked)
-        return ranked, max(len(ranked), self.total - len(self.out))
+        return ranked, max(len(ranked), self._count_all())
 
-    def _handed_on(self) -> tuple[set[int], bool]:
-        """Items among which the nearest are, and whether there are no others."""
-        import numpy as np
-
-        among = None
-        if self.passing is not None and not self.loose:
-            among = np.fromiter(self.passing, np.int64, len(self.passing))
-            among.sort()
-        found = self.index.nearest(self.query.vector, self.wanted, among)
-        all_seen = len(found) >= (self.index.listed if among is None else len(among))
-        ids = set(found.tolist()) | self.waiting
-        if self.loose:
-            ids = self._that_pass(ids)
-        elif among is not None:
-            ids &= self.passing
-        return ids - self.out, all_seen
+    def _count_all(self) -> int:
+        """How many there are in all, but for those left out."""
+        return self.total - len(self.out)
 
     def _all_that_pass(self, most: int) -> set[int]:
         """Items whose row passes the filter, `most` of them at most; all with -1.
@@ -208,6 +211,106 @@ class ByIndex(Ranking):
         )
         params = {**self.query.filter.params, "ids": json.dumps(list(ids))}
         return {row[0] for row in self.conn.execute(sql, params)}
+
+
+class ByIndex(Sought):
+    """What the compressed index hands on, in the order of its true distances.
+
+    Items that wait to be listed are looked at one by one. A filter is resolved to ids,
+    whose codes are all compared.
+    """
+
+    exact = False
+
+    def __init__(self, *asked: Any, index: Index) -> None:
+        self.index, self.recall = index, index.recall
+        super().__init__(*asked)
+
+    @cached_property
+    def waiting(self) -> set[int]:
+        return set(waiting_items(self.conn, self.collection))
+
+    def _count_stored(self) -> int:
+        return self.index.listed + len(self.waiting)
+
+    def _handed_on(self) -> tuple[list, bool]:
+        import numpy as np
+
+        among = None
+        if self.passing is not None and not self.loose:
+            among = np.fromiter(self.passing, np.int64, len(self.passing))
+            among.sort()
+        while True:
+            found = self.index.nearest(self.query.vector, self.wanted, among)
+            ids = set(found.tolist()) | self.waiting
+            if self.loose:
+                ids = self._that_pass(ids)
+            elif among is not None:
+                ids &= self.passing
+            ids -= self.out
+            rows = self.vectors.distances(self.query.vector, ids)
+            dropped = ids - {item for item, _ in rows}
+            if not dropped:
+                break
+            self.leave_out(dropped)  # their entries are still listed: look beyond them
+        return rows, len(found) >= (self.index.listed if among is None else len(among))
+
+
+class ByStore(Sought):
+    """What the store finds that the vectors are in.
+
+    What it does not hand on is compared one by one: items that few enough are to be told,
+    all of them where the query wants that, and beyond what a store gives at once. Up to
+    LOOSE items those whose row has gone do not count.
+    """
+
+    most = sys.maxsize
+
+    def __init__(self, *asked: Any) -> None:
+        self.live: set[int] | None = None
+        super().__init__(*asked)
+        told = store_index(self.conn, self.collection)
+        searches_all = told.get("exact") is not False
+        self.one_by_one = self.query.exact and not searches_all
+        self.exact = self.query.exact or searches_all
+        self.recall = None if self.exact else told.get("recall")
+
+    def _count_stored(self) -> int:
+        return item_count(self.conn, self.collection)
+
+    def _resolve_filter(self) -> None:
+        if self.stored > LOOSE:
+            super()._resolve_filter()
+            return
+        self.live = live_items(self.conn, self.collection, self.source, self.query.filter)
+        if self.query.filter is not None and self.query.filter.where:
+            self.passing = self.live
+
+    def _count_all(self) -> int:
+        return super()._count_all() if self.live is None else len(self.live - self.out)
+
+    def _handed_on(self) -> tuple[list, bool]:
+        among = None
+        if self.passing is not None and not self.loose:
+            among = self.passing - self.out
+        rows, all_seen = self._asked(among)
+        rows = [row for row in rows if row[0] not in self.out]
+        if self.loose:
+            passing = self._that_pass({item for item, _ in rows})
+            rows = [row for row in rows if row[0] in passing]
+        elif self.live is not None:
+            rows = [row for row in rows if row[0] in self.live]
+        return rows, all_seen
+
+    def _asked(self, among: set[int] | None) -> tuple[list, bool]:
+        """(id, distance) of the nearest, and whether there are no others."""
+        some = self.stored if among is None else len(among)
+        k = min(self.wanted, some)
+        few = among is not None and len(among) <= FEW
+        if few or self.one_by_one or k > self.vectors.most:
+            return self.vectors.distances(self.query.vector, among), True
+        rows = self.vectors.nearest(self.query.vector, k, among)
+        return rows, k == some or len(rows) < k
 
 
 def live_items(
@@ -241,44 +344,3 @@ def _within(query: Query, rows: Iterable[Sequence]) -> list[tuple[float, int]]:
     if query.max_distance is None:
         return found
     return [pair for pair in found if pair[0] <= query.max_distance]
-
-
-def distances(
-    conn: sqlite3.Connection, collection: Collection, vector: bytes, ids: Iterable[int]
-) -> list:
-    """(id, distance) of each of these items, in no order: one look-up an item."""
-    # See database.item_vectors() for the join.
-    sql = (
-        f"select v.id, {DISTANCES[collection.metric]}(v.embedding, :vector) "
-        f"from json_each(:ids) j cross join {quote(collection.vectors)} v "
-        "where v.id = j.value"
-    )
-    # In their order, since neighbours share pages of the file.
-    params = {"vector": vector, "ids": json.dumps(sorted(ids))}
-    return conn.execute(sql, params).fetchall()
-
-
-def _knn(
-    conn: sqlite3.Connection,
-    collection: Collection,
-    vector: bytes,
-    k: int,
-    among: set[int] | None,
-) -> list:
-    """(id, distance) of the k nearest items, of those given or of all, by vec0."""
-    sql = (
-        f"select id, distance from {quote(collection.vectors)} "
-        "where embedding match :vector and k = :k"
-    )
-    params = {"vector": vector, "k": k}
-    if among is not None:
-        sql += " and id in (select value from json_each(:ids))"
-        params["ids"] = json.dumps(list(among))
-    return conn.execute(sql, params).fetchall()
-
-
-def all_distances(conn: sqlite3.Connection, collection: Collection, vector: bytes) -> list:
-    """(id, distance) of every item, in no order."""
-    distance = f"{DISTANCES[collection.metric]}(embedding, :vector)"
-    sql = f"select id, {distance} from {quote(collection.vectors)}"
-    return conn.execute(sql, {"vector": vector}).fetchall()

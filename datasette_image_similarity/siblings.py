@@ -13,6 +13,7 @@ from . import database as db
 from .encoders import EncoderSpec
 from .errors import CollectionError
 from .pipeline import finished_vector
+from .stores.items import vector_of_bytes
 
 if TYPE_CHECKING:
     from .encoders.transform import Transform
@@ -92,7 +93,7 @@ def vectors_of_parents(conn: sqlite3.Connection, collection: db.Collection) -> K
 
     def known(sha256: str) -> bytes | None:
         for parent, rest in parents:
-            vector = db.vector_of_bytes(conn, parent, sha256)
+            vector = vector_of_bytes(conn, parent, sha256)
             if vector is not None and len(vector) == 4 * parent.dimensions:
                 return _moved(vector, rest, collection.metric)
         return None

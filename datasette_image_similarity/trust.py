@@ -16,6 +16,8 @@ import click
 
 from .roots import Root, as_root
 
+NOTED = ("roots", "stores", "weights", "published")
+
 
 def _file() -> Path:
     return Path(click.get_app_dir("datasette-image-similarity")) / "trusted.json"
@@ -24,10 +26,9 @@ def _file() -> Path:
 def _read() -> dict[str, dict]:
     try:
         noted = json.loads(_file().read_text())
-        found = {"roots": dict(noted["roots"]), "weights": dict(noted["weights"])}
-        return {**found, "published": dict(noted.get("published", {}))}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {"roots": {}, "weights": {}, "published": {}}
+        return {name: dict(noted.get(name, {})) for name in NOTED}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {name: {} for name in NOTED}
 
 
 def _write(noted: dict[str, dict]) -> None:
@@ -45,19 +46,38 @@ def _write(noted: dict[str, dict]) -> None:
 
 def note_root(database: Path, root: Root) -> bool:
     """Pictures of this database may be read from this folder. False if that is not new."""
-    noted = _read()
-    roots = noted["roots"].setdefault(str(database.resolve()), [])
-    if str(root) in roots:
-        return False
-    roots.append(str(root))
-    _write(noted)
-    return True
+    return _note("roots", database, str(root))
 
 
 def trusted_roots(database: str | Path) -> list[Root]:
     """Folders, buckets and the web, that `embed` has noted for this database file."""
-    roots = _read()["roots"].get(str(Path(database).resolve()), [])
-    return [as_root(root) for root in roots if isinstance(root, str)]
+    return [as_root(root) for root in _noted("roots", database)]
+
+
+def note_store(database: str | Path, url: str) -> bool:
+    """Vectors of this database may be kept in the store at this URL. False if that is not
+    new."""
+    return _note("stores", database, url)
+
+
+def trusted_stores(database: str | Path) -> list[str]:
+    """URLs of stores that have been noted for this database file."""
+    return _noted("stores", database)
+
+
+def _note(kind: str, database: str | Path, what: str) -> bool:
+    noted = _read()
+    known = noted[kind].setdefault(str(Path(database).resolve()), [])
+    if what in known:
+        return False
+    known.append(what)
+    _write(noted)
+    return True
+
+
+def _noted(kind: str, database: str | Path) -> list[str]:
+    known = _read()[kind].get(str(Path(database).resolve()), [])
+    return [one for one in known if isinstance(one, str)]
 
 
 def note_weights(sha256: str, file: Path) -> None:

@@ -4,6 +4,7 @@ tables are damaged, so what it says is checked against them and against our own 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from . import index
 from .errors import CollectionError, DatabaseError, EncoderError
+from .stores.items import vector_of_item
+
+NO_TABLE = "the table or its column is gone: remove, or restore it"
+NOT_LIVE = "items whose row is gone or has changed"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
 
     Mending forgets items whose vector or row is not right, so that the next `embed` makes
     them anew, and rebuilds a damaged vec0 table from the vectors that can be read.
+    Vectors in a store are left to `reconcile`.
     """
     faults: list[Fault] = []
     if repair and db.schema_version(conn):
@@ -55,22 +61,53 @@ def _verify(
             (collection.id,),
         )
     }
-    good, damaged = _read_vectors(conn, collection, items)
     live = _live_items(conn, collection)
+    if collection.store:
+        return _verify_stored(conn, collection, items, live, repair)
+    good, damaged = _read_vectors(conn, collection, items)
     checks = {
         "the vec0 table is damaged": damaged,
         "items without a usable vector": len(items - good.keys()),
         "vectors without an item": len(_listed_places(conn, collection).keys() - items),
     }
     if live is None:
-        checks["the table or its column is gone: remove, or restore it"] = 1
+        checks[NO_TABLE] = 1
         live = items
-    checks["items whose row is gone or has changed"] = len(items - live)
+    checks[NOT_LIVE] = len(items - live)
     faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
     if repair and faults:
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
     faults += _verify_transform(conn, collection)
     return faults + _verify_index(conn, collection, repair)
+
+
+def _verify_stored(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    items: set[int],
+    live: set[int] | None,
+    repair: bool,
+) -> list[Fault]:
+    """What this file knows of vectors in a store; what the store has is for `reconcile`."""
+    rows = conn.execute(
+        "select id, vector from _image_similarity_unsent "
+        "where collection_id = ? and vector is not null",
+        (collection.id,),
+    )
+    unusable = [row[0] for row in rows if not _usable(row[1], collection)]
+    checks = {"vectors that wait to be sent and are not usable": len(unusable)}
+    checks |= {NO_TABLE: 1} if live is None else {NOT_LIVE: len(items - live)}
+    if repair:
+        lost = conn.execute(
+            "select i.id from _image_similarity_items i join _image_similarity_unsent u "
+            "on u.collection_id = i.collection_id and u.pk = i.pk "
+            "where u.id in (select value from json_each(?))",
+            (json.dumps(unusable),),
+        ).fetchall()
+        gone = items - live if live is not None else set()
+        db.drop_items(conn, collection, gone.union(row[0] for row in lost))
+    faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
+    return faults + _verify_transform(conn, collection)
 
 
 def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> list[Fault]:
@@ -155,7 +192,7 @@ def _read_vectors(
         if there.get(listed.get(item)) != item:
             continue
         try:
-            data = db.item_vector(conn, collection, item)
+            data = vector_of_item(conn, collection, item)
         except sqlite3.DatabaseError:
             damaged = 1
             continue
@@ -164,9 +201,9 @@ def _read_vectors(
     return good, damaged
 
 
-def _usable(data: bytes, collection: db.Collection) -> bool:
+def _usable(data: object, collection: db.Collection) -> bool:
     """The right length, all finite, and of length 1 for the cosine metric."""
-    if len(data) != 4 * collection.dimensions:
+    if not isinstance(data, bytes) or len(data) != 4 * collection.dimensions:
         return False
     try:
         numbers = db.floats(data)

@@ -15,12 +15,14 @@ import pytest
 from core import opened, sql
 from datasette.utils.sqlite import sqlite3
 
-from datasette_image_similarity import ImageCollection, ranking
+from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
 from datasette_image_similarity import query as asking
 from datasette_image_similarity.encoders import encoder_spec
 from datasette_image_similarity.errors import CollectionError
 from datasette_image_similarity.query import Filter, Query, SearchTimeout, search
+from datasette_image_similarity.stores.items import vector_of_item
+from datasette_image_similarity.stores.vec0 import Vec0
 
 DIMENSIONS = 16
 
@@ -255,14 +257,14 @@ def test_deleted_and_changed_rows_never_show(copied: Path) -> None:
 def test_a_row_that_is_deleted_during_a_search_does_not_show(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distances = ranking.distances
+    distances = Vec0.distances
 
     def and_then(*arguments: object) -> list:
         found = distances(*arguments)
         sql(copied, "delete from images where id in (5, 6)")
         return found
 
-    monkeypatch.setattr(ranking, "distances", and_then)
+    monkeypatch.setattr(Vec0, "distances", and_then)
     with ImageCollection(copied) as collection:
         assert {hit.pk for hit in collection.similar(1, 99)} == {*range(2, 25)} - {5, 6}
 
@@ -297,7 +299,7 @@ def test_the_mean_of_several_is_between_them(copied: Path) -> None:
     with opened(copied) as conn:
         collection = db.find_collection(conn, "images")
         vector = asking.mean_vector(conn, collection, [1, 2])
-        both = [struct.unpack(f"<{len(vector) // 4}f", db.item_vector(conn, collection, i))
+        both = [struct.unpack(f"<{len(vector) // 4}f", vector_of_item(conn, collection, i))
                 for i in (1, 2)]  # fmt: skip
         mean = np.array(both).mean(axis=0)
         np.testing.assert_allclose(np.frombuffer(vector, "<f4"), mean, atol=1e-6)

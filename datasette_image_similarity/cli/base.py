@@ -101,6 +101,7 @@ class Reporter:
         self.last = 0.0
         self.described: str | None = None
         self.idle = False
+        self.step_began = ("", 0.0, 0)  # what, when, and with how many done
 
     def line(self, text: str) -> None:
         if self.terminal:
@@ -172,6 +173,20 @@ class Reporter:
             click.echo(f"\r\033[K{what}: {done:,} of {total:,}", nl=False, file=self.out)
         elif what != self.described or now - self.last >= 10:
             self.line(f"{what}: {done:,} of {total:,}")
+            self.described, self.last = what, now
+
+    def rated(self, what: str, done: int, total: int) -> None:
+        """As `step()`, with how many of them a second."""
+        now = time.monotonic()
+        if self.step_began[0] != what or done < self.step_began[2]:
+            self.step_began = (what, now, done)
+        _, began, first = self.step_began
+        rate = f"   {(done - first) / (now - began):,.0f}/s" if done > first else ""
+        bar = f"{what}: {done:,} of {total:,}{rate}"
+        if self.terminal:
+            click.echo(f"\r\033[K{bar}", nl=False, file=self.out)
+        elif what != self.described or now - self.last >= 10:
+            self.line(bar)
             self.described, self.last = what, now
 
     def watching(self) -> None:

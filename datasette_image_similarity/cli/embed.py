@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from .base import (
 if TYPE_CHECKING:
     from ..collection import EncoderOptions, ImageCollection
     from ..embed import Summary
+    from ..ray_engine import RayEngine
     from ..roots import BucketRoot
 
 
@@ -134,6 +135,28 @@ class _Place(click.ParamType):
     help="Pictures stored at once",
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Decoders; default: cores")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="What reads, decodes and encodes: this process, or a Ray cluster",
+)
+@click.option(
+    "--address",
+    help="With --engine ray: HOST:PORT of the cluster, or auto; default: a Ray of one's "
+    "own, on this computer, for as long as it takes",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(1),
+    help="Processes of the cluster that hold the encoder; default: as many as fit",
+)
+@click.option(
+    "--gpus-per-actor",
+    type=click.FloatRange(0),
+    help="GPUs of each of them; default: 1 where the cluster has any, else 0",
+)
 @click.option("--limit", type=click.IntRange(1), help="Embed so many at most")
 @click.option(
     "--max-megapixels",
@@ -151,6 +174,12 @@ class _Place(click.ParamType):
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Leave DATABASE as it is: copy the table to this database and embed it there",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Keep the vectors of a new collection in milvus://HOST:PORT/NAME (token: "
+    "MILVUS_TOKEN) or milvus-lite:FILE, not in DATABASE",
 )
 @json_output
 def embed(
@@ -179,6 +208,10 @@ def embed(
     precision: str,
     batch_size: int,
     workers: int | None,
+    engine: str,
+    address: str | None,
+    actors: int | None,
+    gpus_per_actor: float | None,
     limit: int | None,
     max_megapixels: int,
     force: bool,
@@ -187,6 +220,7 @@ def embed(
     no_thumbnails: bool,
     watch: bool,
     output: Path | None,
+    store: str | None,
     as_json: bool,
 ) -> None:
     """Embed pictures: folders, files and buckets, a table, or a CSV.
@@ -229,6 +263,10 @@ def embed(
             "--all brings collections up to date as they are: leave out --name, --csv, "
             "--output, --watch and the encoder's options"
         )
+    if engine != "ray" and not (address is actors is gpus_per_actor is None):
+        raise click.UsageError(
+            "--address, --actors and --gpus-per-actor are about Ray: add --engine ray"
+        )
     say = Reporter(output or database, quiet=as_json)
     source: Any = list(paths) or None
     if csv_file:
@@ -254,6 +292,7 @@ def embed(
         "thumbnails": not no_thumbnails,
         "limits": replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
         "copy_of": database if output else None,
+        "store": store,
         "allow_private_addresses": allow_private_addresses,
     }
 
@@ -262,7 +301,10 @@ def embed(
             return _until_told(collection, encoder, force, watch, say, stop, **options)
 
     left = "nothing is learned or stored yet, the same command starts anew"
-    with or_stopped(say, left) as stop:
+    with (
+        or_stopped(say, left) as stop,
+        _engine(engine, address, actors, gpus_per_actor) as options["engine"],
+    ):
         if every:
             summaries = _run_all(database, table, run, stop, say)
         else:
@@ -276,6 +318,17 @@ def embed(
         sys.exit(130)
     if strict and any(one.failed for one in summaries.values()):
         sys.exit(1)
+
+
+def _engine(
+    name: str, address: str | None, actors: int | None, gpus_per_actor: float | None
+) -> AbstractContextManager[RayEngine | None]:
+    """What embeds, closed at the end; None for this process itself."""
+    if name == "local":
+        return nullcontext()
+    from ..ray_engine import RayEngine
+
+    return RayEngine(address, actors=actors, gpus_per_actor=gpus_per_actor)
 
 
 def _until_told(

@@ -19,6 +19,7 @@ from .base import (
     existing,
     image_similarity,
     json_output,
+    one_line,
     only_table,
     stopping,
     vacuum,
@@ -58,6 +59,8 @@ def status(database: Path, as_json: bool) -> None:
             click.echo(f"  behind       {_behind_in_words(database, one)}")
         click.echo(f"  encoder      {one.encoder}")
         click.echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
+        if one.store:
+            click.echo(f"  kept in      {one.store}{_unsent_in_words(one)}")
         click.echo(f"  thumbnails   {one.thumbnails:,}")
         click.echo(f"  size         {one.bytes / 1e6:,.1f} MB")
         click.echo(f"  failures     {one.failures:,}")
@@ -74,6 +77,13 @@ def _behind_in_words(database: Path, status: Any) -> str:
         f"{status.behind:,} picture{several} of the default missing: "
         f"{embed_all(database, status.table)}"
     )
+
+
+def _unsent_in_words(status: Any) -> str:
+    """What the store of a collection does not know yet, of its status."""
+    if not status.unsent:
+        return ""
+    return f"; {status.unsent:,} changes wait to be sent (run embed again)"
 
 
 def _map_in_words(status: Any) -> str:
@@ -184,6 +194,7 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
         conn = db.connect(database)
         faults = verify_database(conn, repair=repair)
         left = verify_database(conn) if repair and faults else faults
+        stored = [one for one in db.collections(conn) if one.store]
         conn.close()
     if as_json:
         click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
@@ -200,6 +211,11 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
             click.echo("Mended. Run embed again to fill in what was dropped.")
         else:
             click.echo("Mend it with --repair.")
+        for one in stored:
+            click.echo(
+                f"{one.table} ({one.name}): its vectors are in {one.store}, which was not "
+                "looked into: reconcile does that."
+            )
     if left:
         sys.exit(1)
 
@@ -251,6 +267,7 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
         datasette image-similarity remove photos.db
     """
     from .. import database as db
+    from ..stores.places import clear_places, places_of
 
     some = table is not None or name is not None
     with db.explained(database), closing(db.connect(database, check=some)) as conn:
@@ -263,11 +280,15 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
         gone = [collection for collection in there if name in (None, collection.name)]
         if some and not gone:
             db.find_collection(conn, table or "", name)
+        places = {collection: places_of(conn, collection) for collection in gone}
         with db.transaction(conn):
             for collection in gone:
                 db.drop_collection(conn, collection)
             if not some:
                 db.drop_everything(conn)
+        for collection in gone:
+            for left in clear_places(conn, collection, places[collection]):
+                click.echo(f"Warning: {one_line(left)}", err=True)
     for collection in gone:
         click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
     if gone:

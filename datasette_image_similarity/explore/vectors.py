@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, Stopped
+from ..stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,17 +97,10 @@ def vector_blocks(
     """
     import numpy as np
 
-    # A scan in vec0's own order where most are wanted: a look-up each takes longer.
-    stored = db.item_count(conn, collection)
-    if len(ids) * 4 >= stored:
-        sql = f"select id, embedding from {db.quote(collection.vectors)}"
-        rows: Iterator = iter(conn.execute(sql))
-    else:
-        sql = (
-            f"select v.id, v.embedding from json_each(?) j "
-            f"cross join {db.quote(collection.vectors)} v where v.id = j.value"
-        )
-        rows = iter(conn.execute(sql, (json.dumps(ids.tolist()),)))
+    # A scan in the order they lie in where most are wanted: a look-up each takes longer.
+    stored = vectors_of(conn, collection)
+    most = len(ids) * 4 >= db.item_count(conn, collection)
+    rows = stored.scan() if most else stored.get(ids)
     length = 4 * collection.dimensions
     wanted = set(ids.tolist())
     numbers: list[int] = []

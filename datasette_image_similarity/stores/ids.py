@@ -9,7 +9,9 @@ Each part is tilde-encoded, so that "/" and "," separate and nothing else does.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasette.utils import tilde_decode, tilde_encode
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 def source_id(database: str, table: str) -> str:
     """What the ids of a table's vectors begin with: the field `source` of a store."""
     return f"{tilde_encode(database)}/{tilde_encode(table)}"
+
+
+def new_source(database: str | Path, table: str) -> str:
+    """The source of a new collection: the file's name tells people which it is, a random
+    end keeps it apart from another file of that name, and from other collections."""
+    return source_id(f"{Path(database).stem}-{secrets.token_hex(4)}", table)
 
 
 def entry_id(source: str, key: Key, *, compound: bool) -> str:

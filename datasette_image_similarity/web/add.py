@@ -191,7 +191,10 @@ def _insert(
     decoded: Decoded,
     vector: bytes,
 ) -> db.Key:
-    """Insert the row and its item; returns the row's key."""
+    """Insert the row and its item; returns the row's key. Raises CollectionError when the
+    collection was replaced or moved meanwhile."""
+    if place.collection not in db.collections(conn, place.table):
+        raise CollectionError("the embeddings were changed meanwhile: try again")
     names = ", ".join(map(db.quote, values))
     marks = ", ".join("?" * len(values))
     key = conn.execute(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from datasette.utils import tilde_encode
 from datasette.utils.asgi import Forbidden, Response
 from datasette.utils.sqlite import sqlite3
 
-from ..errors import EncoderError, ImageError, ImageSimilarityError
+from ..errors import EncoderError, ImageError, ImageSimilarityError, StoreError
 from ..query import SearchTimeout, deadline
+from . import stored
 from .compat import may_execute_sql, sql_url
 from .curate import is_curator
 from .forms import BadForm, UploadTooBig
@@ -32,6 +34,8 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     ImageError: 400,
     SearchTimeout: 503,
     EncoderError: 503,
+    StoreError: 503,
+    stored.QueueFull: 503,
 }
 
 # Pages about a table as a whole, by the end of their address.
@@ -132,8 +136,33 @@ async def ask_database(
         with deadline(conn, seconds):
             return ask(conn)
 
-    try:
+    with _in_words(place):
         return await place.db.execute_fn(limited)
+
+
+async def ask_vectors(
+    place: Place, ask: Callable[[sqlite3.Connection], Any], patience: float = 1
+) -> Any:
+    """As `ask_database()`, for what reads vectors.
+
+    Those in a store are read in a thread that may wait for it, under the setting
+    `store_seconds`, which is for everything asked here. Raises StoreError as well.
+    """
+    if not place.collection.store:
+        return await ask_database(place, ask, patience)
+    seconds = place.config.store_seconds
+    try:
+        with _in_words(place):
+            return await place.service.stored.ask(place.db, ask, seconds)
+    except StoreError as error:
+        raise stored.shown_error(error, place.collection) from None
+
+
+@contextmanager
+def _in_words(place: Place) -> Iterator[None]:
+    """What SQLite refuses, as a PageError."""
+    try:
+        yield
     except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
         if is_locked(error):
             raise  # tells_errors() knows what to say

@@ -10,16 +10,20 @@ from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
-from ..query import Query, deadline, mean_vector, pk_path, search
+from ..database import Collection, SourceTable, item_id, live_sql, quote, source_of
+from ..errors import ImageSimilarityError, StoreError
+from ..query import Hit, Query, deadline, mean_vector, pk_path, search
 from .answers import PAGES, about_url, static_url
 from .compat import may_insert, similar_url, table_tools_url
 from .question import Place, is_filter
 from .service import service
+from .stored import shown_error, sql_seconds
 from .switch import collections_of
 from .tiles import caption_column
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
+    from datasette.database import Database
 
 STRIP = 12  # nearest neighbours on a row page
 FACTS = 16  # of a row, beside its picture; Datasette's own table below has them all
@@ -109,13 +113,13 @@ async def row_panel(
     if collection is None:
         return None
     db = datasette.get_database(database)
-    found = await db.execute_fn(lambda conn: _neighbours(conn, datasette, collection, pk))
+    found = await db.execute_fn(lambda conn: _shown(conn, datasette, collection, pk))
     if found is None:
         return None
-    item, row, hits = found
-    from ..database import source_of
-
-    source = await db.execute_fn(lambda conn: source_of(conn, collection))
+    source, number, item, row, hits = found
+    problem = ""
+    if collection.store:
+        hits, problem = await _from_store(datasette, db, collection, number)
     config = it.config(database, table)
     place = Place(datasette, it, request, db, table, collection, source, config)
     caption = await caption_column(place)
@@ -141,6 +145,7 @@ async def row_panel(
                 }
                 for hit in hits
             ],
+            "problem": problem,
         },
         request=request,
     )
@@ -170,14 +175,12 @@ def _facts(row: dict[str, Any], pks: tuple[str, ...]) -> list[tuple[str, str]]:
     ]
 
 
-def _neighbours(
-    conn: sqlite3.Connection, datasette: Datasette, collection: Any, pk: str
-) -> tuple[dict, dict, list] | None:
-    """The item of a row, the row, its nearest neighbours; None without an embedding."""
+def _shown(
+    conn: sqlite3.Connection, datasette: Datasette, collection: Collection, pk: str
+) -> tuple[SourceTable, int, dict, dict, list[Hit]] | None:
+    """The table of a row, its item's number and size, the row, its nearest neighbours but
+    for those that a store has to be asked for; None without an embedding."""
     from datasette.utils import urlsafe_components
-
-    from ..database import item_id, live_sql, quote, source_of
-    from ..errors import ImageSimilarityError
 
     try:
         source = source_of(conn, collection)
@@ -192,13 +195,34 @@ def _neighbours(
         blob = collection.column if collection.source == "blob" else None
         columns = ", ".join(f"t.{quote(name)}" for name in source.columns if name != blob)
         row = conn.execute(f"select {columns or 'null'} {live}", (item,)).fetchone()
+        if collection.store:
+            return source, item, dict(size), dict(row), []
         with deadline(conn, datasette.setting("sql_time_limit_ms") / 1000):
             vector = mean_vector(conn, collection, [item])
             query = Query(vector, STRIP, without=frozenset({item}))
             indexes = service(datasette).indexes
-            return dict(size), dict(row), search(conn, collection, query, indexes).hits
+            hits = search(conn, collection, query, indexes).hits
+            return source, item, dict(size), dict(row), hits
     except (ImageSimilarityError, sqlite3.DatabaseError):
         return None  # the row page itself must go on working
+
+
+async def _from_store(
+    datasette: Datasette, db: Database, collection: Collection, item: int
+) -> tuple[list[Hit], str]:
+    """The nearest neighbours of an item, or why they are not there, in words."""
+
+    def ask(conn: sqlite3.Connection) -> list[Hit]:
+        vector = mean_vector(conn, collection, [item])
+        query = Query(vector, STRIP, without=frozenset({item}))
+        return search(conn, collection, query).hits
+
+    try:
+        return await service(datasette).stored.ask(db, ask, sql_seconds(datasette)), ""
+    except StoreError as error:
+        return [], str(shown_error(error, collection))
+    except (ImageSimilarityError, sqlite3.DatabaseError) as error:
+        return [], str(error)
 
 
 async def table_links(

@@ -16,6 +16,7 @@ from ..query import Answer, Hit, SearchTimeout, pk_path, search
 from ..words import reads_words
 from .answers import (
     ask_database,
+    ask_vectors,
     controls,
     database_error,
     json_answer,
@@ -229,7 +230,7 @@ async def _ask(place: Place, question: Question, patience: float) -> tuple[Side,
             return items, search(conn, place.collection, asked, place.service.indexes)
 
         started = time.monotonic()
-        items, answer = await ask_database(place, ask, patience)
+        items, answer = await ask_vectors(place, ask, patience)
         side = replace(side, items=tuple(items), answer=answer)
     except ImageSimilarityError as error:
         side = replace(side, problem=error)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CollectionError, ImageSimilarityError
+from ..errors import CollectionError, ImageSimilarityError, StoreError
 from ..images import UPLOADS, Limits
 from ..roots import Root, WebRoot, named
+from ..stores.opening import store_url
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -32,6 +33,9 @@ class Config:
     search_by_image: bool = True
     search_by_text: bool = True
     sql_text: bool = False
+    stores: list[str] = field(default_factory=list)
+    store_seconds: int = 5
+    sql_store: bool = False
     upload_max_bytes: int = UPLOADS.max_bytes
     upload_max_pixels: int = UPLOADS.max_pixels
     upload_seconds: int = int(UPLOADS.seconds)
@@ -63,6 +67,11 @@ def _root(text: str) -> Root:
     except CollectionError as error:
         raise ConfigError(f"The setting 'roots' of {PLUGIN}: {error}") from None
 
+    @property
+    def store_urls(self) -> list[str]:
+        """The stores that may be used, as collections remember their URLs."""
+        return [store_url(url) for url in self.stores]
+
 
 KINDS: dict[str, Any] = {
     "caption": str,
@@ -74,6 +83,9 @@ KINDS: dict[str, Any] = {
     "search_by_image": bool,
     "search_by_text": bool,
     "sql_text": bool,
+    "stores": list,
+    "store_seconds": int,
+    "sql_store": bool,
     "upload_max_bytes": int,
     "upload_max_pixels": int,
     "upload_seconds": int,
@@ -119,7 +131,7 @@ def _checked(settings: Any) -> dict[str, Any]:
             wanted = {
                 str: "text",
                 int: "a number above 0",
-                list: "a list of folders",
+                list: "a list of URLs" if name == "stores" else "a list of folders",
                 KINDS["curators"]: "an allow block as Datasette's, or true or false",
             }
             raise ConfigError(
@@ -128,4 +140,14 @@ def _checked(settings: Any) -> dict[str, Any]:
             )
     for one in settings.get("roots", []):
         _root(one)
+        if name == "stores":
+            _check_urls(value)
     return settings
+
+
+def _check_urls(urls: list[str]) -> None:
+    try:
+        for url in urls:
+            store_url(url)
+    except StoreError as error:
+        raise ConfigError(f"The setting 'stores' of {PLUGIN}: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -18,6 +20,7 @@ from .answers import PAGES
 from .compat import may_view, similar_url, table_tools_url
 from .config import Config
 from .service import service
+from .stored import shown_url, sql_seconds, store_problem
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -44,12 +47,20 @@ class Card:
     compare_url: str
     usual: bool
     others: list[Card] = field(default_factory=list)
+    away: str = ""  # why the store with the vectors cannot be asked, in words
+
+    @property
+    def store(self) -> str:
+        """Where the vectors are, if not in the database's file."""
+        return shown_url(self.status.store)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "database": self.database,
             "table_url": self.table_url,
             **asdict(self.status),
+            "store": self.store,
+            "away": self.away,
             "default": self.usual,
         }
 
@@ -77,7 +88,8 @@ def by_table(cards: list[Card]) -> list[Card]:
 async def cards(datasette: Datasette, request: Any) -> list[Card]:
     """The cards of all collections whose table the actor may view."""
     it = service(datasette)
-    found = []
+    found: list[Card] = []
+    asked: dict[int, Coroutine[Any, Any, str]] = {}  # by the place of the card
     for database, db in datasette.databases.items():
         for collection in sorted(await it.collections(database), key=lambda c: c.table):
             if await may_view(datasette, request.actor, database, collection.table):
@@ -95,6 +107,13 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
                 named = None if usual == collection else collection.name
                 about = (status, pks, config, collection, named, usual)
                 found.append(_card(datasette, database, *about))
+                if collection.store:
+                    asked[len(found) - 1] = store_problem(
+                        it.stored, db, collection, sql_seconds(datasette)
+                    )
+    problems = await asyncio.gather(*asked.values())
+    for place, problem in zip(asked, problems, strict=True):
+        found[place] = replace(found[place], away=problem)
     return found
 
 

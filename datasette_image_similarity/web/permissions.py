@@ -68,8 +68,12 @@ async def _may_view(
         return False  # where folders lie on the server is no visitor's business
     if name in (f"{PREFIX}searches", f"{PREFIX}clicks"):
         return False  # what others searched for: web/searches.py shows it to curators
-    if name in (f"{PREFIX}{raw}" for raw in ("indexes", "lists", "hashes", "atlases")):
+    if name in (
+        f"{PREFIX}{raw}" for raw in ("indexes", "lists", "hashes", "atlases", "unsent")
+    ):
         return False  # raw numbers or pixels, megabytes a page
+    if name == f"{PREFIX}collections" and any(collection.store for collection in told):
+        return False  # as little is where an engine is, or the file of one
     if name.startswith(f"{PREFIX}vectors_"):
         # One collection's; whatever is longer than the table's own name is a shadow of it.
         told = [collection for collection in told if collection.vectors == name]

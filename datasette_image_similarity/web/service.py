@@ -40,6 +40,7 @@ from ..text_helper import TextHelper
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
 from .log import Log
+from .stored import StoreThreads
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -71,6 +72,7 @@ class Service:
         self.datasette = datasette
         self.indexes = IndexCache()
         self.log = Log()
+        self.stored = StoreThreads(datasette)
         self.words = TextHelper()  # for SQL; it starts when it is first asked
         self.exporting = 0  # zip files and contact sheets being made
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
@@ -95,6 +97,7 @@ class Service:
             decoder.close()
         self._pictures.close()
         self._reader.close()
+        self.stored.close()
         self.words.close()
 
     # What is embedded

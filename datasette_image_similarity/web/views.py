@@ -33,7 +33,7 @@ from ..query import (
 )
 from ..words import mixed
 from .answers import (
-    ask_database,
+    ask_vectors,
     controls,
     csv_answer,
     json_answer,
@@ -98,7 +98,7 @@ async def similar(datasette: Datasette, request: Any) -> Response:
         items, asked = _query(conn, place, question, words, crop=crop)
         return items, _answer(conn, place, question, asked)
 
-    items, answered = await ask_database(place, ask)
+    items, answered = await ask_vectors(place, ask)
     answer = answered.answer
     noted = note_search(place, question, answer)
     next_url = None
@@ -225,7 +225,7 @@ async def _histogram(
     def measure(conn: sqlite3.Connection) -> Histogram:
         return _measure(conn, place, _query(conn, place, question, words, crop=crop)[1])
 
-    svg = as_svg(await ask_database(place, measure), question.max_distance)
+    svg = as_svg(await ask_vectors(place, measure), question.max_distance)
     headers = {
         "Cache-Control": "private, max-age=60",
         "Content-Security-Policy": "default-src 'none'",
@@ -319,6 +319,8 @@ async def _sql_url(place: Place, question: Question) -> str | None:
     worded = question.texts or question.unlike_texts
     if (worded and text is None) or question.crop or question.distinct or question.one_per:
         return None
+    if place.collection.store and not _sql_asks_store(place, question):
+        return None
     if not await may_execute_sql(place.datasette, place.request.actor, place.database):
         return None
 
@@ -339,6 +341,12 @@ async def _sql_url(place: Place, question: Question) -> str | None:
 
     sql, params = await place.db.execute_fn(write)
     return sql_url(place.datasette, place.database, sql, params)
+
+
+def _sql_asks_store(place: Place, question: Question) -> bool:
+    """Whether `similar_images()` can ask a store for this: what is like one row."""
+    one = len(question.likes) == 1 and not (question.unlikes or question.texts)
+    return place.config.sql_store and one and question.filter is None
 
 
 async def _results(
@@ -397,7 +405,7 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
             items, asked = _query(conn, place, question, words, upload=vector)
             return items, _answer(conn, place, question, asked)
 
-        items, answered = await ask_database(place, ask)
+        items, answered = await ask_vectors(place, ask)
         noted = note_search(place, question, answered.answer)
     except ImageSimilarityError as error:
         if wants_json(request):

@@ -1,0 +1,71 @@
+"""Vectors in the SQLite file itself: a vec0 table of sqlite-vec for each collection.
+
+Everything that reads one goes through here; `database.py` makes it and writes to it,
+together with the items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from datasette.utils.sqlite import sqlite3
+
+from ..database import DISTANCES, Collection, quote
+
+KNN_LIMIT = 4096  # vec0 refuses a larger k
+
+
+class Vec0:
+    """A collection's vec0 table: `items.ItemVectors`."""
+
+    most = KNN_LIMIT
+
+    def __init__(self, conn: sqlite3.Connection, collection: Collection) -> None:
+        self.conn, self.collection = conn, collection
+        self.table = quote(collection.vectors)
+
+    def get(self, items: Iterable[int]) -> list[tuple[int, bytes]]:
+        # Joined so that vec0 is asked for one id after the other: with "id in (…)" it
+        # reads the whole table.
+        sql = (
+            f"select v.id, v.embedding from json_each(?) j cross join {self.table} v "
+            "where v.id = j.value"
+        )
+        return self.conn.execute(sql, (json.dumps([int(i) for i in items]),)).fetchall()
+
+    def scan(self) -> Iterator[tuple[int, bytes]]:
+        return iter(self.conn.execute(f"select id, embedding from {self.table}"))
+
+    def distances(
+        self,
+        vector: bytes,
+        items: Iterable[int] | None = None,
+        metric: str | None = None,
+    ) -> list[tuple[int, float | None]]:
+        params = {"vector": vector}
+        among, embedding = self.table, "embedding"
+        if items is not None:
+            # In their order, since neighbours share pages of the file.
+            params["ids"] = json.dumps(sorted(items))
+            among = f"json_each(:ids) j cross join {self.table} v where v.id = j.value"
+            embedding = "v.embedding"
+        distance = DISTANCES[metric or self.collection.metric]
+        sql = (
+            f"select {'id' if items is None else 'v.id'}, "
+            f"{distance}({embedding}, :vector) from {among}"
+        )
+        return self.conn.execute(sql, params).fetchall()
+
+    def nearest(
+        self, vector: bytes, k: int, among: set[int] | None = None
+    ) -> list[tuple[int, float | None]]:
+        sql = (
+            f"select id, distance from {self.table} where embedding match :vector "
+            "and k = :k"
+        )
+        params = {"vector": vector, "k": k}
+        if among is not None:
+            sql += " and id in (select value from json_each(:ids))"
+            params["ids"] = json.dumps(list(among))
+        return self.conn.execute(sql, params).fetchall()
