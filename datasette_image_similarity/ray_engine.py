@@ -284,7 +284,7 @@ def _connect(address: str | None) -> None:
             ray.init(**options)
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         where = "a Ray on this computer" if address is None else f"Ray at {address}"
-        raise EngineError(f"Cannot connect to {where}: {_first_line(error)}") from error
+        raise EngineError(f"Cannot connect to {where}: {_in_short(error)}") from error
 
 
 @contextmanager
@@ -414,12 +414,13 @@ def _explained() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise EngineError(
-            f"Ray gave up: {_first_line(error)}. What was stored stays: run this again to "
+            f"Ray gave up: {_in_short(error)}. What was stored stays: run this again to "
             "go on"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def _in_short(error: BaseException) -> str:
+    """The last line: Ray puts the traceback of the other machine before it."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
 
 

@@ -161,7 +161,15 @@ def test_a_folder(tmp_path: Path, album: Path, engine: RayEngine) -> None:
 
 
 @pytest.mark.parametrize("column", ["path_column", "blob_column"])
-def test_a_column(column: str, tmp_path: Path, album: Path, engine: RayEngine) -> None:
+def test_a_column(
+    column: str,
+    tmp_path: Path,
+    album: Path,
+    engine: RayEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In windows of a few pictures."""
+    monkeypatch.setattr("datasette_image_similarity.ray_engine.WINDOW_JOBS", 12)
     source = {"path_column": "file", "root": album}
     if column == "blob_column":
         source = {"blob_column": "scan"}
