@@ -238,6 +238,11 @@ def _place(address: str) -> tuple[str, int]:
 
     Raises EngineError.
     """
+    if address.startswith("ray://"):
+        raise EngineError(
+            "Ray Data needs a driver on a machine of the cluster, not a Ray Client: run "
+            "this on one of them, with --address auto"
+        )
     given = address
     if address == "auto":
         noted = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
@@ -246,7 +251,7 @@ def _place(address: str) -> tuple[str, int]:
             given = noted.read_text().strip()
         if not given:
             raise EngineError("No Ray runs on this machine: ray start --head starts one")
-    host, _, port = given.removeprefix("ray://").rpartition(":")
+    host, _, port = given.rpartition(":")
     if not (host and port.isdecimal()):
         raise EngineError(f"The address of a Ray cluster is HOST:PORT or auto, not {given}")
     return host.strip("[]"), int(port)

@@ -397,14 +397,24 @@ def test_more_actors_than_fit(tmp_path: Path, album: Path, cluster: Any) -> None
         embed(tmp_path / "many.db", album, engine=engine)
 
 
-def test_nobody_at_the_address(tmp_path: Path, album: Path) -> None:
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (f"{HOST}:1", f"No Ray answers at {HOST}:1 ("),
+        ("nowhere", "The address of a Ray cluster is HOST:PORT or auto, not nowhere"),
+        ("ray://head:10001", "Ray Data needs a driver on a machine of the cluster"),
+    ],
+)
+def test_an_address_that_will_not_do(
+    address: str, words: str, tmp_path: Path, album: Path
+) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed")
     code = (
         "import sys; from pathlib import Path; from datasette.cli import cli; "
         "cli(sys.argv[1:])"
     )
     words = ["image-similarity", "embed", tmp_path / "new.db", album, "--model", "hog"]
-    words += ["--engine", "ray", "--address", f"{HOST}:1"]
+    words += ["--engine", "ray", "--address", address]
     run = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)],
         cwd=PACKAGE,
@@ -414,7 +424,7 @@ def test_nobody_at_the_address(tmp_path: Path, album: Path) -> None:
         check=False,
     )
     assert run.returncode == 1
-    assert run.stderr.startswith(f"Error: No Ray answers at {HOST}:1 (")
+    assert run.stderr.startswith(f"Error: {words}")
 
 
 def test_options_of_ray_without_it(tmp_path: Path, album: Path) -> None:
