@@ -25,6 +25,7 @@ setup(
         "datasette_image_similarity.cli",
         "datasette_image_similarity.encoders",
         "datasette_image_similarity.explore",
+        "datasette_image_similarity.fetch",
         "datasette_image_similarity.learning",
         "datasette_image_similarity.stores",
         "datasette_image_similarity.web",
@@ -45,6 +46,9 @@ setup(
         "click",
         "pillow>=12.3",
         "python-multipart>=0.0.20",
+        # For downloads: whom to believe, and names in other alphabets than the Latin.
+        "certifi",
+        "idna>=3.7",
     ],
     extras_require={
         "explore": ["scikit-learn>=1.6", "openTSNE>=1.0.4"],
@@ -59,7 +63,7 @@ setup(
             # Milvus in a file, for one computer; it has no wheel for Windows.
             'milvus-lite>=3.0; sys_platform != "win32"',
         ],
-        "ray": ["ray[data]>=2.48"],
+        "ray": ["ray[data]>=2.60"],
         "cloud": ["fsspec>=2025.3", "s3fs>=2025.3", "gcsfs>=2025.3"],
         "parquet": ["pyarrow>=18"],
         "test": [
@@ -81,7 +85,7 @@ setup(
             'milvus-lite>=3.0; sys_platform != "win32"',
             # A whole server in a wheel, for the tests and to try things with.
             'milvus==2.3.5; sys_platform == "linux" and platform_machine == "x86_64"',
-            "ray[data]>=2.48",
+            "ray[data]>=2.60",
             "fsspec>=2025.3",
             "s3fs>=2025.3",
             "gcsfs>=2025.3",

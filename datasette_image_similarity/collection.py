@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from . import query, sources, trust, words
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
-from .errors import CollectionError, EncoderError, ImageError, StoreError
+from .errors import CollectionError, EncoderError, ImageError
 from .explore.exports import (
     Exported,
     TrustedFiles,
@@ -43,9 +44,11 @@ from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
+from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
 from .stores.items import vector_of_item
-from .stores.opening import store_url, stores_of
+from .stores.opening import store_url
+from .stores.places import clear_places, places_of
 from .stores.sending import unsent_size
 
 if TYPE_CHECKING:
@@ -61,6 +64,11 @@ if TYPE_CHECKING:
     from .learning.finetune_run import Epoch
     from .learning.reduce import Reduced
     from .learning.train import Trained
+    from .ray_engine import RayEngine
+    from .stores.moving import Moved
+    from .stores.reconciling import Reconciled
+    from .vector_export import ExportedVectors
+    from .vector_import import Imported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
 DEFAULT_TABLE = "images"
@@ -172,6 +180,7 @@ class ImageCollection:
         | None = None,
         *,
         path_column: str | None = None,
+        url_column: str | None = None,
         blob_column: str | None = None,
         root: str | Path | None = None,
         pk: str | None = None,
@@ -191,21 +200,27 @@ class ImageCollection:
         skip: Iterable[sources.Picture] = (),
         copy_of: str | Path | None = None,
         store: str | None = None,
+        allow_private_addresses: bool = False,
+        engine: RayEngine | None = None,
     ) -> Summary:
         """Embed what is new or has changed, and store it batch by batch.
 
-        `source` is one of: folders and files, which become rows of the table; rows as
+        `source` is one of: folders and files, which become rows of the table, also as
+        "s3://bucket/folder" and "gs://bucket/folder"; rows as
         dictionaries, which are inserted or updated by `pk` (default: "id", else their
-        number) and name their pictures in `path_column` or hold them in `blob_column`;
-        None for the rows that the table has, or for the folders embedded before.
-        Paths are relative to `root` (default: the folder of the database) and may not
-        leave it. `where` is a SQL condition on the table's rows.
+        number) and name their pictures in `path_column` or `url_column`, or hold them in
+        `blob_column`; None for the rows that the table has, or for the folders embedded
+        before. Paths are relative to `root` (default: the folder of the database), which
+        may be in a bucket, and may not leave it. `url_column` holds addresses, fetched
+        once unless `force`; `allow_private_addresses` lets them lead into this computer
+        and its network. `where` is a SQL condition on the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
         the current one. `skip` are pictures not to look at again. `copy_of` is another
-        database, whose table is copied here first, over an earlier copy.
+        database, whose table is copied here first, over an earlier copy. `engine` has
+        the machines of a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
         file (`stores/opening.py`); from then on the collection remembers it.
@@ -217,26 +232,35 @@ class ImageCollection:
 
         Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder or store than the collection's;
-        DatabaseError when it cannot be written; StoreError when the store cannot be used.
-        A picture that fails stops nothing: it is in the summary's failures and in
-        `_image_similarity_failures`.
+        EngineError when the cluster cannot do it; DatabaseError when the database cannot be
+        written; StoreError when the store cannot be used. A picture that fails stops
+        nothing: it is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()
-        if path_column and blob_column:
-            raise CollectionError("Name a path column or a BLOB column, not both")
+        if sum(map(bool, (path_column, url_column, blob_column))) > 1:
+            raise CollectionError(
+                "Name one column: of paths, of addresses or of pictures as BLOBs"
+            )
         files, rows = _files_or_rows(source)
-        if rows and not (path_column or blob_column):
-            raise CollectionError("Rows need a path column or a BLOB column")
+        if rows and not (path_column or url_column or blob_column):
+            raise CollectionError("Rows need a column of paths, addresses or BLOBs")
+        top = _root(root, url_column)
         before = self._existing()
         store = self._store(before, store)
-        mode = _mode(files, path_column, blob_column, before, self.table)
+        mode = _mode(files, path_column or url_column, blob_column, before, self.table)
+        reader = sources.Reader(allow_private=allow_private_addresses)
         self._check_source(files, rows, mode, copy_of)
-        options = encoder or EncoderOptions()
+        for bucket in (*files, top):
+            if isinstance(bucket, BucketRoot):
+                reader.buckets.check(bucket, listing=bucket is not top)
+        options = asked = encoder or EncoderOptions()
+        if engine is not None:
+            options = replace(asked, device="auto")  # what is asked for need not be here
         spec, load = self._choose_encoder(before, options, metric, force)
         learns = options.dims is not None and (before is None or force)
         if self._encoder is not None and (before is None or force):
             _check_length(self._encoder.dimensions, options.dims)
-        with self._no_empty_file(), db.explained(self.database):
+        with reader, self._no_empty_file(), db.explained(self.database):
             conn = self.connect(create=bool(files or rows or copy_of))
             if copy_of is not None:
                 self._copy_from(copy_of, before)
@@ -249,8 +273,9 @@ class ImageCollection:
                 mode=mode,
                 before=before,
                 label_from_folder=label_from_folder,
+                reader=reader,
             )
-            pictures = run.list(files, Path(os.path.abspath(root)) if root else None, where)
+            pictures = run.list(files, top, where)
             pictures = _some(pictures, files)
             opening = {
                 "name": self.name,
@@ -271,15 +296,21 @@ class ImageCollection:
             if readable:
                 jobs.put_first(self._encoder.sample)
             describe = self._describe_encoder if readable else spec.__str__
+            if engine is not None and readable:
+                engine.start()
+                describe = partial(engine.describe, self._encoder.spec)
             report = _reporter(progress, lambda: describe() + run.learning, started)
             thumbnails = run.collection.thumbnails if run.collection else thumbnails
             how = How(
                 limits=limits,
                 thumbnail=THUMBNAIL if thumbnails else None,
                 batch_size=batch_size,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers,
                 stop=stop,
             )
+            if engine is not None:
+                at_work = {"device": asked.device, "precision": asked.precision}
+                how = replace(how, engine=partial(engine.embed_pictures, **at_work))
             queue = iter(jobs)
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)
@@ -542,13 +573,79 @@ class ImageCollection:
         else:
             entries = entries_of_hits(conn, collection, source, hits)
         roots = trust.trusted_roots(self.database)
-        return export_file(
-            file,
-            entries,
-            TrustedFiles(conn, collection, source, roots),
-            caption or usual_caption(collection, source),
-            title or f"Pictures of {collection.table}",
-        )
+        with sources.Reader() as reader:
+            return export_file(
+                file,
+                entries,
+                TrustedFiles(conn, collection, source, roots, reader),
+                caption or usual_caption(collection, source),
+                title or f"Pictures of {collection.table}",
+            )
+
+    def export_vectors(
+        self,
+        file: str | Path,
+        *,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ExportedVectors:
+        """Write the vectors to a Parquet file, for other programs and `import_vectors()`.
+
+        What is in it: `vector_files.py`. A file that is there is replaced, once all is
+        written. Raises CollectionError where that is not possible, StoreError for a store
+        that cannot be used, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_export import export_vectors
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return export_vectors(
+                conn,
+                collection,
+                Path(file).expanduser(),
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def import_vectors(
+        self,
+        file: str | Path,
+        *,
+        replace: bool = False,
+        store: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Imported:
+        """Make this collection of vectors that `export_vectors()` wrote to a file.
+
+        Its rows are found by key in the table, which is made where the vectors are of a
+        folder's pictures and it is missing. `replace` drops a collection of this name (that
+        in the file by default). `store` is the URL of a store for the vectors. All is
+        taken in or nothing. Raises CollectionError for a file that is wrong or does not
+        fit, StoreError, `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .vector_files import VectorFile
+        from .vector_import import import_vectors
+
+        url = store_url(store) if store else ""
+        with (
+            VectorFile(Path(file).expanduser()) as opened,
+            self._no_empty_file(),
+            db.explained(self.database),
+        ):
+            conn = self.connect(create=True)
+            if url:
+                trust.note_store(self.database, url)
+            return import_vectors(
+                conn,
+                opened,
+                table=self.table,
+                name=self.name,
+                replace=replace,
+                store=url,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
 
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""
@@ -809,6 +906,63 @@ class ImageCollection:
         folder = None if to is None else Path(to).expanduser()
         return export_decisions(conn, collection, Path(file).expanduser(), folder)
 
+    def move(
+        self,
+        to: str,
+        *,
+        keep: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Moved:
+        """Bring the vectors to the store at the URL `to`, or into this file: "sqlite".
+
+        They are compared there before the collection points to them; only then the old
+        ones are dropped, unless they are to be kept. Cut off, the same call goes on.
+        Raises CollectionError when they are there already, or some are missing; StoreError
+        when a store cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.moving import move
+
+        collection, conn = self._open()
+        url = "" if to == "sqlite" else store_url(to)
+        if url:
+            trust.note_store(self.database, url)
+        with db.explained(self.database):
+            return move(
+                conn,
+                collection,
+                url,
+                keep=keep,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    def reconcile(
+        self,
+        *,
+        mend: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Reconciled:
+        """Compare what this file and the collection's store have, by id and SHA-256.
+
+        To `mend` sends what waits, takes out of the store what is no picture's here, and
+        takes pictures off that have no vector there: the next `embed` makes them again.
+        Raises CollectionError for a collection without a store, StoreError when that
+        cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.reconciling import reconcile
+
+        collection, conn = self._find()
+        with db.explained(self.database):
+            return reconcile(
+                conn,
+                collection,
+                mend=mend,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
     def status(self) -> Status:
         """What the collection holds. Raises CollectionError when there is none."""
         collection, conn = self._find()
@@ -823,22 +977,15 @@ class ImageCollection:
     def remove(self) -> None:
         """Drop the collection. The table of pictures stays as it is.
 
-        What a store has of it goes, too; where that cannot be reached a warning says what
+        What stores have of it goes, too; where one cannot be reached a warning says what
         is left there.
         """
         collection, conn = self._find()
         with db.explained(self.database):
-            try:
-                if collection.store:
-                    vectors = stores_of(conn).open(collection)
-                    vectors.clear({"source": collection.store_id})
-            except StoreError as error:
-                warnings.warn(
-                    f"{collection.store} still holds the vectors whose source is "
-                    f"{collection.store_id!r}: {error}",
-                    stacklevel=2,
-                )
+            places = places_of(conn, collection)
             db.drop_collection(conn, collection)
+            for left in clear_places(conn, collection, places):
+                warnings.warn(left, stacklevel=2)
 
     # Inside
 
@@ -883,7 +1030,7 @@ class ImageCollection:
 
     def _check_source(
         self,
-        files: list[Path],
+        files: list[Path | BucketRoot],
         rows: list[dict[str, object]],
         mode: tuple[str, str],
         copy_of: str | Path | None,
@@ -891,7 +1038,7 @@ class ImageCollection:
         """Raises CollectionError for what is plainly wrong, before an encoder is loaded."""
         source, column = mode
         for file in files:
-            if not os.path.exists(file):
+            if isinstance(file, Path) and not os.path.exists(file):
                 raise CollectionError(f"{file} does not exist")
         if copy_of is not None:
             with closing(db.connect(copy_of)) as conn:
@@ -982,7 +1129,8 @@ class ImageCollection:
             else:
                 roots = trust.trusted_roots(self.database)
                 limit = LOCAL_FILES.max_bytes
-                data = sources.read_noted(roots, kept.root, kept.path, limit)
+                with sources.Reader() as reader:
+                    data = reader.read_noted(roots, kept.root, kept.path, limit)
         except ImageError as error:
             if kept.thumbnail is None:
                 raise
@@ -1145,21 +1293,34 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
     )
 
 
-def _files_or_rows(source: Any) -> tuple[list[Path], list[dict[str, object]]]:
+def _root(root: str | Path | None, url_column: str | None) -> Root | None:
+    """The root that was named, if one was. Raises CollectionError."""
+    if url_column and root:
+        raise CollectionError("Addresses are relative to no root: leave out --root")
+    if url_column:
+        return WebRoot()
+    top = named(root) if root else None
+    return Path(os.path.abspath(top)) if isinstance(top, Path) else top
+
+
+def _files_or_rows(
+    source: Any,
+) -> tuple[list[Path | BucketRoot], list[dict[str, object]]]:
     if source is None:
         return [], []
-    given = [source] if isinstance(source, (str, Path)) else list(source)
+    kinds = (str, Path, BucketRoot)
+    given = [source] if isinstance(source, kinds) else list(source)
     if not given:
         raise CollectionError("There is nothing to embed: neither paths nor rows")
-    if all(isinstance(one, (str, Path)) for one in given):
-        return [Path(one).expanduser() for one in given], []
+    if all(isinstance(one, kinds) for one in given):
+        return [named(one) for one in given], []
     if all(isinstance(one, Mapping) for one in given):
         return [], [dict(one) for one in given]
     raise CollectionError("The source must be paths or rows, not a mixture")
 
 
 def _some(
-    pictures: Iterator[sources.Picture], files: list[Path]
+    pictures: Iterator[sources.Picture], files: list[Path | BucketRoot]
 ) -> Iterator[sources.Picture]:
     """The pictures. Raises CollectionError when files were named and there are none."""
     first = next(pictures, None)
@@ -1187,7 +1348,7 @@ def _reporter(
 
 
 def _mode(
-    files: list[Path],
+    files: list[Path | BucketRoot],
     path_column: str | None,
     blob_column: str | None,
     before: db.Collection | None,
@@ -1205,7 +1366,7 @@ def _mode(
     else:
         raise CollectionError(
             f"Say where the pictures of {table!r} are: name folders or files, "
-            "--path-column or --blob-column"
+            "--path-column, --url-column or --blob-column"
         )
     if before is not None and (before.source, before.column) != asked:
         raise CollectionError(

@@ -9,13 +9,15 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_vectors_{id}  vec0: (id, embedding), one per collection
     _image_similarity_thumbnails    WebP, by item id
     _image_similarity_failures      pictures that could not be embedded, and why
-    _image_similarity_roots         folders that paths are relative to
+    _image_similarity_roots         folders and buckets that paths are relative to
     _image_similarity_transforms    what was learned of a collection and is applied to the
                                     vectors of its network: PCA, learned heads
     _image_similarity_indexes       compressed indexes: what was learned and measured
     _image_similarity_lists         their inverted lists
     _image_similarity_unlisted      items that wait to be put into one
     _image_similarity_unsent        what has changed and waits to be sent to a store
+    _image_similarity_copies        other places with a collection's vectors: `move` copies
+                                    them there, or has not cleared them yet
     _image_similarity_maps          how a collection was laid out in two dimensions
     _image_similarity_points        its items' places
     _image_similarity_atlases       its pictures, small and many on a sheet
@@ -54,6 +56,7 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from .errors import CollectionError, DatabaseError
+from .roots import Root
 
 if TYPE_CHECKING:
     from .stores.opening import Stores
@@ -69,7 +72,8 @@ REFERRING = (
     *("members", "clusters", "clusterings"),
     *("decisions", "grouped", "groups", "scans", "hashes"),
     *("points", "atlases", "maps"),
-    *("thumbnails", "failures", "lists", "unlisted", "unsent", "indexes", "transforms"),
+    *("thumbnails", "failures", "lists", "unlisted", "indexes", "transforms"),
+    *("unsent", "copies"),
     *("items", "roots", "collections"),
 )
 # Tables whose rows go with their item: SQLite gives the highest id out again.
@@ -414,6 +418,15 @@ MIGRATIONS = (
         sha256 text,
         vector blob,
         unique (collection_id, pk)
+    );
+
+    -- Where else the vectors are, as in a collection's store and store_id: copied there but
+    -- not in use yet, or no more
+    create table _image_similarity_copies (
+        collection_id integer not null references _image_similarity_collections(id),
+        store text not null,
+        store_id text not null,
+        primary key (collection_id, store)
     );
     """,
 )
@@ -1197,7 +1210,7 @@ def put_transform(
 # Items
 
 
-def root_id(conn: sqlite3.Connection, collection: Collection, path: Path) -> int:
+def root_id(conn: sqlite3.Connection, collection: Collection, path: Root) -> int:
     """The id of a root folder in this collection, made if it is new."""
     conn.execute(
         "insert or ignore into _image_similarity_roots (collection_id, path) values (?, ?)",
@@ -1283,6 +1296,7 @@ def _put_vector(
             "(collection_id, pk, sha256, vector) values (?, ?, ?, ?)",
             (collection.id, pk, sha256, vector),
         )
+        _drop_copied_vector(conn, collection, item)
         return
     # vec0 has no REPLACE
     conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
@@ -1299,7 +1313,17 @@ def _drop_vector(conn: sqlite3.Connection, collection: Collection, item: int) ->
             "select collection_id, pk from _image_similarity_items where id = ?",
             (item,),
         )
+        _drop_copied_vector(conn, collection, item)
     else:
+        conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+
+
+def _drop_copied_vector(
+    conn: sqlite3.Connection, collection: Collection, item: int
+) -> None:
+    """A copy in this file of a vector that is in a store does not say of which bytes it is:
+    it goes when these change."""
+    if table_exists(conn, collection.vectors):
         conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
 
 
@@ -1567,6 +1591,47 @@ def put_store_index(
     """Note how the store finds what is near. Call inside a transaction."""
     sql = "update _image_similarity_collections set store_index = ? where id = ?"
     conn.execute(sql, (json.dumps(told), collection.id))
+
+
+def move_collection(
+    conn: sqlite3.Connection, collection: Collection, store: str, store_id: str
+) -> None:
+    """From now on the vectors are in another store, or in this file with "" for both.
+
+    The store has all of them: nothing waits to be sent. Where they were is noted as a
+    copy. Call inside a transaction.
+    """
+    clear(conn, collection, "unsent", "lists", "unlisted", "indexes")
+    conn.execute(
+        "update _image_similarity_collections "
+        "set store = ?, store_id = ?, store_index = null where id = ?",
+        (store, store_id, collection.id),
+    )
+    drop_copy(conn, collection, store)
+    put_copy(conn, collection, collection.store, collection.store_id)
+
+
+def copies(conn: sqlite3.Connection, collection: Collection) -> dict[str, str]:
+    """Other places with vectors of a collection: what their ids begin with, by URL."""
+    if not is_current(conn, 5):
+        return {}
+    sql = "select store, store_id from _image_similarity_copies where collection_id = ?"
+    rows = conn.execute(sql, (collection.id,)).fetchall()
+    if not all(isinstance(text, str) for row in rows for text in row):
+        raise DatabaseError(DAMAGED)
+    return {row["store"]: row["store_id"] for row in rows}
+
+
+def put_copy(
+    conn: sqlite3.Connection, collection: Collection, store: str, store_id: str
+) -> None:
+    sql = "insert or replace into _image_similarity_copies values (?, ?, ?)"
+    conn.execute(sql, (collection.id, store, store_id))
+
+
+def drop_copy(conn: sqlite3.Connection, collection: Collection, store: str) -> None:
+    sql = "delete from _image_similarity_copies where collection_id = ? and store = ?"
+    conn.execute(sql, (collection.id, store))
 
 
 def file_of(conn: sqlite3.Connection) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from .errors import CollectionError, Stopped
 from .images import Limits
 from .pipeline import Job, Outcome, embed_pictures
 from .plan import Item, Queue, Stored, chunks, folder, place, untouched
+from .roots import BucketRoot, Root, WebRoot
 from .stores import Space
 from .stores.ids import new_source
 from .stores.items import vector_of_bytes
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from .learning.sample import Sample
 
 DEFAULT_NAME = "default"
+REMOTE_READERS = 16  # threads that read what is not on this computer: each mostly waits
+REMOTE_PAUSE = 60  # seconds between two listings of a bucket, which cost money
 
 
 @dataclass
@@ -53,10 +56,11 @@ class Summary:
     wants_index: bool = False  # there is none, and so many vectors that it would help
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
+    pause: float = 2  # seconds after which it is worth looking for changes
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        others = ("failures", "new_roots", "wants_index")
+        others = ("failures", "new_roots", "wants_index", "pause")
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
@@ -69,8 +73,9 @@ class How:
     limits: Limits
     thumbnail: int | None
     batch_size: int
-    workers: int
+    workers: int | None
     stop: Callable[[], bool]
+    engine: Callable[..., Iterator[list[Outcome]]] = embed_pictures  # or as it is called
 
 
 class Run:
@@ -85,8 +90,10 @@ class Run:
         mode: tuple[str, str],
         before: db.Collection | None,
         label_from_folder: bool,
+        reader: sources.Reader,
     ) -> None:
         self.conn = conn
+        self.reader = reader
         self.database = database
         self.table_name = table
         self.source, self.column = mode
@@ -98,25 +105,21 @@ class Run:
         self._gone: set[int] = set()  # items whose file is gone
         self._failed: set[tuple] = set()  # (pk, root id, path)
         self._listed: set[str] = set()  # folders that were listed as a whole
-        self._roots: set[Path] = set()  # of pictures that are there
-        self._root_ids: dict[Path, int] = {}
+        self._roots: set[Root] = set()  # of pictures that are there
+        self._root_ids: dict[Root, int] = {}
         self.total = 0  # of what there is to do
         self.learning = ""  # what is being learned, for people to know
         self.collection: db.Collection | None = None  # until `open()`
         self.table: db.SourceTable
 
     def list(
-        self, files: list[Path], root: Path | None, where: str | None
+        self, files: list[Path | BucketRoot], root: Root | None, where: str | None
     ) -> Iterator[sources.Picture]:
         """What the source holds, one by one. Raises CollectionError."""
         if self.source == "folder":
             if where:
                 raise CollectionError("--where chooses rows of a table, not files")
-            files = files or [known for known in self._vouched_roots() if known.is_dir()]
-            if not files:
-                raise CollectionError("The folders embedded before are gone: name one")
-            self._listed = {os.path.abspath(file) for file in files if file.is_dir()}
-            return sources.folder_pictures(files)
+            return self._list_folders(files)
         table = db.source_table(self.conn, self.table_name)
         columns = {name.lower(): name for name in table.columns}
         if self.column.lower() not in columns:
@@ -131,14 +134,50 @@ class Run:
         if root is None:
             beside = Path(os.path.abspath(self.database)).parent
             root = next(iter(self._vouched_roots()), beside)
-        if not root.is_dir():
+            self._check([root], listing=False)
+        self._note_pause([root])
+        if isinstance(root, Path) and not root.is_dir():
             raise CollectionError(
                 f"The root folder {root} does not exist: name one by --root"
             )
-        return sources.column_pictures(self.conn, table, self.column, root, where)
+        return sources.column_pictures(
+            self.conn, table, self.column, root, where, self.reader.buckets
+        )
 
-    def _vouched_roots(self) -> list[Path]:
-        """Folders that runs before this one were told of, oldest first.
+    def _list_folders(self, named: list[Path | BucketRoot]) -> Iterator[sources.Picture]:
+        """The pictures in folders and buckets: those named, or embedded before."""
+        roots = named or [
+            known
+            for known in self._vouched_roots()
+            if (known.is_dir() if isinstance(known, Path) else known != WebRoot())
+        ]
+        if not roots:
+            raise CollectionError("The folders embedded before are gone: name one")
+        files = [root for root in roots if isinstance(root, Path)]
+        buckets = [root for root in roots if isinstance(root, BucketRoot)]
+        self._listed = {os.path.abspath(file) for file in files if file.is_dir()}
+        self._listed |= set(map(str, buckets))
+        self._note_pause(roots)
+        if not named:
+            self._check(roots, listing=True)
+        return chain(
+            sources.folder_pictures(files),
+            sources.bucket_pictures(buckets, self.reader.buckets),
+        )
+
+    def _check(self, roots: Iterable[Root], *, listing: bool) -> None:
+        """Raise CollectionError where a bucket that was embedded before is not to be had:
+        those that were named have been checked, before anything was written."""
+        for root in roots:
+            if isinstance(root, BucketRoot):
+                self.reader.buckets.check(root, listing=listing)
+
+    def _note_pause(self, roots: Iterable[Root]) -> None:
+        if any(isinstance(root, BucketRoot) for root in roots):
+            self.summary.pause = REMOTE_PAUSE
+
+    def _vouched_roots(self) -> list[Root]:
+        """Folders and buckets that runs before this one were told of, oldest first.
 
         A database may come from a stranger: a folder that is merely recorded in it is not
         read. Raises CollectionError when there are such folders and no others.
@@ -151,7 +190,7 @@ class Run:
             raise CollectionError(
                 f"{self.database} records the folder {next(iter(recorded))}, but you have "
                 "not embedded it into this file on this computer: name the folder, or "
-                "--root for a column of paths"
+                "--root for a column of paths, or --url-column for one of addresses"
             )
         return vouched
 
@@ -386,7 +425,7 @@ class Run:
         metric: str,
         stored_vector: Callable[[str], bytes | None],
     ) -> Iterator[list[Outcome]]:
-        return embed_pictures(
+        return how.engine(
             jobs,
             encoder=encoder,
             metric=metric,
@@ -398,7 +437,14 @@ class Run:
             batch_size=how.batch_size,
             workers=how.workers,
             stop=how.stop,
+            read=self.reader.read,
+            readers=REMOTE_READERS if self._is_remote else None,
         )
+
+    @property
+    def _is_remote(self) -> bool:
+        """Whether any picture that was listed is not on this computer."""
+        return any(not isinstance(root, Path) for root in self._roots)
 
     def stored_vector(self, sha256: str) -> bytes | None:
         """The vector of bytes that this collection, or one it derives from, has seen."""

@@ -13,6 +13,10 @@ class ImageError(ImageSimilarityError):
     """One picture cannot be used: not an image, damaged, too big, too slow."""
 
 
+class MissingFile(ImageError):
+    """There is no picture at a path, a key or an address."""
+
+
 class EncoderError(ImageSimilarityError):
     """An encoder cannot be made: unknown model, missing or wrong weights."""
 
@@ -31,6 +35,10 @@ class CollectionError(ImageSimilarityError):
 
 class StoreError(ImageSimilarityError):
     """Where vectors are kept cannot be used: away, too slow, or not what it should be."""
+
+
+class EngineError(ImageSimilarityError):
+    """The machines that were to embed cannot: none there, too few, not set up for it."""
 
 
 class Stopped(Exception):

@@ -10,17 +10,18 @@ memory at most.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from .encoders import Encoder
 from .errors import ImageError
-from .images import Decoded, DecoderPool, Limits, Request
+from .images import Decoded, DecoderPool, Limits, Request, refuse_size
 from .sources import Picture, read_file
 
 if TYPE_CHECKING:
@@ -70,21 +71,30 @@ def embed_pictures(
     limits: Limits,
     thumbnail: int | None,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     stop: Callable[[], bool],
+    read: Callable[[str, int], bytes] = read_file,
+    readers: int | None = None,
+    decoders: DecoderPool | None = None,
 ) -> Iterator[list[Outcome]]:
     """Yields batches of outcomes, in the order of the jobs.
+
+    `read(file, max_bytes)` gives the bytes at a picture's real place, in one of `readers`
+    threads: by default as many as there are `workers`, which decode.
 
     `encoder` may be None when all pictures are known not to be readable.
     `movable` maps the SHA-256 of items whose file is gone to their ids: new pictures
     with these bytes take them over. `stored_vector` gives the vector of bytes
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
+    `workers` is the number of decoders, None for one a core; `decoders` are some that
+    are there already, and stay.
     When `stop()` turns true, the batch given last was the last one.
     """
+    workers = workers or os.cpu_count() or 1
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
     with (
-        DecoderPool(limits, workers) as decoders,
-        _threads(workers) as readers,
+        nullcontext(decoders) if decoders else DecoderPool(limits, workers) as decoders,
+        _threads(max(workers, readers or 0)) as reading,
         _threads(LANES) as lanes,
     ):
 
@@ -92,7 +102,9 @@ def embed_pictures(
             picture = job.picture
             try:
                 if data is None:
-                    data = read_file(picture.file, limits.max_bytes)
+                    if picture.size:
+                        refuse_size(picture.size, limits)  # before it comes over the wire
+                    data = read(picture.file, limits.max_bytes)
                 # The file may have changed since it was listed: note what was read.
                 picture = picture._replace(size=len(data))
                 sha256 = hashlib.sha256(data).hexdigest()
@@ -113,7 +125,7 @@ def embed_pictures(
                 data = read_row(picture) if picture.file is None else None
             except ImageError as error:
                 return _done(Outcome(picture, failure=str(error)))
-            return readers.submit(prepare, job, data)
+            return reading.submit(prepare, job, data)
 
         size = encoder.batch_size if encoder else batch_size
         prepared = _ahead(jobs, start, 2 * size * LANES)

@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .pipeline import Job
+from .roots import Root, as_root, is_address
 from .sources import Picture
 
 AT_ONCE = 500  # pictures a query: SQLite may be built for 999 parameters
@@ -38,7 +38,13 @@ class Item(NamedTuple):
 
 
 def untouched(picture: Picture, item: Item) -> bool:
-    """Whether a file is as it was, going by size and time. BLOBs have no time."""
+    """Whether a file is as it was, going by size and time. BLOBs have no time.
+
+    Nor have addresses, which are taken at their word: what was fetched from one once is
+    fetched again only where somebody asks for it.
+    """
+    if picture.problem is None and picture.file is not None and is_address(picture.file):
+        return picture.path == item.path
     return (
         picture.problem is None
         and picture.mtime_ns is not None
@@ -87,7 +93,7 @@ class Stored:
         _insert(self._conn, f"insert or ignore into {SEEN} values (?)", met)
         return items
 
-    def _at(self, listed: Path, places: list[str]) -> dict[str, Item]:
+    def _at(self, listed: Root, places: list[str]) -> dict[str, Item]:
         """Items by the places of their files, which all lie in the folder `listed`."""
         found: dict[str, Item] = {}
         inner = place(listed, "")
@@ -212,8 +218,8 @@ def _insert(conn: sqlite3.Connection, sql: str, rows: Iterable[tuple]) -> None:
 
 
 @lru_cache(maxsize=16)
-def folder(root: str) -> Path:
-    return Path(root)
+def folder(root: str) -> Root:
+    return as_root(root)
 
 
 def _job(row: sqlite3.Row) -> Job:
@@ -230,7 +236,7 @@ def _job(row: sqlite3.Row) -> Job:
     return Job(picture, row["item"], row["sha256"])
 
 
-def place(root: str | Path, path: str) -> str:
+def place(root: str | Root, path: str) -> str:
     """Where a file is, whichever of the folders around it is its root."""
     root = str(root)
     if os.sep != "/":

@@ -1,9 +1,11 @@
-"""Where pictures come from: folders, a column of paths, a column of BLOBs, a CSV.
+"""Where pictures come from: folders, buckets, a column of paths or of addresses, a column
+of BLOBs, a CSV.
 
 Each source lists `Picture`s one by one, in whatever number: where a picture is and what
-can be known of it without reading it, which costs one `stat`. Paths come from strangers'
-tables as often as from the user, so each is followed to its real place and must end
-inside the root folder.
+can be known of it without reading it, which costs one `stat`, a line of a bucket's
+listing, or nothing for an address. Paths come from strangers' tables as often as from the
+user, so each is followed to its real place and must end inside the root. A `Reader` gives
+the bytes of a picture, wherever it is.
 """
 
 from __future__ import annotations
@@ -13,12 +15,16 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
+from .buckets import Buckets, Object
 from .database import (
     PREFIX,
     Collection,
@@ -28,7 +34,11 @@ from .database import (
     quote,
     thumbnail_sql,
 )
-from .errors import CollectionError, ImageError
+from .errors import CollectionError, ImageError, MissingFile
+from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object
+
+if TYPE_CHECKING:
+    from .fetch import Fetcher
 
 PICTURE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -37,19 +47,22 @@ PICTURE_SUFFIXES = (
 ODD = re.compile(r"[:\\\0]")  # may be a URL, or made on Windows
 ROWS_AT_ONCE = 5000
 FOLDERS_KNOWN = 10_000  # real places of folders that are remembered
+WEB_BYTES = 100_000_000  # of a picture on the web: whose server it is, nobody knows
+LOOKED_UP = 16  # objects of a column that are looked up at once, by as many threads
 
 
 class Picture(NamedTuple):
     """A picture to embed.
 
     `pk` is None for a file that has no row yet; `path` is relative to `root`, with
-    "/", and None for BLOBs; `file` is the real place of a file. A picture with a
-    `problem` cannot be read, and that is why.
+    "/", and None for BLOBs; `file` is the real place of a file: an absolute path, a URL
+    `s3://bucket/key` with the key to the letter, or an address, of which neither size nor
+    time is known. A picture with a `problem` cannot be read, and that is why.
     """
 
     pk: Key | None = None
     path: str | None = None
-    root: Path | None = None
+    root: Root | None = None
     file: str | None = None
     size: int = 0
     mtime_ns: int | None = None
@@ -62,10 +75,6 @@ class Picture(NamedTuple):
         return self.path or f"row {self.pk}"
 
 
-class MissingFile(ImageError):
-    """There is no file at a path."""
-
-
 def locate(root: Path, path: str) -> Path:
     """The real file that `path` means under `root`, symbolic links followed.
 
@@ -74,8 +83,11 @@ def locate(root: Path, path: str) -> Path:
     """
     if not path.strip():
         raise ImageError("the cell is empty")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
-        raise ImageError("a URL, where the path of a file is needed: download it first")
+    if URL.match(path) or path.startswith("data:"):
+        raise ImageError(
+            "a URL, where the path of a file is needed: see --url-column, and --root for "
+            "buckets"
+        )
     if "\0" in path:
         raise ImageError("the path holds a NUL character")
     real_root = root.resolve()
@@ -112,13 +124,71 @@ def read_file(file: str | Path, max_bytes: int) -> bytes:
     return data
 
 
-def read_noted(roots: Iterable[Path], root: object, path: object, max_bytes: int) -> bytes:
-    """The bytes of a file whose folder a database names, where that is among `roots`: the
-    folders that the user vouched for. Raises ImageError."""
-    for folder in roots:
-        if str(folder) == str(root):
-            return read_file(locate(folder, str(path)), max_bytes)
-    raise ImageError("may not be read: its folder was noted for no embed of this user")
+def find_place(root: Root, path: str) -> str:
+    """Where the picture is that a path means under a root. Raises ImageError."""
+    return str(locate(root, path)) if isinstance(root, Path) else root.locate(path)
+
+
+class Reader:
+    """Reads pictures wherever they are: in files, in buckets, on the web.
+
+    One serves any number of threads; clients are made when they are first needed, and by
+    each process for itself, also where a reader was pickled. `allow_private` lets addresses
+    lead into private networks; `seconds` is what one picture may take.
+    """
+
+    def __init__(self, *, allow_private: bool = False, seconds: float = 60) -> None:
+        self._allow_private, self._seconds = allow_private, seconds
+        self.buckets = Buckets(seconds)
+        self._fetcher: Fetcher | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return _reader, (self._allow_private, self._seconds)
+
+    def read(self, file: str, max_bytes: int) -> bytes:
+        """The bytes of a picture at its real place, `Picture.file`. Raises ImageError."""
+        if is_object(file):
+            return self.buckets.read(file, max_bytes)
+        if is_address(file):
+            return self._fetching().read(file, min(max_bytes, WEB_BYTES))
+        return read_file(file, max_bytes)
+
+    def read_noted(
+        self, roots: Iterable[Root], root: object, path: object, max_bytes: int
+    ) -> bytes:
+        """The bytes of a file whose root a database names, where that is among `roots`:
+        those that the user vouched for. Raises ImageError."""
+        for one in roots:
+            if str(one) == str(root):
+                return self.read(find_place(one, str(path)), max_bytes)
+        raise ImageError("may not be read: its folder was noted for no embed of this user")
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.buckets.close()
+        if self._fetcher is not None:
+            self._fetcher.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _fetching(self) -> Fetcher:
+        with self._lock:
+            if self._fetcher is None:
+                from .fetch import Fetcher
+
+                self._fetcher = Fetcher(
+                    allow_private=self._allow_private, seconds=self._seconds
+                )
+            return self._fetcher
+
+
+def _reader(allow_private: bool, seconds: float) -> Reader:
+    return Reader(allow_private=allow_private, seconds=seconds)
 
 
 class _Root:
@@ -176,6 +246,73 @@ class _Root:
         return Picture(pk, path, self.root, str(file), found.st_size, found.st_mtime_ns)
 
 
+class _Objects:
+    """The pictures below one root in a bucket, by their paths."""
+
+    def __init__(self, root: BucketRoot, buckets: Buckets) -> None:
+        self.root = root
+        self._buckets = buckets
+
+    def picture(self, path: str, pk: Key | None = None) -> Picture:
+        """The picture at a path, or a picture with a problem: the bucket is asked."""
+        if not _is_unicode(path):
+            problem = "the key is not valid UTF-8"
+            return Picture(pk=pk, path=_shown(path), root=self.root, problem=problem)
+        try:
+            found = self._buckets.find(self.root.locate(path))
+        except ImageError as error:
+            missing = isinstance(error, MissingFile)
+            return Picture(pk, path, self.root, problem=str(error), missing=missing)
+        return self._picture(found, path, pk)
+
+    def _picture(self, found: Object, path: str, pk: Key | None = None) -> Picture:
+        file = f"{self.root.scheme}://{self.root.bucket}/{found.key}"
+        return Picture(pk, path, self.root, file, found.size, found.mtime_ns)
+
+    def listed(self) -> Iterator[Picture]:
+        """The pictures that the bucket lists, by the rules for folders, in order of key.
+
+        Where it stops answering on the way, the last is a picture with that problem.
+        """
+        try:
+            for found in self._buckets.objects(self.root):
+                path = found.key.removeprefix(self.root.start)
+                if not path.lower().endswith(PICTURE_SUFFIXES) or _is_hidden(path):
+                    continue
+                try:
+                    if self.root.locate(path) != f"{self.root}/{path}":
+                        raise ImageError("a key that reads as a URL: rename the object")
+                except ImageError as error:
+                    yield Picture(path=_shown(path), root=self.root, problem=str(error))
+                else:
+                    yield self._picture(found, path)
+        except ImageError as error:
+            problem = f"a bucket that cannot be listed to its end: {error}"
+            yield Picture(path=".", root=self.root, problem=problem)
+
+
+class _Addresses:
+    """Pictures on the web. Nothing is asked before they are read."""
+
+    def __init__(self, root: WebRoot) -> None:
+        self.root = root
+
+    def picture(self, path: str, pk: Key | None = None) -> Picture:
+        """The picture at an address, or a picture with a problem."""
+        if not _is_unicode(path):
+            problem = "the address is not valid UTF-8"
+            return Picture(pk=pk, path=_shown(path), root=self.root, problem=problem)
+        try:
+            return Picture(pk, path, self.root, self.root.locate(path))
+        except ImageError as error:
+            return Picture(pk, path, self.root, problem=str(error))
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a part of a key would hide a file: `.a.jpg`, but not `../a.jpg`."""
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+
+
 def _inside(real: str, folder: str) -> bool:
     """Whether a real place is a folder, or in it."""
     return real == folder or real.startswith(os.path.join(folder, ""))
@@ -195,6 +332,26 @@ def _is_unicode(name: str) -> bool:
 def _shown(name: str) -> str:
     """A name that can be stored and printed, whatever its bytes."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def bucket_pictures(roots: Iterable[BucketRoot], buckets: Buckets) -> Iterator[Picture]:
+    """Pictures below roots in buckets, in order of key.
+
+    By the rules for folders: what ends like a picture counts, hidden ones do not, and of
+    two roots, one in the other, the outer one has them all.
+    """
+    given = list(dict.fromkeys(roots))
+    for root in given:
+        if not any(other != root and f"{root}/".startswith(f"{other}/") for other in given):
+            yield from _object(root, buckets) or _Objects(root, buckets).listed()
+
+
+def _object(root: BucketRoot, buckets: Buckets) -> list[Picture]:
+    """The picture at a root that is no root but an object, if it is."""
+    if not root.prefix.lower().endswith(PICTURE_SUFFIXES):
+        return []
+    picture = _Objects(root.parent, buckets).picture(root.name)
+    return [] if picture.missing else [picture]
 
 
 def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
@@ -305,26 +462,51 @@ def column_pictures(
     conn: sqlite3.Connection,
     source: SourceTable,
     column: str,
-    root: Path,
+    root: Root,
     where: str | None = None,
+    buckets: Buckets | None = None,
 ) -> Iterator[Picture]:
-    """Pictures whose paths stand in a column, in order of key.
+    """Pictures whose paths, or addresses, stand in a column, in order of key.
 
-    `where` is a SQL condition of the user's own. Raises CollectionError when it is
-    not valid SQL.
+    `where` is a SQL condition of the user's own; `buckets` are needed for a root in one,
+    which is asked for each object. Raises CollectionError when it is not valid SQL.
     """
-    files = _Root(root)
-    for pk, value in _rows(conn, source, quote(column), where):
+    files: _Root | _Objects | _Addresses
+    if isinstance(root, Path):
+        files = _Root(root)
+    elif isinstance(root, WebRoot):
+        files = _Addresses(root)
+    else:
+        files = _Objects(root, buckets)
+
+    def picture(row: tuple[Key | None, object]) -> Picture:
+        pk, value = row
         key_problem = _key_problem(pk)
         if key_problem:
-            yield Picture(path=_text(value), root=root, problem=key_problem)
-        elif value is None or value == "":
-            yield Picture(pk=pk, path="", root=root, problem="the cell is empty")
-        elif not isinstance(value, str):
+            return Picture(path=_text(value), root=root, problem=key_problem)
+        if value is None or value == "":
+            return Picture(pk=pk, path="", root=root, problem="the cell is empty")
+        if not isinstance(value, str):
             problem = f"a path should be text, not {type(value).__name__}"
-            yield Picture(pk=pk, path=_text(value), root=root, problem=problem)
-        else:
-            yield files.picture(value, pk)
+            return Picture(pk=pk, path=_text(value), root=root, problem=problem)
+        return files.picture(value, pk)
+
+    rows = _rows(conn, source, quote(column), where)
+    if isinstance(files, _Objects):
+        yield from _side_by_side(picture, rows)
+    else:
+        yield from map(picture, rows)
+
+
+def _side_by_side(
+    look: Callable[[tuple[Key | None, object]], Picture],
+    rows: Iterator[tuple[Key | None, object]],
+) -> Iterator[Picture]:
+    """What `look` gives for each row, in order, several at once: each waits for an answer
+    of a bucket."""
+    with ThreadPoolExecutor(LOOKED_UP, "image-similarity") as threads:
+        while some := list(islice(rows, 32 * LOOKED_UP)):
+            yield from threads.map(look, some)
 
 
 def blob_pictures(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from .roots import Root, as_root
+
 NOTED = ("roots", "stores", "weights", "published")
 
 
@@ -42,14 +44,14 @@ def _write(noted: dict[str, dict]) -> None:
             temporary.unlink()
 
 
-def note_root(database: Path, root: Path) -> bool:
+def note_root(database: Path, root: Root) -> bool:
     """Pictures of this database may be read from this folder. False if that is not new."""
     return _note("roots", database, str(root))
 
 
-def trusted_roots(database: str | Path) -> list[Path]:
-    """Folders that `embed` has noted for this database file."""
-    return [Path(root) for root in _noted("roots", database)]
+def trusted_roots(database: str | Path) -> list[Root]:
+    """Folders, buckets and the web, that `embed` has noted for this database file."""
+    return [as_root(root) for root in _noted("roots", database)]
 
 
 def note_store(database: str | Path, url: str) -> bool:

@@ -39,6 +39,7 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
 
     Mending forgets items whose vector or row is not right, so that the next `embed` makes
     them anew, and rebuilds a damaged vec0 table from the vectors that can be read.
+    Vectors in a store are left to `reconcile`.
     """
     faults: list[Fault] = []
     if repair and db.schema_version(conn):

@@ -164,7 +164,7 @@ def test_rows_from_python_do_the_same(tmp_path: Path, photos: Path) -> None:
         (1, "red/red-0.png", 1.5, None),
         (2, "red/red-1.png", None, 1),
     ]
-    with pytest.raises(CollectionError, match="path column or a BLOB column"):
+    with pytest.raises(CollectionError, match="column of paths"):
         embed(path, rows, table="things")
     with pytest.raises(CollectionError, match="nothing to embed"):
         embed(path, [], table="things")

@@ -207,7 +207,8 @@ async def test_other_pages_answer_while_many_wait_for_an_engine(pair):
 
 
 async def test_a_stranger_s_store_is_not_connected_to(pair, tmp_path):
-    with engine(b"") as address:
+    reached: list = []
+    with engine(b"", reached) as address:
         for url in (
             address,
             f"milvus-lite:{tmp_path / 'etc' / 'x.db'}",
@@ -222,6 +223,7 @@ async def test_a_stranger_s_store_is_not_connected_to(pair, tmp_path):
             assert str(tmp_path) not in response.text
             for path in ("/-/image-similarity", "/there/images/3", "/there/images"):
                 assert (await ask(datasette, path)).status_code == 200
+    assert not reached
     assert not (tmp_path / "etc").exists()
 
 

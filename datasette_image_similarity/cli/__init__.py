@@ -9,8 +9,10 @@ from . import (
     export,
     keep,
     map,
+    move,
     reduce,
     train,
+    vectors,
 )
 from .base import image_similarity
 
@@ -24,6 +26,8 @@ __all__ = [
     "image_similarity",
     "keep",
     "map",
+    "move",
     "reduce",
     "train",
+    "vectors",
 ]

@@ -101,6 +101,7 @@ class Reporter:
         self.last = 0.0
         self.described: str | None = None
         self.idle = False
+        self.step_began = ("", 0.0, 0)  # what, when, and with how many done
 
     def line(self, text: str) -> None:
         if self.terminal:
@@ -140,11 +141,15 @@ class Reporter:
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
-        if summary.new_roots:
-            roots = json.dumps({"datasette-image-similarity": {"roots": summary.new_roots}})
+        if "https:" in summary.new_roots:
+            self.line(
+                "Pages show small pictures of these, and fetch nothing unless configured: "
+                f"{_configured(['https:'])}"
+            )
+        elif summary.new_roots:
             self.line(
                 "Pages will read large pictures from there. On another computer, or for "
-                f'another user, that has to be configured: {{"plugins": {roots}}}'
+                f"another user, that has to be configured: {_configured(summary.new_roots)}"
             )
         parts = [f"{summary.embedded:,} embedded"]
         if summary.reused:
@@ -170,10 +175,28 @@ class Reporter:
             self.line(f"{what}: {done:,} of {total:,}")
             self.described, self.last = what, now
 
+    def rated(self, what: str, done: int, total: int) -> None:
+        """As `step()`, with how many of them a second."""
+        now = time.monotonic()
+        if self.step_began[0] != what or done < self.step_began[2]:
+            self.step_began = (what, now, done)
+        _, began, first = self.step_began
+        rate = f"   {(done - first) / (now - began):,.0f}/s" if done > first else ""
+        bar = f"{what}: {done:,} of {total:,}{rate}"
+        if self.terminal:
+            click.echo(f"\r\033[K{bar}", nl=False, file=self.out)
+        elif what != self.described or now - self.last >= 10:
+            self.line(bar)
+            self.described, self.last = what, now
+
     def watching(self) -> None:
         if not self.idle:
             self.line("Watching for changes. Ctrl-C ends.")
         self.idle = True
+
+
+def _configured(roots: list[str]) -> str:
+    return json.dumps({"plugins": {"datasette-image-similarity": {"roots": roots}}})
 
 
 @contextmanager

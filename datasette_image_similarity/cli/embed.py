@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,30 +26,65 @@ from .base import (
 if TYPE_CHECKING:
     from ..collection import EncoderOptions, ImageCollection
     from ..embed import Summary
+    from ..ray_engine import RayEngine
+    from ..roots import BucketRoot
+
+
+class _Place(click.ParamType):
+    """A path, or a folder in a bucket; where only a folder will do, it must be there."""
+
+    name = "path"
+
+    def __init__(self, *, folder: bool = False) -> None:
+        self.folder = folder
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | BucketRoot:
+        from ..errors import CollectionError
+        from ..roots import BucketRoot, named
+
+        if not isinstance(value, str):
+            return value
+        try:
+            place = named(value)
+        except CollectionError as error:
+            self.fail(str(error), param, ctx)
+        if isinstance(place, BucketRoot) or not self.folder:
+            return place
+        there = click.Path(exists=True, file_okay=False, path_type=Path)
+        return there.convert(value, param, ctx)
 
 
 @image_similarity.command()
 @database_file
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=_Place())
 @click.option("--table", default="images", show_default=True, help="Table of the pictures")
 @collection_name
 @click.option("--all", "every", is_flag=True, help="All collections over the table")
 @click.option("--path-column", help="Column of the table that holds the picture's path")
+@click.option("--url-column", help="Column of the table that holds its https:// address")
 @click.option("--blob-column", help="Column of the table that holds the picture itself")
 @click.option(
     "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that paths are relative to; default: that of the CSV or the database",
+    type=_Place(folder=True),
+    help="Folder, or s3://bucket/folder, that paths are relative to; default: the folder "
+    "of the CSV or the database",
 )
 @click.option(
     "--csv",
     "csv_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV or TSV file to make the table from, with --path-column",
+    help="CSV or TSV file to make the table from, with --path-column or --url-column",
 )
 @click.option("--pk", help="Key column of the CSV; default: id, else the row's number")
 @click.option("--label-from-folder", is_flag=True, help="Put the folder's name into label")
 @click.option("--where", help="SQL condition: embed only these rows of the table")
+@click.option(
+    "--allow-private-addresses",
+    is_flag=True,
+    help="Fetch from this computer and its network as well, with --url-column",
+)
 @click.option(
     "--model",
     help="resnet50 by default; another torchvision classification model, timm:NAME, "
@@ -100,6 +135,28 @@ if TYPE_CHECKING:
     help="Pictures stored at once",
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Decoders; default: cores")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="What reads, decodes and encodes: this process, or a Ray cluster",
+)
+@click.option(
+    "--address",
+    help="With --engine ray: HOST:PORT of the cluster, or auto; default: a Ray of one's "
+    "own, on this computer, for as long as it takes",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(1),
+    help="Processes of the cluster that hold the encoder; default: as many as fit",
+)
+@click.option(
+    "--gpus-per-actor",
+    type=click.FloatRange(0),
+    help="GPUs of each of them; default: 1 where the cluster has any, else 0",
+)
 @click.option("--limit", type=click.IntRange(1), help="Embed so many at most")
 @click.option(
     "--max-megapixels",
@@ -127,17 +184,19 @@ if TYPE_CHECKING:
 @json_output
 def embed(
     database: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | BucketRoot, ...],
     table: str,
     name: str | None,
     every: bool,
     path_column: str | None,
+    url_column: str | None,
     blob_column: str | None,
-    root: Path | None,
+    root: Path | BucketRoot | None,
     csv_file: Path | None,
     pk: str | None,
     label_from_folder: bool,
     where: str | None,
+    allow_private_addresses: bool,
     model: str | None,
     weights: str | None,
     pooling: str | None,
@@ -149,6 +208,10 @@ def embed(
     precision: str,
     batch_size: int,
     workers: int | None,
+    engine: str,
+    address: str | None,
+    actors: int | None,
+    gpus_per_actor: float | None,
     limit: int | None,
     max_megapixels: int,
     force: bool,
@@ -160,7 +223,7 @@ def embed(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Embed pictures: folders and files, a table, or a CSV.
+    """Embed pictures: folders, files and buckets, a table, or a CSV.
 
     Run it again to embed what is new or has changed. One bad file stops nothing. Where a
     table has several collections, --all embeds into each, one after the other; those that
@@ -174,6 +237,8 @@ def embed(
         datasette image-similarity embed shop.db --csv products.csv \\
             --table products --path-column file
         datasette image-similarity embed museum.db --table works --blob-column scan
+        datasette image-similarity embed photos.db s3://bucket/photos
+        datasette image-similarity embed news.db --table articles --url-column photo
     """
     from dataclasses import replace
 
@@ -181,10 +246,12 @@ def embed(
     from ..images import LOCAL_FILES
     from ..sources import csv_rows
 
-    if csv_file and (not path_column or paths):
-        raise click.UsageError("--csv needs --path-column, and no PATH")
-    if paths and (path_column or blob_column):
+    if csv_file and (not (path_column or url_column) or paths):
+        raise click.UsageError("--csv needs --path-column or --url-column, and no PATH")
+    if paths and (path_column or url_column or blob_column):
         raise click.UsageError("PATHs are folders and files: leave out the columns")
+    if url_column and root:
+        raise click.UsageError("Addresses are relative to no root: leave out --root")
     if output and (paths or csv_file):
         raise click.UsageError(
             "--output copies a table: to embed files, name the new database directly"
@@ -196,17 +263,22 @@ def embed(
             "--all brings collections up to date as they are: leave out --name, --csv, "
             "--output, --watch and the encoder's options"
         )
+    if engine != "ray" and not (address is actors is gpus_per_actor is None):
+        raise click.UsageError(
+            "--address, --actors and --gpus-per-actor are about Ray: add --engine ray"
+        )
     say = Reporter(output or database, quiet=as_json)
     source: Any = list(paths) or None
     if csv_file:
         source = csv_rows(csv_file)
-        root = root or csv_file.absolute().parent
-    if output and root is None:
+        root = root or (csv_file.absolute().parent if path_column else None)
+    if output and path_column and root is None:
         root = database.absolute().parent
 
     options = {
         "source": source,
         "path_column": path_column,
+        "url_column": url_column,
         "blob_column": blob_column,
         "root": root,
         "pk": pk,
@@ -221,6 +293,7 @@ def embed(
         "limits": replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
         "copy_of": database if output else None,
         "store": store,
+        "allow_private_addresses": allow_private_addresses,
     }
 
     def run(name: str | None, stop: Callable[[], bool]) -> Summary:
@@ -228,7 +301,10 @@ def embed(
             return _until_told(collection, encoder, force, watch, say, stop, **options)
 
     left = "nothing is learned or stored yet, the same command starts anew"
-    with or_stopped(say, left) as stop:
+    with (
+        or_stopped(say, left) as stop,
+        _engine(engine, address, actors, gpus_per_actor) as options["engine"],
+    ):
         if every:
             summaries = _run_all(database, table, run, stop, say)
         else:
@@ -242,6 +318,17 @@ def embed(
         sys.exit(130)
     if strict and any(one.failed for one in summaries.values()):
         sys.exit(1)
+
+
+def _engine(
+    name: str, address: str | None, actors: int | None, gpus_per_actor: float | None
+) -> AbstractContextManager[RayEngine | None]:
+    """What embeds, closed at the end; None for this process itself."""
+    if name == "local":
+        return nullcontext()
+    from ..ray_engine import RayEngine
+
+    return RayEngine(address, actors=actors, gpus_per_actor=gpus_per_actor)
 
 
 def _until_told(
@@ -274,7 +361,7 @@ def _until_told(
         encoder = EncoderOptions(device=encoder.device, precision=encoder.precision)
         force = False
         say.watching()
-        _sleep(2, stop)
+        _sleep(summary.pause, stop)
         if stop():
             return summary
 

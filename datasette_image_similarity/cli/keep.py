@@ -19,6 +19,7 @@ from .base import (
     existing,
     image_similarity,
     json_output,
+    one_line,
     only_table,
     stopping,
     vacuum,
@@ -266,6 +267,7 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
         datasette image-similarity remove photos.db
     """
     from .. import database as db
+    from ..stores.places import clear_places, places_of
 
     some = table is not None or name is not None
     with db.explained(database), closing(db.connect(database, check=some)) as conn:
@@ -278,11 +280,15 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
         gone = [collection for collection in there if name in (None, collection.name)]
         if some and not gone:
             db.find_collection(conn, table or "", name)
+        places = {collection: places_of(conn, collection) for collection in gone}
         with db.transaction(conn):
             for collection in gone:
                 db.drop_collection(conn, collection)
             if not some:
                 db.drop_everything(conn)
+        for collection in gone:
+            for left in clear_places(conn, collection, places[collection]):
+                click.echo(f"Warning: {one_line(left)}", err=True)
     for collection in gone:
         click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
     if gone:

@@ -37,8 +37,9 @@ from ..database import (
     thumbnail_sql,
 )
 from ..errors import CollectionError, ImageError
-from ..images import THUMBNAIL_TYPE
+from ..images import LOCAL_FILES, THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
+from ..roots import Root, is_address, is_object
 from .facts import format_by_signature
 
 THUMBNAIL_BYTES = 200_000  # of one; ours have some ten thousand
@@ -104,8 +105,8 @@ class Exported:
 class TrustedFiles:
     """Pictures for a command: files in folders that the user has vouched for.
 
-    `root_paths` are these folders; a picture is looked for in the one that was recorded
-    for it.
+    `roots` are these folders; a picture is looked for in the one that was recorded for it.
+    `reader` reads them.
     """
 
     def __init__(
@@ -113,10 +114,12 @@ class TrustedFiles:
         conn: sqlite3.Connection,
         collection: Collection,
         source: SourceTable,
-        root_paths: Sequence[Path],
+        roots: Sequence[Root],
+        reader: sources.Reader,
     ) -> None:
         self.conn, self.collection, self.source = conn, collection, source
-        self.trusted = {str(path): path for path in root_paths}
+        self.trusted = {str(root): root for root in roots}
+        self.reader = reader
 
     holds = "original"
 
@@ -125,8 +128,9 @@ class TrustedFiles:
             about = (self.conn, self.source, self.collection.column, entry.key)
             return unchanged(sources.read_blob(*about), entry)
         root = self.trusted.get(entry.root or "")
-        file = sources.locate(root, entry.path) if root and entry.path else None
-        return read_original(file, entry)
+        file = sources.find_place(root, entry.path) if root and entry.path else None
+        limit = LOCAL_FILES.max_bytes
+        return read_original(lambda file: self.reader.read(file, limit), file, entry)
 
     def thumbnail(self, entry: Entry) -> bytes | None:
         return stored_thumbnail(self.conn, entry)
@@ -253,17 +257,19 @@ def stored_thumbnail(conn: sqlite3.Connection, entry: Entry) -> bytes | None:
     return row[0] if row else None
 
 
-def read_original(file: Path | None, entry: Entry) -> bytes:
-    """A picture's file. Raises ImageError for one that changed since it was embedded."""
+def read_original(read: Callable[[str], bytes], file: str | None, entry: Entry) -> bytes:
+    """A picture's file, wherever it is. Raises ImageError for one that changed since it was
+    embedded."""
     if file is None:
         raise ImageError("not in a folder that may be read here")
-    try:
-        size = file.stat().st_size
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
-    if size != entry.size:  # before so much is read into memory
-        raise ImageError("the file has changed since it was embedded")
-    return unchanged(sources.read_file(file, entry.size), entry)
+    if not (is_object(file) or is_address(file)):
+        try:
+            size = os.stat(file).st_size
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror}") from None
+        if size != entry.size:  # before so much is read into memory
+            raise ImageError("the file has changed since it was embedded")
+    return unchanged(read(file), entry)
 
 
 def unchanged(data: bytes, entry: Entry) -> bytes:

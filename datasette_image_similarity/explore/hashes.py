@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from datasette.utils.sqlite import sqlite3
@@ -205,12 +204,13 @@ def decoded(
     once.
     """
     workers = os.cpu_count() or 1
-    reader = _Reader(conn, collection, originals)
     with (
+        sources.Reader() as files,
         DecoderPool(UPLOADS, workers) as small,
         DecoderPool(LOCAL_FILES, workers) as large,
         ThreadPoolExecutor(workers) as threads,
     ):
+        reader = _Reader(conn, collection, originals, files)
 
         def pixels(item: int, choices: list[_Choice]) -> np.ndarray | None:
             for pool, read, original in choices:
@@ -248,13 +248,18 @@ class _Reader:
     """Where the bytes of a collection's pictures may be read from."""
 
     def __init__(
-        self, conn: sqlite3.Connection, collection: db.Collection, originals: bool
+        self,
+        conn: sqlite3.Connection,
+        collection: db.Collection,
+        originals: bool,
+        files: sources.Reader,
     ) -> None:
         self.conn, self.collection, self.originals = conn, collection, originals
+        self.files = files
         self.source = db.source_of(conn, collection)
-        trusted = trust.trusted_roots(db.file_of(conn))
+        trusted = {str(root): root for root in trust.trusted_roots(db.file_of(conn))}
         recorded = db.roots(conn, collection)
-        self.roots = {id: Path(at) for id, at in recorded.items() if Path(at) in trusted}
+        self.roots = {id: trusted[at] for id, at in recorded.items() if at in trusted}
 
     def rows(self, items: list[int]) -> Iterator[sqlite3.Row]:
         """The items as rows with their thumbnails, a few at a time."""
@@ -290,8 +295,8 @@ class _Reader:
             if data is None:
                 if root is None or not isinstance(row["path"], str):
                     raise ImageError("the original may not be read")
-                file = sources.locate(root, row["path"])
-                data = sources.read_file(file, LOCAL_FILES.max_bytes)
+                file = sources.find_place(root, row["path"])
+                data = self.files.read(file, LOCAL_FILES.max_bytes)
             if hashlib.sha256(data).hexdigest() != row["sha256"]:
                 raise ImageError("the picture has changed")
             return data

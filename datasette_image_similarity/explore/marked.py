@@ -22,6 +22,7 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from .. import sources, trust
 from ..errors import CollectionError, ImageError
+from ..roots import Root
 from .facts import Facts, facts_of
 
 FORMATS = (".csv", ".json", ".sh")
@@ -213,12 +214,12 @@ def _movable(
             f"The pictures of {collection.table!r} lie in a column of the table: there are "
             "no files to move. Export to .csv"
         )
-    trusted = trust.trusted_roots(db.file_of(conn))
+    trusted = {str(root): root for root in trust.trusted_roots(db.file_of(conn))}
     recorded = db.roots(conn, collection)
-    roots = {id: Path(at) for id, at in recorded.items() if Path(at) in trusted}
+    roots = {id: trusted[at] for id, at in recorded.items() if at in trusted}
     folder = Path(to).absolute()
     for root in roots.values():
-        if folder.resolve().is_relative_to(root.resolve()):
+        if isinstance(root, Path) and folder.resolve().is_relative_to(root.resolve()):
             raise CollectionError(
                 f"{to} lies inside {root}, where embed would find the pictures again: "
                 "choose a folder outside"
@@ -240,10 +241,12 @@ def _movable(
     return found, dict(left_out)
 
 
-def _file_to_move(root: Path | None, one: Decision) -> Movable:
+def _file_to_move(root: Root | None, one: Decision) -> Movable:
     """Raises ImageError for what cannot or should not be moved."""
     if root is None or one.path is None:
         raise ImageError("in folders that this user has not embedded from")
+    if not isinstance(root, Path):
+        raise ImageError("in buckets or on the web: there are no files to move")
     file = sources.locate(root, one.path)
     top = root.resolve()
     if (top / one.path).is_symlink():

@@ -27,6 +27,7 @@ from ..encoders.families import family_of
 from ..encoders.network import device_named
 from ..errors import CollectionError, EncoderError
 from ..explore.vectors import Say
+from ..roots import Root, WebRoot
 from . import checkpoint
 from .parts import divided
 from .squares import Labelled, Material, SquareReader, labelled_pictures, read_material
@@ -96,7 +97,7 @@ def finetune(
     settings: Settings,
     device: str = "auto",
     workers: int = 1,
-    roots: Sequence[Path] = (),
+    roots: Sequence[Root] = (),
     anyway: bool = False,
     restart: bool = False,
     say: Say = lambda *_: None,
@@ -243,8 +244,9 @@ def _embed_arguments(
     options |= {"weights": str(file), "size": str(spec.input.size), "fit": spec.input.fit}
     options |= {"pooling": spec.pooling, "metric": collection.metric}
     if collection.source != "folder":
-        options[f"{collection.source}-column"] = collection.column
-        options["root"] = roots[0] if roots else None
+        web = roots[:1] == [str(WebRoot())]
+        options["url-column" if web else f"{collection.source}-column"] = collection.column
+        options["root"] = roots[0] if roots and not web else None
     files = roots if collection.source == "folder" else []
     usual = {"fit": "squash", "metric": "cosine", "pooling": "avg"}
     told = {

@@ -23,6 +23,7 @@ from .. import sources
 from ..errors import CollectionError, ImageError
 from ..explore.vectors import Say, Stopped
 from ..images import LOCAL_FILES, DecoderPool, Input, Request
+from ..roots import Root
 from .parts import Parts
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class SquareReader:
         collection: db.Collection,
         pictures: Sequence[Labelled],
         *,
-        roots: Sequence[Path],
+        roots: Sequence[Root],
         folder: Path,
         workers: int,
     ) -> None:
@@ -93,6 +94,7 @@ class SquareReader:
         pixels = _room(self._folder, (len(wanted), shape.size, shape.size, 3))
         request = Request(input=shape)
         with (
+            sources.Reader() as reader,
             DecoderPool(LOCAL_FILES, self._workers) as decoders,
             ThreadPoolExecutor(self._workers, "image-similarity") as threads,
         ):
@@ -100,7 +102,7 @@ class SquareReader:
             def put(row: int, data: bytes | None) -> None:
                 picture = self.pictures[wanted[row]]
                 try:
-                    data = self._file(picture) if data is None else data
+                    data = self._file(reader, picture) if data is None else data
                     if hashlib.sha256(data).hexdigest() != picture.sha256:
                         raise ImageError("changed since it was embedded")
                     pixels[row] = decoders.decode(data, request).pixels
@@ -129,9 +131,9 @@ class SquareReader:
         except ImageError:
             return b""  # which no picture's hash is of
 
-    def _file(self, picture: Labelled) -> bytes:
+    def _file(self, reader: sources.Reader, picture: Labelled) -> bytes:
         limit = LOCAL_FILES.max_bytes
-        return sources.read_noted(self._roots, picture.root, picture.path, limit)
+        return reader.read_noted(self._roots, picture.root, picture.path, limit)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ vectors that went through one."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 from datasette.utils.sqlite import sqlite3
@@ -12,6 +13,7 @@ from ..encoders import EncoderSpec
 from ..encoders.transform import Step, Transform, transformed_spec
 from ..errors import CollectionError
 from ..explore.vectors import Say, Stopped, live_items, vector_blocks
+from ..stores.places import clear_places, places_of
 
 
 def stored_transform(
@@ -53,13 +55,16 @@ def derive(
     It has the items whose row is still there, without their thumbnails: those of `parent`
     are shown. With `replace` it takes the name of `parent` instead, what people did there,
     and its place: `parent` is dropped. All in one transaction: it is stored whole or not
-    at all. Raises CollectionError for a name that is taken, or when another run has
+    at all. The new vectors are in this file, wherever those of `parent` are; of a parent
+    that is dropped they are taken out of its store afterwards, or a warning says why not.
+    Raises CollectionError for a name that is taken, or when another run has
     replaced or removed `parent`; Stopped when `stop()` turns true.
     """
     spec = EncoderSpec.from_json(parent.encoder)
     before = stored_transform(conn, parent)
     transform = before.then(step) if before else Transform((step,))
     spec = transformed_spec(spec.backbone, transform)
+    places = places_of(conn, parent) if replace else {}
     with db.transaction(conn):
         if parent not in db.collections(conn, parent.table):
             raise CollectionError(
@@ -91,6 +96,8 @@ def derive(
         if replace:
             db.hand_over(conn, parent, made)
             db.drop_collection(conn, parent)
+    for left in clear_places(conn, parent, places):
+        warnings.warn(left, stacklevel=2)
     return db.find_collection(conn, made.table, made.name)
 
 

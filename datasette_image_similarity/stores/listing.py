@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from . import Known
+from . import Known, pages
+
+if TYPE_CHECKING:
+    from . import VectorIndex, Where
 
 AT_ONCE = 5000
 
@@ -50,6 +55,18 @@ class Listing:
         self._make()
         return self._conn.execute(f"select count(*) from {self._table}").fetchone()[0]
 
+    def items(self, ids: Iterable[str]) -> list[int]:
+        """The items of ids."""
+        self._make()
+        sql = f"select item from {self._table} where id in (select value from json_each(?))"
+        return [row[0] for row in self._conn.execute(sql, (json.dumps(list(ids)),))]
+
+    def pages(self) -> Iterator[list[Known]]:
+        after = ""
+        while page := self.page(after, AT_ONCE):
+            yield page
+            after = page[-1].id
+
     def _make(self) -> None:
         if self._made:
             return
@@ -87,3 +104,39 @@ class Listing:
         ).fetchall():
             yield from rows
             last = rows[-1][0]
+
+
+@dataclass
+class Difference:
+    """What a store has otherwise than a listing, among so many ids that were `seen`."""
+
+    lacking: list[Known] = field(default_factory=list)  # not in the store
+    other: list[Known] = field(default_factory=list)  # there with another SHA-256
+    surplus: list[Known] = field(default_factory=list)  # in the store alone
+    seen: int = 0
+
+
+def differences(
+    listing: Listing, index: VectorIndex, where: Where, at_once: int = AT_ONCE
+) -> Iterator[Difference]:
+    """Compare a listing with what a store has, some thousand ids after the other."""
+    ours = chain.from_iterable(listing.pages())
+    theirs = chain.from_iterable(pages(index, where, AT_ONCE))
+    mine, there = next(ours, None), next(theirs, None)
+    found = Difference()
+    while mine is not None or there is not None:
+        if there is None or (mine is not None and mine.id < there.id):
+            found.lacking.append(mine)
+            mine = next(ours, None)
+        elif mine is None or there.id < mine.id:
+            found.surplus.append(there)
+            there = next(theirs, None)
+        else:
+            if mine.sha256 != there.sha256:
+                found.other.append(mine)
+            mine, there = next(ours, None), next(theirs, None)
+        found.seen += 1
+        if found.seen == at_once:
+            yield found
+            found = Difference()
+    yield found

@@ -15,11 +15,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..errors import StoreError
+from ..errors import Stopped, StoreError
 from . import FIELDS, Entry, Found, Known, Space, Stats, Where, pages
 from .ids import source_of_id
 from .patience import left
@@ -52,8 +53,13 @@ RECORD = "image_similarity"  # where a collection says what its space is
 # What the description of an index tells besides its parameters.
 NOT_PARAMETERS = ("index_type", "metric_type", "index_name", "field_name", "state")
 NOT_PARAMETERS += ("total_rows", "indexed_rows", "pending_index_rows")
+NOT_PARAMETERS += ("index_state_fail_reason",)
 
 Say = Callable[[str, int, int], None]
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    """What is said of progress when nobody listens."""
 
 
 class Place(NamedTuple):
@@ -68,8 +74,13 @@ class Place(NamedTuple):
         return self.url.startswith("milvus-lite:")
 
 
-def parse(url: str, folder: Path | None = None) -> Place:
-    """A store's URL, in its one full form. Raises StoreError for what is none.
+def parse(url: str, folder: Path | None = None) -> str:
+    """A store's URL in its one full form, without secrets: see `place_of`."""
+    return place_of(url, folder).url
+
+
+def place_of(url: str, folder: Path | None = None) -> Place:
+    """Where a URL leads to. Raises StoreError for what is none.
 
         milvus://HOST[:19530]/NAME    a server; milvuss:// with TLS
         milvus-lite:FILE.db           relative to `folder` where the path is
@@ -133,7 +144,7 @@ class Milvus:
         deadline: float = 10.0,
         search_params: Mapping[str, Any] | None = None,
     ) -> None:
-        self.place = parse(url)
+        self.place = place_of(url)
         self.url = self.place.url
         self.space = space
         self.deadline = deadline
@@ -173,8 +184,8 @@ class Milvus:
         if k < 1:
             return []
         query = self._floats([vector])[0]
-        hits = [hit for only in expressions(where) for hit in self._hits(query, k, only)]
-        return sorted(hits, key=lambda hit: (hit.distance, hit.id))[:k]
+        hits = [hit for only in expressions(where) for hit in self._nearest(query, k, only)]
+        return sorted(hits, key=_by_distance)[:k]
 
     def ids(
         self, after: str = "", limit: int = 1000, where: Where | None = None
@@ -199,8 +210,7 @@ class Milvus:
             rows = self._query(only, ["count(*)"], consistency_level="Strong")
             count += rows[0]["count(*)"]
         told = self._described_index()
-        index = {"type": told["index_type"]}
-        index |= {name: told[name] for name in told if name not in NOT_PARAMETERS}
+        index = {"type": told["index_type"]} | _parameters(told)
         size = _size_of(Path(self.place.uri)) if self.place.lite else None
         return Stats(count, size, index["type"] == "FLAT", index)
 
@@ -215,6 +225,53 @@ class Milvus:
             client, self._client, self._checked = self._client, None, False
         if client is not None:
             client.close()
+
+    # The index
+
+    def index_with(
+        self,
+        type: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        say: Say = _nothing,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Make the engine's index anew, of any type it has: FLAT, HNSW, IVF_FLAT, DISKANN …
+
+        `params` as the engine names them: M, efConstruction, nlist …; `search_params` of
+        another type are forgotten. Until it is built nothing can be searched for.
+        `stop()` turning true leaves the engine building, and raises Stopped.
+        Raises StoreError for what the engine refuses: then the index is as it was.
+        """
+        before = dict(self._described_index())
+        self._ask("flush", timeout=max(self.deadline, LOADING))
+        self._ask("release_collection")
+        self._ask("drop_index", "embedding")
+        if before["index_type"] != type:
+            self.search_params = {}
+        try:
+            self._put_index(self._ready(), type, params or {})
+            self._wait_until_built(say, stop)
+        except StoreError:
+            with suppress(StoreError):
+                self._ask("drop_index", "embedding")
+            self._put_index(self._ready(), before["index_type"], _parameters(before))
+            raise
+        finally:
+            self._ask("load_collection", timeout=max(self.deadline, LOADING))
+
+    def _wait_until_built(self, say: Say, stop: Callable[[], bool]) -> None:
+        while True:
+            told = self._ask("describe_index", "embedding")
+            say("building the index", told["indexed_rows"], told["total_rows"])
+            if told["state"] == "Failed":
+                reason = told.get("index_state_fail_reason") or "without a reason"
+                raise StoreError(f"{self._address()} could not build the index: {reason}")
+            if told["state"] == "Finished" and not told["pending_index_rows"]:
+                return
+            if stop():
+                raise Stopped
+            time.sleep(0.2)
 
     # Rows
 
@@ -258,17 +315,28 @@ class Milvus:
 
     # Questions
 
+    def _nearest(self, query: np.ndarray, k: int, only: str) -> list[Found]:
+        """The `k` nearest, and all that tie with the last: which are told apart by id."""
+        wanted = min(k + 1, MOST)
+        while True:
+            hits = sorted(self._hits(query, wanted, only), key=_by_distance)
+            ends = len(hits) < wanted or wanted == MOST
+            if ends or hits[-1].distance > hits[k - 1].distance:
+                return hits
+            wanted = min(4 * wanted, MOST)
+
     def _hits(self, query: np.ndarray, k: int, only: str) -> Iterator[Found]:
         """The nearest of those that fulfil an expression."""
         exact = self._described_index()["index_type"] in TRUE_DISTANCES
+        wanted = k if exact else min(OVERSAMPLED * k, MOST)
         [hits] = self._ask(
             "search",
             data=[query],
             filter=only,
-            limit=k if exact else min(OVERSAMPLED * k, MOST),
+            limit=wanted,
             anns_field="embedding",
             output_fields=["sha256"] if exact else ["sha256", "embedding"],
-            search_params={"params": self.search_params},
+            search_params={"params": self._params_for(wanted)},
             consistency_level="Session",
         )
         for hit in hits:
@@ -278,6 +346,14 @@ class Milvus:
             else:
                 distance = self._true_distance(query, entity["embedding"])
             yield Found(hit["id"], distance, entity["sha256"])
+
+    def _params_for(self, wanted: int) -> dict[str, Any]:
+        """The search parameters; those that may not be below the hits wanted are not."""
+        params = dict(self.search_params)
+        for name in ("ef", "search_list"):
+            if name in params:
+                params[name] = max(params[name], wanted)
+        return params
 
     def _distance(self, told: float) -> float:
         """A distance in the space's metric: Milvus tells similarity, or the square."""
@@ -383,7 +459,7 @@ class Milvus:
             metric_type=METRICS[self.space.metric],
             params=dict(params),
         )
-        self._ask("create_index", wanted, client=client)
+        self._ask("create_index", wanted, client=client, sync=False)
         self._index_read = -INDEX_KNOWN_FOR
 
     def _described_index(self) -> dict[str, Any]:
@@ -532,6 +608,15 @@ def _one_of(name: str, values: Sequence[str]) -> str:
     if len(values) == 1:
         return f"{name} == {_quoted(values[0])}"
     return f"{name} in [{','.join(map(_quoted, values))}]"
+
+
+def _parameters(index: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index was made with, of its description."""
+    return {name: index[name] for name in index if name not in NOT_PARAMETERS}
+
+
+def _by_distance(hit: Found) -> tuple[float, str]:
+    return hit.distance, hit.id
 
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})

@@ -16,6 +16,7 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from ..errors import CollectionError
 from ..images import Decoded
+from ..roots import as_root
 from .answers import is_locked, page, tells_errors, wants_json
 from .compat import may_insert, same_origin
 from .forms import Form, read_form
@@ -88,8 +89,13 @@ async def _form(
 async def _writable_root(place: Place) -> Path:
     """The folder that new files go to. Raises PageError where there is none."""
     known = await place.db.execute_fn(lambda conn: db.roots(conn, place.collection))
-    for root in place.service.trusted_roots(place.db, list(known.values()), place.config):
-        if root.is_dir() and os.access(root, os.W_OK):
+    recorded = [root for root in known.values() if isinstance(root, str)]
+    if any(not isinstance(as_root(root), Path) for root in recorded):
+        raise PageError(
+            403, "These pictures lie in a bucket or on the web, where pages put nothing"
+        )
+    for root in place.service.trusted_roots(place.db, recorded, place.config):
+        if isinstance(root, Path) and root.is_dir() and os.access(root, os.W_OK):
             return root
     raise PageError(
         403,
@@ -185,7 +191,10 @@ def _insert(
     decoded: Decoded,
     vector: bytes,
 ) -> db.Key:
-    """Insert the row and its item; returns the row's key."""
+    """Insert the row and its item; returns the row's key. Raises CollectionError when the
+    collection was replaced or moved meanwhile."""
+    if place.collection not in db.collections(conn, place.table):
+        raise CollectionError("the embeddings were changed meanwhile: try again")
     names = ", ".join(map(db.quote, values))
     marks = ", ".join("?" * len(values))
     key = conn.execute(

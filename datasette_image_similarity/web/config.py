@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageSimilarityError, StoreError
+from ..errors import CollectionError, ImageSimilarityError, StoreError
 from ..images import UPLOADS, Limits
+from ..roots import Root, WebRoot, named
 from ..stores.opening import store_url
 
 if TYPE_CHECKING:
@@ -53,8 +53,19 @@ class Config:
         )
 
     @property
-    def root_paths(self) -> list[Path]:
-        return [Path(root).expanduser() for root in self.roots]
+    def root_paths(self) -> list[Root]:
+        """Folders, buckets, and the web where "https:" is among them."""
+        return [_root(one) for one in self.roots]
+
+
+def _root(text: str) -> Root:
+    """Raises ConfigError for a URL that is no bucket."""
+    if text == str(WebRoot()):
+        return WebRoot()
+    try:
+        return named(text)
+    except CollectionError as error:
+        raise ConfigError(f"The setting 'roots' of {PLUGIN}: {error}") from None
 
     @property
     def store_urls(self) -> list[str]:
@@ -127,6 +138,8 @@ def _checked(settings: Any) -> dict[str, Any]:
                 f"The setting {name!r} of {PLUGIN} must be "
                 f"{wanted.get(kind, 'true or false')}, not {value!r}"
             )
+    for one in settings.get("roots", []):
+        _root(one)
         if name == "stores":
             _check_urls(value)
     return settings

@@ -11,7 +11,6 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from datasette.utils import urlsafe_components
@@ -188,10 +187,10 @@ class _OfDatasette:
                 lambda conn: read_blob(conn, place.source, column, entry.key)
             )
             return unchanged(data, entry)
-        file: Path | None = None
+        file: str | None = None
         if entry.root is not None and entry.path is not None:
             file = place.service.file_of(place.db, entry.root, entry.path, place.config)
-        return read_original(file, entry)
+        return read_original(place.service.read_file, file, entry)
 
     def thumbnail(self, entry: Entry) -> bytes | None:
         self._refuse_late()

@@ -11,9 +11,9 @@ from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from ..errors import ImageError
-from ..images import LOCAL_FILES, PICTURE_TYPE, THUMBNAIL_TYPE
+from ..images import PICTURE_TYPE, THUMBNAIL_TYPE
 from ..images import Request as Decoding
-from ..sources import Kept, kept_picture, read_blob, read_file
+from ..sources import Kept, MissingFile, kept_picture, read_blob
 from .answers import ask_database, tells_errors
 from .question import PageError, Place, find_place
 from .service import PICTURE, THUMBNAIL
@@ -101,4 +101,11 @@ async def original(place: Place, row: Kept) -> Callable[[], bytes] | None:
     file = place.service.file_of(place.db, str(row.root), str(row.path), place.config)
     if file is None:
         return None
-    return lambda: read_file(file, LOCAL_FILES.max_bytes)
+
+    def read() -> bytes:
+        try:
+            return place.service.read_file(file)
+        except ImageError as error:  # a bucket that is away, say: the thumbnail is left
+            raise MissingFile(str(error)) from None
+
+    return read

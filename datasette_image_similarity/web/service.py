@@ -29,6 +29,7 @@ from ..errors import DatabaseError, EncoderError, ImageError, ImageSimilarityErr
 from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
+from ..roots import Root, WebRoot, is_address, is_object
 from ..text_helper import TextHelper
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
@@ -45,6 +46,8 @@ PICTURE = 1600  # longest side of the large picture, in pixels
 THUMBNAIL = 320
 ENCODERS_KEPT = 2
 TEXTS_KEPT = 1000  # a page, its histogram and its next page ask with the same words
+REMOTE_SECONDS = 10  # that an object of a bucket may take
+REMOTE_BYTES = 100_000_000  # of a picture that is read from elsewhere, at most
 TEXT_SECONDS = 30  # for words; the first time the model is loaded
 
 
@@ -74,6 +77,7 @@ class Service:
         self._encoders: dict[str, Encoder] = {}
         self._texts: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._upload_decoders: dict[Limits, Decoder] = {}
+        self._reader = sources.Reader(seconds=REMOTE_SECONDS)
         self._pictures = DecoderPool(LOCAL_FILES, min(4, os.cpu_count() or 1))
         self._picture_threads = ThreadPoolExecutor(
             min(4, os.cpu_count() or 1), thread_name_prefix="image-similarity-picture"
@@ -86,6 +90,7 @@ class Service:
         for decoder in self._upload_decoders.values():
             decoder.close()
         self._pictures.close()
+        self._reader.close()
         self.stored.close()
         self.words.close()
 
@@ -300,23 +305,33 @@ class Service:
 
     def trusted_roots(
         self, db: Database, recorded: list[str], config: Config
-    ) -> list[Path]:
-        """Folders that pictures may be read from.
+    ) -> list[Root]:
+        """Folders and buckets that pictures may be read from.
 
         Of those recorded in the database, the ones that `embed` has noted for it in the
-        configuration folder of the user who runs Datasette; then those configured.
+        configuration folder of the user who runs Datasette; then those configured. The
+        web has to be configured: who looks at a page should have us fetch nothing.
         """
         noted = trust.trusted_roots(db.path) if db.path is not None else []
-        return [one for one in noted if str(one) in recorded] + config.root_paths
+        usable = [one for one in noted if str(one) in recorded and one != WebRoot()]
+        return usable + config.root_paths
 
-    def file_of(self, db: Database, root: str, path: str, config: Config) -> Path | None:
-        """The file of a picture, when it lies in a folder that may be shown."""
-        for folder in self.trusted_roots(db, [root], config):
+    def file_of(self, db: Database, root: str, path: str, config: Config) -> str | None:
+        """Where a picture is, when it lies in a folder or bucket that may be shown."""
+        for one in self.trusted_roots(db, [root], config):
+            if not isinstance(one, Path) and str(one) != root:
+                continue  # a folder may have moved; what is elsewhere is what it is called
             try:
-                return sources.locate(folder, path)
+                return sources.find_place(one, path)
             except ImageError:
                 continue
         return None
+
+    def read_file(self, file: str) -> bytes:
+        """The bytes of what `file_of()` found, for a thread of ours. Raises ImageError."""
+        elsewhere = is_object(file) or is_address(file)
+        limit = REMOTE_BYTES if elsewhere else LOCAL_FILES.max_bytes
+        return self._reader.read(file, limit)
 
 
 def weights_place(spec: EncoderSpec, config: Config) -> Path | None:

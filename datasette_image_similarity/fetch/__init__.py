@@ -1,0 +1,362 @@
+"""Downloads of pictures that a table names: guarded, polite, cached.
+
+`Fetcher.read(url, max_bytes)` is what the pipeline calls in place of reading a file.
+`addresses.py` says which addresses may be asked, `hosts.py` how often and when no longer,
+`exchange.py` speaks HTTP, `cache.py` keeps what came.
+
+HTTP is the standard library's: what matters here is which address a connection goes to and
+when it ends, and `http.client` takes a socket that we have connected ourselves.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from http import HTTPStatus
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from pathlib import Path
+
+from ..errors import ImageError
+from ..sources import MissingFile
+from .addresses import Address, Refused, Resolve, checked, look_up, parse, redirected
+from .cache import Cache, Kept, default_folder, facts_of
+from .exchange import Answer, Idle, TooSlow, ask, connect, tls_context, too_large
+from .hosts import Hosts
+
+__all__ = ["Fetcher", "Refused"]
+
+BACK_OFF = (1.0, 4.0)  # seconds before the second and third try, give or take a half
+PASSING = (429, 500, 502, 503, 504)  # statuses that may be others the next time
+PERMANENT, TEMPORARY = (301, 308), (302, 303, 307)
+# No format by name: servers that convert pictures would take it for a wish.
+ACCEPT = "image/*,*/*;q=0.8"
+PROXIES = (
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+)
+
+
+class _Trouble(ImageError):
+    """A try that failed; `again` says whether another one may help."""
+
+    def __init__(self, reason: str, *, again: bool) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+class Fetcher:
+    """Downloads pictures. One object may be used by several threads at once.
+
+    `allow_private` lets hosts in the user's own network, and this computer, be asked.
+    `cache` is a folder (by default one of the platform's, shared by all of the user's
+    runs) of `cache_bytes` at most; 0 keeps nothing. `per_host` is how many connections a
+    host gets at once from this object. `seconds` are those of a whole download, waiting
+    for a turn and between tries not counted; `redirects` how many are followed.
+    `resolve`, `clock` (seconds since 1970) and `sleep` are there for tests.
+
+    What threads share is behind locks, a connection belongs to one of them at a time. In a
+    child process that was forked off it begins anew, with connections of its own. It
+    cannot be pickled: make one in each process.
+
+    Proxies named by the environment are not used: they look names up themselves, so that
+    nobody could say which address is asked. No cookies, no passwords, no .netrc.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool = False,
+        cache: Path | None = None,
+        cache_bytes: int = 10 << 30,
+        per_host: int = 4,
+        seconds: float = 30.0,
+        redirects: int = 5,
+        resolve: Resolve = look_up,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        from .. import __version__
+
+        self._allow_private = allow_private
+        self._folder = cache or default_folder()
+        self._cache_bytes = cache_bytes
+        self._per_host = per_host
+        self._seconds = seconds
+        self._redirects = redirects
+        self._resolve = resolve
+        self._clock = clock
+        self._given_sleep = sleep
+        self._headers = {
+            "User-Agent": f"datasette-image-similarity/{__version__}",
+            "Accept": ACCEPT,
+            "Accept-Encoding": "identity",
+        }
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make all that must not be shared with another process."""
+        self._process = os.getpid()
+        self._closed = threading.Event()
+        self._sleep = self._given_sleep or self._closed.wait
+        self._hosts = Hosts(self._per_host, self._clock, self._sleep)
+        self._idle = Idle()
+        self._cache = Cache(self._folder, self._cache_bytes) if self._cache_bytes else None
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return tls_context()
+
+    def __enter__(self) -> Fetcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections and end all waiting. Other threads' `read()`s fail soon."""
+        self._closed.set()
+        self._idle.clear()
+
+    @property
+    def cache_problem(self) -> str | None:
+        """Why downloads could not be kept, or None."""
+        return self._cache and self._cache.problem
+
+    def read(self, url: str, max_bytes: int) -> bytes:
+        """The bytes at a URL, at most `max_bytes` of them.
+
+        From the cache as long as they are fresh. Raises ImageError, which says why:
+        MissingFile for 404 and 410, Refused for an address that may not be asked.
+        """
+        if self._process != os.getpid():
+            self._idle.clear()  # shared with the parent: not to be used by both
+            self._begin()
+        address = parse(url)
+        kept = self._cache.get(self._key(address)) if self._cache else None
+        if kept is None or self._clock() >= kept.facts.fresh_until:
+            return self._download(address, kept, max_bytes)
+        if len(kept.body) > max_bytes:
+            raise too_large(max_bytes)
+        return kept.body
+
+    def _key(self, address: Address) -> str:
+        """What the cache knows an address by. What came while private hosts were allowed
+        is not given to those who do not allow them."""
+        return f"private {address.url}" if self._allow_private else address.url
+
+    def _download(self, address: Address, kept: Kept | None, max_bytes: int) -> bytes:
+        """The bytes, asked for as often as it makes sense."""
+        time_left = _TimeLeft(self._seconds)
+        for pause in (*BACK_OFF, None):
+            try:
+                answer, source, moved = self._follow(address, kept, max_bytes, time_left)
+                break
+            except _Trouble as trouble:
+                if pause is None or not trouble.again or time_left.over:
+                    raise
+            self._sleep(pause * random.uniform(0.5, 1.5))
+        body = kept.body if kept and answer.status == 304 else answer.body
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+        if _is_page(answer):
+            raise ImageError("an HTML page, not a picture")
+        if self._cache:
+            self._keep(address, answer, source, body, kept, moved)
+        return body
+
+    def _keep(
+        self,
+        address: Address,
+        answer: Answer,
+        source: Address,
+        body: bytes,
+        kept: Kept | None,
+        moved: bool,
+    ) -> None:
+        """Store what came, or that it has not changed."""
+        headers = dict(answer.headers)
+        if kept and answer.status == 304:
+            headers.setdefault("etag", kept.facts.etag)
+            headers.setdefault("last-modified", kept.facts.last_modified)
+        facts = facts_of(headers, source.url, self._clock(), moved=moved)
+        if facts is None:
+            self._cache.drop(self._key(address))
+        else:
+            self._cache.put(self._key(address), Kept(facts, body))
+
+    def _follow(
+        self, address: Address, kept: Kept | None, max_bytes: int, time_left: _TimeLeft
+    ) -> tuple[Answer, Address, bool]:
+        """A picture or "not modified", where it was, and whether it may be elsewhere the
+        next time (`moved`)."""
+        here, moved = address, False
+        for _ in range(self._redirects + 1):
+            known = kept is not None and kept.facts.source == here.url
+            headers = self._headers | (kept.facts.validators() if known else {})
+            answer = self._ask(here, headers, max_bytes, time_left)
+            if answer.status not in (*PERMANENT, *TEMPORARY):
+                if answer.status == 200 or (answer.status == 304 and known):
+                    return answer, here, moved
+                raise _failure(answer)
+            moved = moved or answer.status in TEMPORARY
+            here = redirected(here, answer.headers.get("location", ""))
+        raise ImageError(f"redirects more than {self._redirects} times")
+
+    def _ask(
+        self,
+        address: Address,
+        headers: dict[str, str],
+        max_bytes: int,
+        time_left: _TimeLeft,
+    ) -> Answer:
+        """One answer of one host, asked politely. Raises ImageError."""
+        with self._hosts.turn(address.host) as host:
+            if self._closed.is_set():
+                raise ImageError("the download was stopped")
+            try:
+                with time_left.running():
+                    answer = self._exchange(address, headers, max_bytes, time_left)
+            except Refused:
+                raise
+            except ImageError:  # an answer, though not one that we can take
+                host.answered()
+                raise
+            except (OSError, HTTPException, TooSlow) as error:
+                trouble = self._trouble(error)
+                host.failed(str(trouble), self._clock())
+                raise trouble from None
+            if answer.status not in PASSING:
+                host.answered()
+                return answer
+            host.failed(str(_failure(answer)), self._clock())
+            if pause := self._asked_pause(answer):
+                host.pause(pause, self._clock())
+            return answer
+
+    def _exchange(
+        self,
+        address: Address,
+        headers: dict[str, str],
+        max_bytes: int,
+        time_left: _TimeLeft,
+    ) -> Answer:
+        headers = {"Host": address.netloc} | headers
+        connection = self._idle.take(address)
+        if connection is not None:
+            try:
+                answer, again = ask(
+                    connection, address, headers, max_bytes, time_left.seconds
+                )
+            except (ConnectionError, ssl.SSLError, HTTPException):
+                connection = None  # the server had done with it
+        if connection is None:
+            ips = self._addresses(address)
+            context = self._tls if address.scheme == "https" else None
+            connection = connect(address, ips, context, time_left.seconds)
+            answer, again = ask(connection, address, headers, max_bytes, time_left.seconds)
+        if again and not self._closed.is_set():
+            self._idle.put(address, connection)
+        return answer
+
+    def _addresses(self, address: Address) -> list[str]:
+        if self._allow_private:
+            return self._resolve(address.host, address.port)
+        return checked(address, self._resolve)
+
+    def _trouble(self, error: Exception) -> _Trouble:
+        """What went wrong with a connection, in words."""
+        reason, again = _in_words(error)
+        if isinstance(error, OSError) and any(os.environ.get(name) for name in PROXIES):
+            reason += " (proxies that the environment names are not used)"
+        return _Trouble(reason, again=again)
+
+    def _asked_pause(self, answer: Answer) -> float:
+        """How many seconds the server wants to be left alone, 0 where it does not say."""
+        text = answer.headers.get("retry-after", "")
+        if text.isascii() and text.isdigit():
+            return float(text[:12])
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - self._clock())
+        except (TypeError, ValueError, OverflowError, OSError):
+            return 0.0
+
+
+class _TimeLeft:
+    """Seconds for a download; only those spent in `running()` count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How many are left. Raises TooSlow for none."""
+        spent = 0.0 if self._since is None else time.monotonic() - self._since
+        if spent >= self._left:
+            raise TooSlow
+        return self._left - spent
+
+    @property
+    def over(self) -> bool:
+        return self._left <= 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._left -= time.monotonic() - self._since
+            self._since = None
+
+
+def _failure(answer: Answer) -> ImageError:
+    """The error for an answer without a picture."""
+    status = answer.status
+    if status in (404, 410):
+        return MissingFile(f"no such picture at that address ({status})")
+    try:
+        phrase = f" ({HTTPStatus(status).phrase})"
+    except ValueError:
+        phrase = ""
+    return _Trouble(f"the server answered {status}{phrase}", again=status in PASSING)
+
+
+def _in_words(error: Exception) -> tuple[str, bool]:
+    """Why there was no answer, and whether there may be one the next time."""
+    if isinstance(error, TooSlow):
+        return "takes too long to download", False
+    if isinstance(error, socket.gaierror):
+        return "its host is not known", error.errno == socket.EAI_AGAIN
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}", False
+    if isinstance(error, (IncompleteRead, RemoteDisconnected)):
+        return "the connection broke off", True
+    if isinstance(error, HTTPException):
+        return "the answer is not HTTP", False
+    if isinstance(error, TimeoutError):
+        return "its host does not answer", True
+    if isinstance(error, ssl.SSLError):
+        return "no secure connection can be made", True
+    return f"its host cannot be reached: {getattr(error, 'strerror', None) or error}", True
+
+
+def _is_page(answer: Answer) -> bool:
+    """True for HTML that says so and looks like it; all else is for the decoder."""
+    kind = answer.headers.get("content-type", "").lower()
+    if not kind.startswith(("text/html", "application/xhtml")):
+        return False
+    start = answer.body[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<!--", b"<?xml"))
