@@ -77,7 +77,7 @@ def store_url(text: str) -> str:
     """A store's URL as collections remember it. Raises StoreError for what is none."""
     from .milvus import parse
 
-    return parse(text).url
+    return parse(text)
 
 
 def space_of(collection: db.Collection) -> Space:
