@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .vector_import import Imported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
+LISTED = 100_000  # pictures after which it is told again how far the listing is
 DEFAULT_TABLE = "images"
 DEFAULT_MODEL = "resnet50"
 DEFAULT_DIMS = 256  # of `reduce()`: learning/pca.py says why
@@ -291,6 +292,7 @@ class ImageCollection:
             }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
+            pictures = _counted(pictures, progress, started)
             jobs = run.plan(pictures, set(skip), force, limit)
             readable = jobs.readable()
             if readable and load is not None:
@@ -1385,6 +1387,19 @@ def _some(
             f"end in {' '.join(sources.PICTURE_SUFFIXES)}"
         )
     return chain([] if first is None else [first], pictures)
+
+
+def _counted(
+    pictures: Iterator[sources.Picture],
+    progress: Callable[[Progress], None] | None,
+    started: float,
+) -> Iterator[sources.Picture]:
+    """The pictures; it is told now and then how many have been listed."""
+    for number, picture in enumerate(pictures, 1):
+        yield picture
+        if progress is not None and number % LISTED == 0:
+            seconds = time.perf_counter() - started
+            progress(Progress(f"Listed {number:,} pictures", 0, 0, 0, seconds))
 
 
 def _reporter(
