@@ -129,7 +129,7 @@ class InFile:
 
     def put(self, rows: Sequence[Row], vectors: dict[int, bytes]) -> None:
         with db.transaction(self.conn):
-            now = rows_of(self.conn, self.collection, vectors)
+            now = set(rows_of(self.conn, self.collection, vectors))
             fresh = [row for row in rows if row in now and row.item in vectors]
             self.conn.executemany(
                 f"delete from {self.table} where id = ?", [(row.item,) for row in fresh]
