@@ -118,12 +118,14 @@ def note_store_index(
     conn: sqlite3.Connection, collection: db.Collection, index: VectorIndex
 ) -> None:
     """Note how a store finds things that a collection is new in."""
+    put_store_index(conn, collection, noted_index(index))
+
+
+def noted_index(index: VectorIndex) -> StoreIndex:
+    """How a store finds things, as far as it tells by itself."""
     stats = index.stats()
-    params = _without_type(stats.index)
-    kind = str(stats.index["type"])
-    put_store_index(
-        conn, collection, StoreIndex(stats.exact, kind, params, {}, None, None, None, None)
-    )
+    params, kind = _without_type(stats.index), str(stats.index["type"])
+    return StoreIndex(stats.exact, kind, params, {}, None, None, None, None)
 
 
 def put_store_index(
