@@ -273,3 +273,17 @@ def test_what_private_hosts_gave_is_not_for_those_who_do_not_allow_them(site, ma
     assert make().read(url, MB) == PICTURE
     with pytest.raises(Refused):
         make(allow_private=False).read(url, MB)
+
+
+def test_what_two_headers_say_counts_together(site, make, tmp_path):
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        for value in ("max-age=60", "no-store"):
+            handler.send_header("Cache-Control", value)
+        handler.send_header("Content-Length", str(len(PICTURE)))
+        handler.end_headers()
+        handler.wfile.write(PICTURE)
+
+    site.answers["/a.jpg"] = answer
+    assert make().read(site.url(), MB) == PICTURE
+    assert entries(tmp_path) == []
