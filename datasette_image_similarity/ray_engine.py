@@ -711,7 +711,7 @@ def _job_row(job: Job, read_row: Callable[[Picture], bytes]) -> dict[str, Any]:
         "known": job.sha256,
         "pk": json.dumps(picture.pk),
         "path": _bytes(picture.path),
-        "root": _bytes(picture.root),
+        "root": _bytes(None if picture.root is None else str(picture.root)),
         "file": _bytes(picture.file),
         "size": picture.size,
         "mtime_ns": picture.mtime_ns,

@@ -16,6 +16,7 @@ from web_server import web
 
 from datasette_image_similarity import buckets, trust
 from datasette_image_similarity.errors import CollectionError, ImageError
+from datasette_image_similarity.pipeline import Job
 from datasette_image_similarity.roots import BucketRoot, WebRoot, as_root, named
 from datasette_image_similarity.sources import Picture, Reader, bucket_pictures
 
@@ -465,9 +466,18 @@ def test_a_stranger_s_bucket_is_not_read(
     assert counts(embed(copy)) == (0, 0, 6, 0, 0)
 
 
-def test_what_waits_keeps_its_root(summer: Server, path: Path) -> None:
+def test_what_goes_to_other_machines_keeps_its_root() -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from datasette_image_similarity.ray_engine import _job_table, _jobs
+
+    for root in (as_root(CLOUD), WebRoot(), Path("/photos"), None):
+        place = "https://x.org/ü.png" if root == WebRoot() else f"{CLOUD}/ü.png"
+        job = Job(Picture(1, "ü.png", root, place, 3, 4), 5, "ab")
+        assert _jobs(_job_table([job], lambda _: b""))[0] == [job]
+
+
+def test_what_waits_keeps_its_root(path: Path) -> None:
     """The queue of jobs is a table of text."""
-    from datasette_image_similarity.pipeline import Job
     from datasette_image_similarity.plan import Queue
 
     picture = Picture(None, "a b.png", as_root(CLOUD), f"{CLOUD}/a b.png", 3, 4)

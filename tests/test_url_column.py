@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
-from core import answer, command, counts, embed, failures, refused, sql, value
+from core import answer, command, counts, embed, failures, opened, refused, sql, value
 from serving import ask, open_datasette
 from web_server import web
 
+from datasette_image_similarity import database as db
+from datasette_image_similarity.encoders import EncoderSpec
+from datasette_image_similarity.learning.finetune import _embed_arguments
 from datasette_image_similarity.sources import Reader
 from datasette_image_similarity.web.service import service
 
@@ -140,6 +143,16 @@ def test_the_command_line(news: Path, site: Site, tmp_path: Path) -> None:
 def test_in_a_column_of_paths_an_address_names_the_option(news: Path, site: Site) -> None:
     embed(news, table="news", path_column="photo")
     assert "--url-column" in failures(news)[0][2]
+
+
+def test_the_command_that_uses_new_weights_names_the_column(news: Path, site: Site) -> None:
+    embed(news, **ADDRESSES, allow_private_addresses=True)
+    with opened(news) as conn:
+        collection = db.find_collection(conn, "news")
+        spec = EncoderSpec.from_json(collection.encoder)
+        told = " ".join(_embed_arguments(conn, collection, spec, Path("w.safetensors")))
+    assert "--url-column photo" in told
+    assert "--root" not in told
 
 
 # Pages
