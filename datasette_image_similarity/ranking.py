@@ -39,6 +39,7 @@ FEW = 64  # up to so many candidates, or one in FEWER, a look-up each beats a KN
 FEWER = 16
 DEEP = 1000  # as far down the list the compressed index is asked
 LOOSE = 20_000  # a filter that so many items pass is not resolved to ids first
+TOLD = 4  # a store is told the ids of what passes up to one in so many
 SLACK = 100  # so many items too many are sorted out after a KNN, more by "id in"
 
 
@@ -306,7 +307,11 @@ class ByStore(Sought):
         """(id, distance) of the nearest, and whether there are no others."""
         some = self.stored if among is None else len(among)
         k = min(self.wanted, some)
-        few = among is not None and len(among) <= FEW
+        many = self.live is not None and TOLD * some > self.stored
+        if among is not None and some > FEW and many and not self.one_by_one:
+            # So many pass that asking for more is cheaper than telling which.
+            k, some, among = math.ceil(k * self.stored / some), self.stored, None
+        few = among is not None and some <= FEW
         if few or self.one_by_one or k > self.vectors.most:
             return self.vectors.distances(self.query.vector, among), True
         rows = self.vectors.nearest(self.query.vector, k, among)

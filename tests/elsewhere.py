@@ -42,11 +42,11 @@ def copies(pair: tuple[Path, Path], folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def engine(says: bytes | None) -> Iterator[str]:
+def engine(says: bytes | None, reached: list | None = None) -> Iterator[str]:
     """The URL of something that is no engine: it accepts, and says this; with None it
-    never answers."""
+    never answers. Who connects is put into `reached`."""
     server = socket.create_server(("127.0.0.1", 0))
-    accepted = []
+    accepted = [] if reached is None else reached
 
     def serve() -> None:
         while True:
