@@ -67,7 +67,7 @@ def test_secrets_are_refused_and_not_repeated(url: str) -> None:
 
 def test_filters_are_quoted() -> None:
     hostile = 'x" or id != "\\\n'
-    assert list(expressions({"id": hostile})) == [r'id == "x\" or id != \"\\\n"']
+    assert list(expressions({"id": hostile})) == [r'id in ["x\" or id != \"\\\n"]']
     assert list(expressions({"source": ["a", "b", "a"], "sha256": "c"})) == [
         'sha256 == "c" and source in ["a","b"]'
     ]
