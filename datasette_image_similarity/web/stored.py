@@ -6,11 +6,13 @@ takes nothing else with it.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -57,9 +59,16 @@ class StoreThreads:
         self._pool = ThreadPoolExecutor(THREADS, "image-similarity-store")
         self._own = threading.local()
         self._lock = threading.Lock()
+        self._ready = False
         self._asked = 0  # waiting or being answered
         self._stores: dict[str, Stores] = {}
         self._connections: list[Connection] = []
+
+    def get_ready(self) -> None:
+        """Import what asking takes, which is seconds that no question should wait for."""
+        if not self._ready:
+            self._ready = True
+            self._pool.submit(_import_client)
 
     async def ask(self, db: Database, work: Work, seconds: float) -> Any:
         """What `work` returns of a connection, within so many seconds for everything.
@@ -159,6 +168,11 @@ class StoreThreads:
     def _close(self, conn: Connection) -> None:
         conn.stores = None  # others use them as well
         conn.close()
+
+
+def _import_client() -> None:
+    with suppress(ImportError):  # said in words when it is needed
+        importlib.import_module("pymilvus")
 
 
 def _address(db: Database, datasette: Datasette) -> str:
