@@ -13,16 +13,20 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .errors import CollectionError, ImageError, ImageSimilarityError, MissingFile
 from .roots import BucketRoot
 
+T = TypeVar("T")
 PAGE = 1000  # objects listed at once: the most that S3 gives
 CONNECTIONS = 32
 SECONDS = 60.0  # that an answer may take, with all retries
+IN_A_ROW = 16  # failures of a store as a whole, after which it is left alone
+PAUSE = 60.0  # for so many seconds
 
 
 class Object(NamedTuple):
@@ -57,19 +61,22 @@ class Buckets:
     """Objects in buckets. One serves any number of threads.
 
     `seconds` is what each answer may take. A process that was forked gets clients of its
-    own, because connections cannot be shared.
+    own, because connections cannot be shared. Where a store is away or the credentials have
+    expired, it makes no sense to wait for each of a million objects: then whatever is asked
+    raises CollectionError for a minute.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._stores: dict[tuple[int, str], Store] = {}
+        self._in_a_row = 0
+        self._until = 0.0
 
     def check(self, root: BucketRoot, *, listing: bool) -> None:
         """Raise CollectionError where the bucket is not to be had; with `listing` also
         where it may not be listed."""
-        store = self._store(root.scheme)
         try:
-            store.page(root.bucket, root.start, 1, None, self._seconds)
+            self._page(root, 1, None)
         except Exception as error:  # see `_words`
             if listing or not _is_forbidden(error):
                 raise CollectionError(f"{root}: {_words(error, root.scheme)}") from error
@@ -79,11 +86,10 @@ class Buckets:
 
         Raises ImageError when a page cannot be had.
         """
-        store = self._store(root.scheme)
         after: str | None = None
         while True:
             try:
-                page = store.page(root.bucket, root.start, PAGE, after, self._seconds)
+                page = self._page(root, PAGE, after)
             except Exception as error:
                 raise ImageError(_words(error, root.scheme)) from error
             yield from page.objects
@@ -93,19 +99,11 @@ class Buckets:
 
     def find(self, file: str) -> Object:
         """What is known of the object at `scheme://bucket/key`. Raises ImageError."""
-        scheme, bucket, key = _parts(file)
-        try:
-            return self._store(scheme).find(bucket, key, self._seconds)
-        except Exception as error:
-            raise _image_error(error, scheme) from error
+        return self._about_one(file, lambda store: store.find)
 
     def read(self, file: str, max_bytes: int) -> bytes:
         """The bytes of an object. Raises ImageError, also for more than `max_bytes`."""
-        scheme, bucket, key = _parts(file)
-        try:
-            data = self._store(scheme).read(bucket, key, max_bytes + 1, self._seconds)
-        except Exception as error:
-            raise _image_error(error, scheme) from error
+        data = self._about_one(file, lambda store: partial(store.read, count=max_bytes + 1))
         if len(data) > max_bytes:
             raise ImageError(f"more than {max_bytes / 1e6:,.0f} MB")
         return data
@@ -113,6 +111,29 @@ class Buckets:
     def close(self) -> None:
         """Let go of the connections."""
         self._stores.clear()
+
+    def _page(self, root: BucketRoot, count: int, after: str | None) -> Page:
+        store = self._store(root.scheme)
+        return store.page(root.bucket, root.start, count, after, self._seconds)
+
+    def _about_one(self, file: str, asking: Callable[[Store], Callable[..., T]]) -> T:
+        """What a store's method says of one object, and how the store is. Raises
+        ImageError; CollectionError while the store is left alone."""
+        scheme, _, rest = file.partition("://")
+        bucket, _, key = rest.partition("/")
+        if self._in_a_row >= IN_A_ROW and time.monotonic() < self._until:
+            raise CollectionError(
+                f"{scheme}://{bucket} has failed {self._in_a_row} times in a row, for now "
+                "it is not asked any more. Run the same command again to go on"
+            )
+        try:
+            answer = asking(self._store(scheme))(bucket, key, seconds=self._seconds)
+        except Exception as error:
+            self._in_a_row = self._in_a_row + 1 if _concerns_all(error) else 0
+            self._until = time.monotonic() + PAUSE
+            raise _image_error(error, scheme) from error
+        self._in_a_row = 0
+        return answer
 
     def _store(self, scheme: str) -> Store:
         mine = (os.getpid(), scheme)
@@ -130,12 +151,6 @@ def version(when: datetime, tag: str) -> int:
     """
     digest = hashlib.sha256(tag.encode()).digest()
     return int(when.timestamp()) * 10**9 + int.from_bytes(digest[:8], "big") % 10**9
-
-
-def _parts(file: str) -> tuple[str, str, str]:
-    scheme, _, rest = file.partition("://")
-    bucket, _, key = rest.partition("/")
-    return scheme, bucket, key
 
 
 def _store(scheme: str) -> Store:
@@ -298,6 +313,24 @@ def _is_forbidden(error: BaseException) -> bool:
     )
 
 
+def _is_away(error: BaseException) -> bool:
+    kind = type(error).__name__
+    return isinstance(error, (TimeoutError, ConnectionError)) or any(
+        part in kind for part in ("Timeout", "Connect", "HTTPClientError")
+    )
+
+
+def _concerns_all(error: BaseException) -> bool:
+    """Whether other objects of the store would fail in the same way."""
+    kind = type(error).__name__
+    return (
+        _is_away(error)
+        or "Credentials" in kind
+        or _code(error)
+        in ("401", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+    )
+
+
 def _image_error(error: Exception, scheme: str) -> ImageSimilarityError:
     if isinstance(error, ImageSimilarityError):
         return error
@@ -322,7 +355,7 @@ def _words(error: Exception, scheme: str) -> str:
     """
     if isinstance(error, ImageSimilarityError):
         return str(error)
-    said = " ".join(str(error).split())[:300]
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
     kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket"
@@ -334,6 +367,8 @@ def _words(error: Exception, scheme: str) -> str:
         return "the store has not answered in time"
     if "Credentials" in kind or "Profile" in kind or "Token" in kind:
         return f"{said}: {CREDENTIALS[scheme]}"
-    if "Connect" in kind or isinstance(error, ConnectionError):
+    if "Payload" in kind or "Incomplete" in kind:
+        return "the connection broke off"
+    if _is_away(error):
         return f"the store cannot be reached: {said}"
-    return f"{kind}: {said}"
+    return said or kind

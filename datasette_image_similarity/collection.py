@@ -46,6 +46,7 @@ from .pipeline import Job, finished_vector
 from .query import Filter, Hit, Query
 from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
+from .stores.indexing import StoreIndex, drop_store_index, store_index
 from .stores.items import vector_of_item
 from .stores.opening import store_url
 from .stores.places import clear_places, places_of
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from .vector_import import Imported
 
 THUMBNAIL = 320  # longest side of stored thumbnails, in pixels
+LISTED = 100_000  # pictures after which it is told again how far the listing is
 DEFAULT_TABLE = "images"
 DEFAULT_MODEL = "resnet50"
 DEFAULT_DIMS = 256  # of `reduce()`: learning/pca.py says why
@@ -117,6 +119,7 @@ class Status:
     bytes: int  # of vectors and thumbnails in this file
     updated_at: str | None
     index: IndexStatus | None
+    store_index: StoreIndex | None  # of the store, where that was noted
     map: MapStatus | None
     default: bool  # used where none is named
     behind: int  # pictures that the default has, and this one has not
@@ -126,7 +129,11 @@ class Status:
     @property
     def wants_index(self) -> bool:
         """Whether there is none, and there are so many vectors that it would help."""
-        return self.index is None and not self.store and self.embedded >= WORTHWHILE
+        if self.store:
+            there = self.store_index is not None and not self.store_index.exact
+        else:
+            there = self.index is not None
+        return not there and self.embedded >= WORTHWHILE
 
 
 class ImageCollection:
@@ -285,6 +292,7 @@ class ImageCollection:
             }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
+            pictures = _counted(pictures, progress, started)
             jobs = run.plan(pictures, set(skip), force, limit)
             readable = jobs.readable()
             if readable and load is not None:
@@ -527,9 +535,15 @@ class ImageCollection:
 
         `recall` is the recall@10 wanted of it (.99, or as before); `rebuild` makes it
         anew. `progress` is told what is being done and how far it is. Raises
-        CollectionError for a recall out of range or too few vectors.
+        CollectionError for a recall out of range, too few vectors, or vectors in a store:
+        see `build_store_index()`.
         """
         collection, conn = self._open()
+        if collection.store:
+            raise CollectionError(
+                f"The vectors of {self.table!r} are in {collection.store}, which has "
+                "indexes of its own: see build_store_index()"
+            )
         with db.explained(self.database):
             return build_index(
                 conn,
@@ -647,9 +661,52 @@ class ImageCollection:
                 stop=stop,
             )
 
+    def build_store_index(
+        self,
+        type: str | None = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        search: Mapping[str, int] | None = None,
+        recall: float | None = None,
+        rebuild: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> StoreIndex:
+        """Have the store that the vectors are in make its own index, and measure it.
+
+        `type` and `params` as the engine names them ("HNSW", {"M": 16}); without a type
+        that which it has is measured, or HNSW made where it has none. It is searched as
+        `search` says, or as cheaply as reaches `recall` (recall@10, .99 by default).
+        Raises CollectionError for vectors in the database itself, StoreError for what the
+        store refuses; `explore.vectors.Stopped` when `stop()` turns true.
+        """
+        from .stores.indexing import make_store_index
+
+        collection, conn = self._open()
+        with db.explained(self.database):
+            return make_store_index(
+                conn,
+                collection,
+                type=type,
+                params=params,
+                search=search,
+                recall=recall,
+                rebuild=rebuild,
+                say=progress or (lambda *_: None),
+                stop=stop,
+            )
+
+    @property
+    def store(self) -> str:
+        """The URL of the store that the vectors are in; "" for the database itself."""
+        return self._find()[0].store
+
     def drop_index(self) -> None:
         """Search exactly again. Without an index nothing happens."""
         collection, conn = self._open()
+        if collection.store:
+            drop_store_index(conn, collection)
+            return
         with db.explained(self.database), db.transaction(conn):
             db.drop_index(conn, collection)
 
@@ -1332,6 +1389,19 @@ def _some(
     return chain([] if first is None else [first], pictures)
 
 
+def _counted(
+    pictures: Iterator[sources.Picture],
+    progress: Callable[[Progress], None] | None,
+    started: float,
+) -> Iterator[sources.Picture]:
+    """The pictures; it is told now and then how many have been listed."""
+    for number, picture in enumerate(pictures, 1):
+        yield picture
+        if progress is not None and number % LISTED == 0:
+            seconds = time.perf_counter() - started
+            progress(Progress(f"Listed {number:,} pictures", 0, 0, 0, seconds))
+
+
 def _reporter(
     progress: Callable[[Progress], None] | None,
     describe: Callable[[], str],
@@ -1432,6 +1502,7 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         bytes=vectors + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
+        store_index=store_index(conn, collection),
         map=map_status(conn, collection),
         default=is_default(conn, collection),
         behind=lacking(conn, collection),

@@ -428,6 +428,24 @@ MIGRATIONS = (
         store_id text not null,
         primary key (collection_id, store)
     );
+
+    -- How many items there are: counting tens of millions takes seconds
+    alter table _image_similarity_collections
+        add column pictures integer not null default 0;
+    update _image_similarity_collections set pictures = (
+        select count(*) from _image_similarity_items i
+        where i.collection_id = _image_similarity_collections.id
+    );
+    create trigger _image_similarity_items_put after insert on _image_similarity_items
+    begin
+        update _image_similarity_collections set pictures = pictures + 1
+        where id = new.collection_id;
+    end;
+    create trigger _image_similarity_items_dropped after delete on _image_similarity_items
+    begin
+        update _image_similarity_collections set pictures = pictures - 1
+        where id = old.collection_id;
+    end;
     """,
 )
 
@@ -704,10 +722,20 @@ def migrate(conn: sqlite3.Connection) -> None:
         return
     with transaction(conn):
         for version in range(schema_version(conn), SCHEMA_VERSION):
-            for statement in MIGRATIONS[version].split(";"):
-                if statement.strip():
-                    conn.execute(statement)
+            for statement in _statements(MIGRATIONS[version]):
+                conn.execute(statement)
             conn.execute("update _image_similarity_schema set version = ?", (version + 1,))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script. (executescript() would end the transaction.)"""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            if part.strip():
+                yield statement
+            statement = ""
 
 
 def plain_columns(collection: Collection, source: SourceTable) -> list[str]:
@@ -1371,8 +1399,16 @@ def item_key(conn: sqlite3.Connection, item: int) -> Key:
 
 def item_count(conn: sqlite3.Connection, collection: Collection) -> int:
     """How many pictures of a collection have been embedded."""
-    sql = "select count(*) from _image_similarity_items where collection_id = ?"
-    return conn.execute(sql, (collection.id,)).fetchone()[0]
+    sql = "select pictures from _image_similarity_collections where id = ?"
+    if not is_current(conn, since=5):
+        sql = "select count(*) from _image_similarity_items where collection_id = ?"
+    row = conn.execute(sql, (collection.id,)).fetchone()
+    return row[0] if row else 0  # removed meanwhile
+
+
+def put_item_count(conn: sqlite3.Connection, collection: Collection, count: int) -> None:
+    sql = "update _image_similarity_collections set pictures = ? where id = ?"
+    conn.execute(sql, (count, collection.id))
 
 
 def item_id(conn: sqlite3.Connection, collection: Collection, pk: Key) -> int | None:

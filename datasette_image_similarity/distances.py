@@ -197,10 +197,11 @@ def _sample(conn: sqlite3.Connection, collection: Collection, count: int) -> lis
         ids = item_ids(conn, collection)
         return sorted(chance.sample(ids, min(count, len(ids))))
     # Ids have gaps: more are drawn than are wanted.
-    least, most = conn.execute(
-        "select min(id), max(id) from _image_similarity_items where collection_id = ?",
-        (collection.id,),
-    ).fetchone()
+    ids = "from _image_similarity_items"
+    # Each by itself: SQLite looks them up then, and does not go through all.
+    least, most = (
+        conn.execute(f"select {end}(id) {ids}").fetchone()[0] for end in ("min", "max")
+    )
     span = most - least + 1
     drawn = chance.sample(range(least, most + 1), min(span, 2 * count * span // stored))
     sql = (

@@ -28,6 +28,7 @@ from .plan import Item, Queue, Stored, chunks, folder, place, untouched
 from .roots import BucketRoot, Root, WebRoot
 from .stores import Space
 from .stores.ids import new_source
+from .stores.indexing import note_store_index
 from .stores.items import vector_of_bytes
 from .stores.opening import stores_of
 from .stores.sending import send_waiting
@@ -217,7 +218,8 @@ class Run:
             dimensions = encoder.dimensions if encoder else self.before.dimensions
             metric = metric or (self.before.metric if self.before else "cosine")
             space = Space(spec.fingerprint, dimensions, metric)
-            stores_of(conn).open_url(store, space).ensure()
+            index = stores_of(conn).open_url(store, space)
+            index.ensure()
         with db.transaction(conn):
             if self.source == "folder":
                 self._open_folder_table()
@@ -252,6 +254,8 @@ class Run:
                 store=store,
                 store_id=new_source(self.database, self.table.name) if store else "",
             )
+            if store:
+                note_store_index(conn, self.collection, index)
             transform = getattr(encoder, "transform", None)
             if transform is not None:
                 db.put_transform(conn, self.collection, transform.rows())

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import platform
+import socket
 import sys
 import tempfile
 import time
@@ -49,9 +50,11 @@ BLOB_SHARE = 4  # a window's BLOBs fill 1/4 of this node's share of Ray's memory
 CPUS_AN_ACTOR = 8  # a network uses no more streams: see encoders/running.py
 GPU_BLOCK = 512  # pictures that keep a GPU busy, as CudaRunner takes them
 CALLS_AN_ACTOR = 2  # blocks at once: while one ends, the other begins
+CONNECT_SECONDS = 10
 DESCRIBE_SECONDS = 5  # for so long the number of nodes is believed
 # Read by Ray when it is imported: addresses stay what they are, and with 127.0.0.1 Ray
 # listens nowhere else. (On Windows and macOS that is what it does anyway.)
+LOCAL = ("127.0.0.1", "localhost", "::1")
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -193,8 +196,7 @@ class RayEngine:
             read=read,
             readers=readers,
         )
-        # A GPU's batch is larger than that of the CPU here.
-        rows = max(batch_size, GPU_BLOCK if made.gpus else encoder.batch_size)
+        rows = max(batch_size, GPU_BLOCK) if made.gpus else batch_size
         with _explained():
             task = task.with_weights()
             for window in _windows(jobs, read_row, rows):
@@ -232,7 +234,7 @@ def _import_ray(address: str | None) -> Any:
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        if address is None or address.startswith(("127.0.0.1", "localhost")):
+        if address is None or _place(address)[0] in LOCAL:
             os.environ.setdefault(LOOPBACK, "0")
     try:
         import ray
@@ -245,9 +247,45 @@ def _import_ray(address: str | None) -> Any:
     return ray
 
 
+def _place(address: str) -> tuple[str, int]:
+    """Host and port of an address; that of the cluster on this machine for "auto".
+
+    Raises EngineError.
+    """
+    if address.startswith("ray://"):
+        raise EngineError(
+            "Ray Data needs a driver on a machine of the cluster, not a Ray Client: run "
+            "this on one of them, with --address auto"
+        )
+    given = address
+    if address == "auto":
+        noted = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        given = os.environ.get("RAY_ADDRESS", "")
+        if not given and noted.is_file():
+            given = noted.read_text().strip()
+        if not given:
+            raise EngineError("No Ray runs on this machine: ray start --head starts one")
+    host, _, port = given.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise EngineError(f"The address of a Ray cluster is HOST:PORT or auto, not {given}")
+    return host.strip("[]"), int(port)
+
+
 def _connect(address: str | None) -> None:
     """Connect to a cluster, or start one on this computer. Raises EngineError."""
     import ray
+
+    if address is not None:
+        # Ray itself would try for minutes.
+        place = _place(address)
+        try:
+            socket.create_connection(place, CONNECT_SECONDS).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise EngineError(
+                f"No Ray answers at {place[0]}:{place[1]} ({reason}): is it running "
+                "(ray start), and can this machine reach it?"
+            ) from error
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
@@ -265,10 +303,7 @@ def _connect(address: str | None) -> None:
             ray.init(**options)
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         where = "a Ray on this computer" if address is None else f"Ray at {address}"
-        raise EngineError(
-            f"Cannot connect to {where}: {_first_line(error)}. Is it running (ray start), "
-            "and can this machine reach it?"
-        ) from error
+        raise EngineError(f"Cannot connect to {where}: {_in_short(error)}") from error
 
 
 @contextmanager
@@ -398,12 +433,13 @@ def _explained() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise EngineError(
-            f"Ray gave up: {_first_line(error)}. What was stored stays: run this again to "
+            f"Ray gave up: {_in_short(error)}. What was stored stays: run this again to "
             "go on"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def _in_short(error: BaseException) -> str:
+    """The last line: Ray puts the traceback of the other machine before it."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, Stopped, StoreError
 from .explore.vectors import Say
+from .roots import as_root
 from .stores import Space
 from .stores.ids import key_of_id, new_source
+from .stores.indexing import note_store_index
 from .stores.opening import stores_of
 from .stores.places import clear_places, places_of
 from .stores.sending import send_waiting, waiting
 from .vector_files import Picture, Record, VectorFile
+
+if TYPE_CHECKING:
+    from .stores import VectorIndex
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,11 @@ def import_vectors(
     """
     record = file.record
     table, name = table or record.table, name or record.collection
+    index = None
     if store:
         space = Space(record.fingerprint, record.dimensions, record.metric)
-        stores_of(conn).open_url(store, space).ensure()
+        index = stores_of(conn).open_url(store, space)
+        index.ensure()
     old: db.Collection | None = None
     places: dict[str, str] = {}
     with db.transaction(conn):
@@ -93,7 +101,7 @@ def import_vectors(
             db.hand_over(conn, old, taking.collection)
             db.drop_collection(conn, old)
     collection = db.find_collection(conn, table, name)
-    problem = _sent(conn, collection)
+    problem = _sent(conn, collection, index)
     return Imported(
         table=collection.table,
         name=collection.name,
@@ -108,9 +116,14 @@ def import_vectors(
     )
 
 
-def _sent(conn: sqlite3.Connection, collection: db.Collection) -> str | None:
-    """Send what waits; returns why that was not possible."""
+def _sent(
+    conn: sqlite3.Connection, collection: db.Collection, index: VectorIndex | None
+) -> str | None:
+    """Send what waits to the store, if there is one; returns why that was not possible."""
+    if index is None:
+        return None
     try:
+        note_store_index(conn, collection, index)
         send_waiting(conn, collection)
     except StoreError as error:
         return str(error)
@@ -238,7 +251,7 @@ class _Taking:
         if root is None:
             return None
         if root not in self._roots:
-            self._roots[root] = db.root_id(self.conn, self.collection, Path(root))
+            self._roots[root] = db.root_id(self.conn, self.collection, as_root(root))
         return self._roots[root]
 
     def finish(self) -> None:

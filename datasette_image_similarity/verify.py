@@ -51,6 +51,17 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
     return faults
 
 
+def _verify_count(
+    conn: sqlite3.Connection, collection: db.Collection, items: set[int], repair: bool
+) -> list[Fault]:
+    """The number of items is kept by triggers, which a script may have switched off."""
+    if db.item_count(conn, collection) == len(items):
+        return []
+    if repair:
+        db.put_item_count(conn, collection, len(items))
+    return [Fault(collection.table, "the number of pictures is kept wrongly")]
+
+
 def _verify(
     conn: sqlite3.Connection, collection: db.Collection, repair: bool
 ) -> list[Fault]:
@@ -61,9 +72,10 @@ def _verify(
             (collection.id,),
         )
     }
+    miscounted = _verify_count(conn, collection, items, repair)
     live = _live_items(conn, collection)
     if collection.store:
-        return _verify_stored(conn, collection, items, live, repair)
+        return miscounted + _verify_stored(conn, collection, items, live, repair)
     good, damaged = _read_vectors(conn, collection, items)
     checks = {
         "the vec0 table is damaged": damaged,
@@ -78,7 +90,7 @@ def _verify(
     if repair and faults:
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
     faults += _verify_transform(conn, collection)
-    return faults + _verify_index(conn, collection, repair)
+    return miscounted + faults + _verify_index(conn, collection, repair)
 
 
 def _verify_stored(

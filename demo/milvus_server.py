@@ -165,7 +165,9 @@ def start_milvus(data: Path) -> subprocess.Popen[bytes]:
     server = MilvusServer()
     server.set_base_dir(str(data))
     server.listen_port = INSIDE
-    server.config.set("queryNode.enableDisk", "true")  # for the index DISKANN
+    # Not the full path: what reads vectors from under a compressed index (IVF_SQ8, IVF_PQ)
+    # would take the files it reads for copies of its own, and delete them.
+    server.config.set("localStorage.path", "data")
     server.config.resolve()
     _initialize_data_files(str(data))
     environment = os.environ | {

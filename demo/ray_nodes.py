@@ -40,7 +40,9 @@ def main() -> None:
             raylet = added.all_processes["raylet"][0].process.pid
             print(f"A node more: kill -9 {raylet} kills it", flush=True)
         cluster.wait_for_nodes()
-        print(f"Ready: --engine ray --address {cluster.address}  (Ctrl-C ends)", flush=True)
+        print(
+            f"Ready: --engine ray --address {cluster.address}   (Ctrl-C ends)", flush=True
+        )
         told = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: told.set())

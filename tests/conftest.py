@@ -149,3 +149,12 @@ def worded(tmp_path: Path, worded_once: Path, tiny_model: Path) -> Path:
     weights = (tiny_model / "open_clip_model.safetensors").read_bytes()
     trust.note_weights(sha256(weights).hexdigest(), tiny_model)
     return path
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Milvus server: an `engines.MilvusServer`."""
+    from engines import milvus_server
+
+    with milvus_server(tmp_path_factory.mktemp("milvus")) as server:
+        yield server

@@ -84,10 +84,11 @@ def value(path: Path, statement: str, parameters: Sequence | dict = ()) -> Any:
 def make_older(path: Path, version: int = 2) -> None:
     """Take a database back to an older version of our tables."""
     made = "\n".join(db.MIGRATIONS[version:])
+    things = re.findall(r"create (table|view|index|trigger) (\w+)", made)
+    for kind, name in reversed(things):
+        sql(path, f"drop {kind} if exists {name}")
     for table, column in re.findall(r"alter table (\w+)\s+add column (\w+)", made):
         sql(path, f"alter table {table} drop column {column}")
-    for kind, name in reversed(re.findall(r"create (table|view|index) (\w+)", made)):
-        sql(path, f"drop {kind} if exists {name}")
     sql(path, "update _image_similarity_schema set version = ?", (version,))
 
 
@@ -101,3 +102,28 @@ def failures(path: Path) -> list[tuple]:
     return sql(
         path, "select pk, path, reason from _image_similarity_failures order by pk, path"
     )
+
+
+def contents(path: Path, table: str = "images") -> dict[str, list]:
+    """All that an embed of one collection leaves behind, but for times of day.
+
+    Two databases with equal contents have the same rows, keys, hashes, vectors (their
+    bytes), thumbnails and failures.
+    """
+    with opened(path) as conn:
+        collection = db.find_collection(conn, table)
+        found = {
+            "rows": f"select * from {db.quote(table)}",
+            "items": "select i.id, pk, r.path, i.path, size, mtime_ns, sha256, width, "
+            "height, webp from _image_similarity_items i "
+            "left join _image_similarity_roots r on r.id = root_id "
+            "left join _image_similarity_thumbnails t on t.id = i.id",
+            "vectors": f"select id, embedding from {db.quote(collection.vectors)}",
+            "failures": "select f.pk, r.path, f.path, reason "
+            "from _image_similarity_failures f "
+            "left join _image_similarity_roots r on r.id = root_id",
+        }
+        rows = {
+            n: sorted(map(tuple, conn.execute(sql)), key=repr) for n, sql in found.items()
+        }
+        return {**rows, "encoder": [collection.fingerprint]}

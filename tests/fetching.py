@@ -43,6 +43,7 @@ class Site:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # clients that hang up
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,)).start()
 

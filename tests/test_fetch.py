@@ -8,7 +8,9 @@ import os
 import socket
 import threading
 import time
+import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 
@@ -111,9 +113,14 @@ def test_compression_that_was_not_asked_for_is_undone(site, make):
 
 
 def test_what_is_compressed_is_measured_unpacked(site, make):
-    url = site.serve(body=gzip.compress(bytes(200 * MB)), content_encoding="gzip")
-    with pytest.raises(ImageError, match="more than 1 MB"):
-        make().read(url, MB)
+    url = site.serve(body=gzip.compress(bytes(50 * MB)), content_encoding="gzip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="more than 1 MB"):
+            make().read(url, MB)
+        assert tracemalloc.get_traced_memory()[1] < 10 * MB  # at its peak
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("body", [b"no gzip", gzip.compress(PICTURE)[:-100]])
@@ -161,7 +168,9 @@ def test_https_goes_to_the_checked_address_and_verifies_the_name(
     monkeypatch.setattr("datasette_image_similarity.fetch.tls_context", lambda: secure)
     fetcher = make(allow_private=False, resolve=lambda host, port: [PUBLIC])
     site.serve()
-    assert fetcher.read("https://pictures.test/a.jpg", MB) == PICTURE
+    for path in ("a", "b"):
+        site.serve(f"/{path}.jpg")
+        assert fetcher.read(f"https://pictures.test/{path}.jpg", MB) == PICTURE
     assert dialled == [(PUBLIC, 443)]
     with pytest.raises(ImageError, match=r"certificate is not valid: .*other.test"):
         fetcher.read("https://other.test/a.jpg", MB)
@@ -194,10 +203,13 @@ def test_time_is_limited_under_tls_too(site, make, dialled, secure, monkeypatch)
 
 def test_an_answer_before_the_answer_is_not_taken_for_the_next_one(site, make):
     """Else every picture would be the one that was asked for before it."""
+    late = threading.Event()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
-        site.answers["/b.jpg"](handler)
+        late.wait(10)
+        with suppress(OSError):
+            site.answers["/b.jpg"](handler)
 
     site.answers["/a.jpg"] = answer
     site.serve("/b.jpg", body=b"another")
@@ -205,6 +217,7 @@ def test_an_answer_before_the_answer_is_not_taken_for_the_next_one(site, make):
     fetcher = make(cache_bytes=0)
     with pytest.raises(ImageError, match="answered 103"):
         fetcher.read(site.url(), MB)
+    threading.Timer(0.2, late.set).start()
     assert fetcher.read(site.url("/c.jpg"), MB) == PICTURE
 
 
@@ -243,3 +256,27 @@ def test_nothing_is_left_open(site, make):
                 fetcher.read(url, MB)
         gc.collect()
     assert [str(warning.message) for warning in warned] == []
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\nhalf of a picture, whose size"],
+)
+def test_closing_ends_what_is_being_read(make, tmp_path, start):
+    asked = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(start)
+        asked.set()
+        connection.recv(1)
+
+    fetcher = make()
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(fetcher.read, raw(answer), MB)
+        asked.wait(10)
+        fetcher.close()
+        with pytest.raises(ImageError, match="the download was stopped"):
+            reading.result(10)
+    assert not list((tmp_path / "cache").rglob("*"))
+    with pytest.raises(ImageError, match="the download was stopped"):
+        fetcher.read(refusing(), MB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import NotConnected
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -10,6 +11,7 @@ from fetching import MB, OTHER, PICTURE, PUBLIC, refusing
 from datasette_image_similarity.errors import ImageError
 from datasette_image_similarity.fetch import Refused
 from datasette_image_similarity.fetch.addresses import is_public, parse, redirected
+from datasette_image_similarity.fetch.exchange import connect
 
 pytest_plugins = ["fetching_fixtures"]
 
@@ -179,6 +181,7 @@ def test_what_is_no_url_of_a_picture_is_refused(url):
         ("http://host/my photo (1).jpg", "http://host/my%20photo%20(1).jpg"),
         ("http://host/my%20photo.jpg?w=100%&é", "http://host/my%20photo.jpg?w=100%&%C3%A9"),
         ("http://bücher.example:8080/", "http://xn--bcher-kva.example:8080/"),
+        ("http://ＢüCHER。example/", "http://xn--bcher-kva.example/"),
         ("http://faß.de/", "http://xn--fa-hia.de/"),
         ("http://[2606:2800:0::1]/?a?b", "http://[2606:2800::1]/?a?b"),
         ("http://a_b.test///x/../y", "http://a_b.test///x/../y"),
@@ -199,3 +202,11 @@ def test_a_name_without_an_address_is_none(make):
     for allowed in (True, False):
         with pytest.raises(ImageError, match="cannot be reached: it has no address"):
             make(allow_private=allowed, resolve=lambda *_: []).read("http://no.test/", MB)
+
+
+def test_a_connection_looks_no_name_up_itself(site):
+    address = parse(site.url())
+    connection = connect(address, ["127.0.0.1"], None, 10)
+    connection.close()
+    with pytest.raises(NotConnected):
+        connection.request("GET", "/")

@@ -177,6 +177,15 @@ def test_limits_hold_for_what_is_kept(site, make):
     assert len(site.requests) == 1
 
 
+def test_limits_hold_for_what_has_not_changed(site, make):
+    site.serve("/new", etag='"v1"', cache_control="no-cache")
+    site.serve("/same", body=b"", status=304)
+    url = site.in_turn("/a.jpg", "/new", "/same")
+    make().read(url, MB)
+    with pytest.raises(ImageError, match="more than"):
+        make().read(url, len(PICTURE) - 1)
+
+
 def test_the_oldest_leave_a_full_cache(site, make, tmp_path):
     fetcher = make(cache_bytes=60_000)
     for number in range(30):
@@ -201,6 +210,15 @@ def test_other_files_in_the_folder_stay(site, make, tmp_path):
     for number in range(20):
         fetcher.read(site.serve(f"/{number}"), MB)
     assert all(file.exists() for file in others)
+
+
+def test_a_file_in_the_way_of_a_folder_is_passed_over(site, make, tmp_path):
+    (tmp_path / "cache").mkdir()
+    for number in range(256):
+        (tmp_path / "cache" / f"{number:02x}").write_bytes(b"")
+    fetcher = make()
+    assert fetcher.read(site.serve(), MB) == PICTURE
+    assert "cache" in fetcher.cache_problem
 
 
 def test_what_a_killed_run_left_goes_with_the_oldest(site, make, tmp_path):
@@ -255,3 +273,17 @@ def test_what_private_hosts_gave_is_not_for_those_who_do_not_allow_them(site, ma
     assert make().read(url, MB) == PICTURE
     with pytest.raises(Refused):
         make(allow_private=False).read(url, MB)
+
+
+def test_what_two_headers_say_counts_together(site, make, tmp_path):
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        for value in ("max-age=60", "no-store"):
+            handler.send_header("Cache-Control", value)
+        handler.send_header("Content-Length", str(len(PICTURE)))
+        handler.end_headers()
+        handler.wfile.write(PICTURE)
+
+    site.answers["/a.jpg"] = answer
+    assert make().read(site.url(), MB) == PICTURE
+    assert entries(tmp_path) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
@@ -44,6 +46,19 @@ def test_a_connection_that_the_server_has_closed_is_made_anew(site, make, clock)
     fetcher.read(site.url(), MB)
     closed.wait(10)
     assert fetcher.read(site.url(), MB) == PICTURE
+    assert site.connections == 2
+    assert clock.slept == []
+
+
+def test_a_connection_that_ends_with_the_next_request_is_made_anew(site, make, clock):
+    def hang_up(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+
+    site.answers["/gone"] = hang_up
+    site.serve("/fine")
+    url = site.in_turn("/a.jpg", "/fine", "/gone", "/fine")
+    fetcher = make(cache_bytes=0)
+    assert fetcher.read(url, MB) == fetcher.read(url, MB) == PICTURE
     assert site.connections == 2
     assert clock.slept == []
 
@@ -163,14 +178,16 @@ def test_a_host_that_is_gone_is_given_up(site, make, clock, monkeypatch):
     assert len(dialled) == before + 1
 
 
-def test_a_host_that_fails_now_and_then_is_not_given_up(site, make, clock):
+@pytest.mark.parametrize("fine", [{}, {"status": 404}, {"content_length": "9999999"}])
+def test_a_host_that_fails_now_and_then_is_not_given_up(site, make, clock, fine):
     site.serve("/busy", status=500)
-    site.serve("/fine")
+    site.serve("/fine", **fine)
     fetcher = make(cache_bytes=0)
     for _ in range(20):
         with pytest.raises(ImageError, match="answered 500"):
             fetcher.read(site.url("/busy"), MB)
-        assert fetcher.read(site.url("/fine"), MB) == PICTURE
+        with suppress(ImageError):
+            fetcher.read(site.url("/fine"), MB)
         clock.now += 60
 
 
@@ -180,15 +197,29 @@ def test_hosts_that_give_no_trouble_are_not_remembered(site, make):
     for number in range(40):
         assert fetcher.read(site.url(host=f"h{number}.test"), MB) == PICTURE
     assert fetcher._hosts._known == {}
-    assert len(fetcher._idle._waiting) == 32
+    assert len(fetcher._connections._waiting) == 32
 
 
-def test_names_that_lead_nowhere_are_told_apart(make):
+@pytest.mark.parametrize(
+    ("code", "reason", "tries"),
+    [
+        (socket.EAI_NONAME, "its host is not known", 1),
+        (socket.EAI_AGAIN, "its host's name cannot be looked up", 3),
+    ],
+)
+def test_names_that_lead_nowhere_are_told_apart(make, code, reason, tries):
+    asked = []
+
     def resolve(host: str, port: int) -> list[str]:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        asked.append(host)
+        raise socket.gaierror(code, "no such luck")
 
-    with pytest.raises(ImageError, match="its host is not known"):
+    with pytest.raises(ImageError, match=reason):
         make(resolve=resolve).read("http://nowhere.test/", MB)
+    assert len(asked) == tries
+
+
+def test_a_host_that_refuses_is_told_apart_from_these(make):
     with pytest.raises(ImageError, match="its host cannot be reached: Connection refused"):
         make().read(refusing(), MB)
 
@@ -221,3 +252,50 @@ def test_closing_ends_waiting(site, make):
         fetcher.close()
         with pytest.raises(ImageError, match=r"stopped|503"):
             reading.result(30)
+
+
+def test_without_patience_there_is_one_try(site, make, clock):
+    fetcher = make(patience=0)
+    site.serve("/busy", status=500)
+    site.serve("/fine")
+    with pytest.raises(ImageError, match="answered 500"):
+        fetcher.read(site.in_turn("/a.jpg", "/busy", "/fine"), MB)
+    with pytest.raises(ImageError, match="cannot be reached"):
+        fetcher.read(refusing(), MB)
+    assert clock.slept == []
+    site.serve("/busy", status=503, retry_after="5")
+    for _ in range(2):
+        with pytest.raises(ImageError, match=r"answered 503|left alone"):
+            fetcher.read(site.url("/busy"), MB)
+    assert clock.slept == []
+    assert site.paths() == ["/a.jpg", "/busy"]
+
+
+def test_there_is_no_other_try_when_the_time_is_up(make, clock, monkeypatch):
+    def dial(*_: object) -> socket.socket:
+        time.sleep(0.1)
+        raise TimeoutError
+
+    where = "datasette_image_similarity.fetch.exchange.socket.create_connection"
+    monkeypatch.setattr(where, dial)
+    with pytest.raises(ImageError, match="its host does not answer"):
+        make(seconds=0.05).read("http://127.0.0.1/", MB)
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize(("failures", "apart"), [(50, 0.5), (4, 60)])
+def test_a_moment_without_a_network_gives_nothing_up(
+    site, make, clock, monkeypatch, failures, apart
+):
+    def dial(*_: object) -> socket.socket:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    fetcher = make(patience=0)
+    with monkeypatch.context() as patched:
+        where = "datasette_image_similarity.fetch.exchange.socket.create_connection"
+        patched.setattr(where, dial)
+        for _ in range(failures):
+            with pytest.raises(ImageError, match="reached: Network is unreachable"):
+                fetcher.read(site.url(), MB)
+            clock.now += apart
+    assert fetcher.read(site.serve(), MB) == PICTURE

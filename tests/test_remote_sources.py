@@ -261,12 +261,12 @@ def test_an_object_that_cannot_be_read_stops_nothing(
 
     read = buckets._S3.read
 
-    def fails(store: buckets._S3, bucket: str, key: str, *rest: object) -> bytes:
+    def fails(store: buckets._S3, bucket: str, key: str, **rest: object) -> bytes:
         if key == "summer/red/0.png":
             raise PermissionError("Access Denied")
         if key == "summer/red/1.png":
             raise TimeoutError
-        return read(store, bucket, key, *rest)
+        return read(store, bucket, key, **rest)
 
     monkeypatch.setattr(buckets._S3, "read", fails)
     summer.put("summer/empty.png", b"")
@@ -280,6 +280,53 @@ def test_an_object_that_cannot_be_read_stops_nothing(
     assert reasons["empty.png"] == "the file is empty"
     assert "more than the limit" in reasons["huge.png"]
     assert summer.asked("GET", "huge") == 0  # its size was in the listing
+
+
+def test_a_store_that_goes_away_ends_the_run_which_goes_on_later(
+    summer: Server, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = buckets._S3.read
+
+    def away(store: buckets._S3, bucket: str, key: str, **rest: object) -> bytes:
+        if "/red/" in key:
+            raise ConnectionRefusedError("nobody there")
+        return read(store, bucket, key, **rest)
+
+    summer.put_many({f"summer/red/{n:02}.png": picture("red", 1) for n in range(10, 60)})
+    monkeypatch.setattr(buckets._S3, "read", away)
+    with pytest.raises(CollectionError, match="16 times in a row"):
+        embed(path, CLOUD)
+    monkeypatch.setattr(buckets._S3, "read", read)
+    summary = embed(path, CLOUD)
+    assert (summary.failed, value(path, "select count(*) from images")) == (0, 56)
+
+
+def test_a_long_listing_says_how_far_it_is(
+    summer: Server, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasette_image_similarity.collection.LISTED", 2)
+    told: list[str] = []
+    embed(path, CLOUD, progress=lambda now: told.append(now.encoder))
+    assert told[:3] == [f"Listed {count} pictures" for count in (2, 4, 6)]
+
+
+def test_a_body_that_breaks_off_is_asked_for_again(
+    summer: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Reader() as reader:
+        whole = reader.read(f"{CLOUD}/red/0.png", 100_000)
+        store = reader.buckets._store("s3")
+        sync, cuts = store._sync, [1, 0, 1, 1]
+
+        def flaky(*arguments: object, **options: object) -> object:
+            if cuts.pop(0):
+                raise ConnectionResetError
+            return sync(*arguments, **options)
+
+        monkeypatch.setattr(store, "_sync", flaky)
+        assert reader.read(f"{CLOUD}/red/0.png", 100_000) == whole
+        with pytest.raises(ImageError, match="cannot be reached"):
+            reader.read(f"{CLOUD}/red/0.png", 100_000)
 
 
 def test_no_more_than_the_limit_is_read(summer: Server) -> None:

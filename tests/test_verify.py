@@ -44,6 +44,7 @@ DAMAGE = {
     "a row deleted": "delete from images where id = 4",
     "a row that names another file": "update images set path = 'x.png' where id = 4",
     "all rows deleted": "delete from images",
+    "pictures miscounted": "update _image_similarity_collections set pictures = 99",
 }
 
 

@@ -21,6 +21,7 @@ from .base import (
     json_output,
     one_line,
     only_table,
+    or_stopped,
     stopping,
     vacuum,
 )
@@ -99,6 +100,8 @@ def _map_in_words(status: Any) -> str:
 
 def _index_in_words(status: Any) -> str:
     """The line about the index, of a collection's status."""
+    if status.store:
+        return _store_index_in_words(status)
     index = status.index
     if index is None:
         return (
@@ -117,6 +120,24 @@ def _index_in_words(status: Any) -> str:
     return f"{text}; {index.advice}" if index.advice else text
 
 
+def _store_index_in_words(status: Any) -> str:
+    """The line about the index of the store that a collection is in."""
+    made = status.store_index
+    if made is None:
+        return "the store's; its recall was not measured"
+    params = {**made.params, **made.search}
+    said = ", ".join([made.type, *(f"{name} {value}" for name, value in params.items())])
+    if made.exact:
+        said += ": compares with every vector"
+        if status.wants_index:
+            said += "; searches would be faster with an index: --type HNSW"
+    elif made.recall is None:
+        said += "; its recall was not measured (run index)"
+    else:
+        said += f", recall@10 {made.recall:.3f}"
+    return said
+
+
 @image_similarity.command()
 @existing
 @click.argument("table", required=False)
@@ -128,6 +149,22 @@ def _index_in_words(status: Any) -> str:
 )
 @click.option("--rebuild", is_flag=True, help="Make it anew")
 @click.option("--drop", is_flag=True, help="Take it out: searches are exact again")
+@click.option(
+    "--type", "kind", help="In a store: HNSW, IVF_FLAT, DISKANN, … as it has them"
+)
+@click.option(
+    "--param",
+    "params",
+    metavar="NAME=NUMBER",
+    multiple=True,
+    help="In a store, to make it with: M=16",
+)
+@click.option(
+    "--search",
+    metavar="NAME=NUMBER",
+    multiple=True,
+    help="In a store, to search it with: ef=64; chosen for the recall by default",
+)
 @json_output
 def index(
     database: Path,
@@ -136,9 +173,13 @@ def index(
     recall: float | None,
     rebuild: bool,
     drop: bool,
+    kind: str | None,
+    params: tuple[str, ...],
+    search: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make searches in a big collection fast: a compressed index in the database.
+    """Make searches in a big collection fast: a compressed index in the database, or one
+    of its engine's where the vectors are in a store.
 
     Its recall, the share of the true nearest neighbours that are found, is measured on the
     collection itself. `embed` keeps it up to date. Cut off, it goes on the next time.
@@ -146,6 +187,7 @@ def index(
     \b
     Example:
         datasette image-similarity index photos.db
+        datasette image-similarity index photos.db images --type HNSW --param M=16
     """
     from dataclasses import asdict
 
@@ -153,6 +195,12 @@ def index(
 
     say = Reporter(database, quiet=as_json)
     table = table or only_table(database)
+    of_store = {"type": kind, "params": _numbers(params), "search": _numbers(search)}
+    with ImageCollection(database, table, name=name) as collection:
+        if not drop and (collection.store or any(of_store.values())):
+            of_store |= {"recall": recall, "rebuild": rebuild}
+            _index_store(collection, of_store, say, as_json)
+            return
     with ImageCollection(database, table, name=name) as collection, stopping() as stop:
         if drop:
             collection.drop_index()
@@ -172,6 +220,37 @@ def index(
         f"{made.bytes / 1e6:,.1f} MB, in {time.perf_counter() - started:.1f} seconds"
     )
     if made.recall < made.asked:
+        say.line(f"That is less than the {made.asked:g} asked for: --exact finds them all.")
+
+
+def _numbers(given: tuple[str, ...]) -> dict[str, int] | None:
+    """NAME=NUMBER as a dictionary; None without any."""
+    numbers = {}
+    for one in given:
+        name, _, number = one.partition("=")
+        if not name or not number.isdecimal():
+            raise click.UsageError(f"{one!r} is not NAME=NUMBER")
+        numbers[name] = int(number)
+    return numbers or None
+
+
+def _index_store(
+    collection: Any, options: dict[str, Any], say: Reporter, as_json: bool
+) -> None:
+    """Have a store make its index, and say what was measured."""
+    from dataclasses import asdict
+
+    started = time.perf_counter()
+    with or_stopped(say, "the store may still be building its index") as stop:
+        made = collection.build_store_index(**options, progress=say.step, stop=stop)
+    if as_json:
+        click.echo(json.dumps(asdict(made), indent=2))
+    searched = "".join(f", searched with {name} {n}" for name, n in made.search.items())
+    say.line(
+        f"{made.type}{searched}: recall@10 {made.recall:.3f}, {made.ms:.1f} ms a search, "
+        f"in {time.perf_counter() - started:.1f} seconds"
+    )
+    if made.asked is not None and made.recall < made.asked:
         say.line(f"That is less than the {made.asked:g} asked for: --exact finds them all.")
 
 

@@ -12,23 +12,33 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ImageError
 from ..sources import MissingFile
 from .addresses import Address, Refused, Resolve, checked, look_up, parse, redirected
 from .cache import Cache, Kept, default_folder, facts_of
-from .exchange import Answer, Idle, TooSlow, ask, connect, tls_context, too_large
+from .exchange import (
+    Answer,
+    Connections,
+    TimeLeft,
+    TooSlow,
+    ask,
+    connect,
+    in_words,
+    tls_context,
+    too_large,
+)
 from .hosts import Hosts
 
 __all__ = ["Fetcher", "Refused"]
@@ -38,14 +48,7 @@ PASSING = (429, 500, 502, 503, 504)  # statuses that may be others the next time
 PERMANENT, TEMPORARY = (301, 308), (302, 303, 307)
 # No format by name: servers that convert pictures would take it for a wish.
 ACCEPT = "image/*,*/*;q=0.8"
-PROXIES = (
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-)
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 class _Trouble(ImageError):
@@ -56,6 +59,15 @@ class _Trouble(ImageError):
         self.again = again
 
 
+class _Request(NamedTuple):
+    """What is asked of a host."""
+
+    address: Address
+    headers: Mapping[str, str]
+    max_bytes: int
+    time_left: TimeLeft
+
+
 class Fetcher:
     """Downloads pictures. One object may be used by several threads at once.
 
@@ -64,6 +76,8 @@ class Fetcher:
     runs) of `cache_bytes` at most; 0 keeps nothing. `per_host` is how many connections a
     host gets at once from this object. `seconds` are those of a whole download, waiting
     for a turn and between tries not counted; `redirects` how many are followed.
+    `patience` is the longest pause, in seconds, that a host may ask for to be asked again;
+    with 0 there is one try and no waiting.
     `resolve`, `clock` (seconds since 1970) and `sleep` are there for tests.
 
     What threads share is behind locks, a connection belongs to one of them at a time. In a
@@ -83,6 +97,7 @@ class Fetcher:
         per_host: int = 4,
         seconds: float = 30.0,
         redirects: int = 5,
+        patience: float = 60.0,
         resolve: Resolve = look_up,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] | None = None,
@@ -95,6 +110,7 @@ class Fetcher:
         self._per_host = per_host
         self._seconds = seconds
         self._redirects = redirects
+        self._patience = patience
         self._resolve = resolve
         self._clock = clock
         self._given_sleep = sleep
@@ -110,8 +126,8 @@ class Fetcher:
         self._process = os.getpid()
         self._closed = threading.Event()
         self._sleep = self._given_sleep or self._closed.wait
-        self._hosts = Hosts(self._per_host, self._clock, self._sleep)
-        self._idle = Idle()
+        self._hosts = Hosts(self._per_host, self._patience, self._clock, self._sleep)
+        self._connections = Connections()
         self._cache = Cache(self._folder, self._cache_bytes) if self._cache_bytes else None
 
     @cached_property
@@ -125,9 +141,10 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """Close connections and end all waiting. Other threads' `read()`s fail soon."""
+        """Close connections, and end what other threads are reading or waiting for: their
+        `read()`s raise ImageError."""
         self._closed.set()
-        self._idle.clear()
+        self._connections.end()
 
     @property
     def cache_problem(self) -> str | None:
@@ -141,7 +158,7 @@ class Fetcher:
         MissingFile for 404 and 410, Refused for an address that may not be asked.
         """
         if self._process != os.getpid():
-            self._idle.clear()  # shared with the parent: not to be used by both
+            self._connections.drop()  # shared with the parent: not to be used by both
             self._begin()
         address = parse(url)
         kept = self._cache.get(self._key(address)) if self._cache else None
@@ -158,13 +175,14 @@ class Fetcher:
 
     def _download(self, address: Address, kept: Kept | None, max_bytes: int) -> bytes:
         """The bytes, asked for as often as it makes sense."""
-        time_left = _TimeLeft(self._seconds)
+        time_left = TimeLeft(self._seconds)
         for pause in (*BACK_OFF, None):
             try:
                 answer, source, moved = self._follow(address, kept, max_bytes, time_left)
                 break
             except _Trouble as trouble:
-                if pause is None or not trouble.again or time_left.over:
+                last = pause is None or pause > self._patience or time_left.over
+                if last or not trouble.again:
                     raise
             self._sleep(pause * random.uniform(0.5, 1.5))
         body = kept.body if kept and answer.status == 304 else answer.body
@@ -197,15 +215,17 @@ class Fetcher:
             self._cache.put(self._key(address), Kept(facts, body))
 
     def _follow(
-        self, address: Address, kept: Kept | None, max_bytes: int, time_left: _TimeLeft
+        self, address: Address, kept: Kept | None, max_bytes: int, time_left: TimeLeft
     ) -> tuple[Answer, Address, bool]:
         """A picture or "not modified", where it was, and whether it may be elsewhere the
         next time (`moved`)."""
         here, moved = address, False
         for _ in range(self._redirects + 1):
             known = kept is not None and kept.facts.source == here.url
-            headers = self._headers | (kept.facts.validators() if known else {})
-            answer = self._ask(here, headers, max_bytes, time_left)
+            headers = {"Host": here.netloc} | self._headers
+            if known:
+                headers |= kept.facts.validators()
+            answer = self._ask(_Request(here, headers, max_bytes, time_left))
             if answer.status not in (*PERMANENT, *TEMPORARY):
                 if answer.status == 200 or (answer.status == 304 and known):
                     return answer, here, moved
@@ -214,26 +234,20 @@ class Fetcher:
             here = redirected(here, answer.headers.get("location", ""))
         raise ImageError(f"redirects more than {self._redirects} times")
 
-    def _ask(
-        self,
-        address: Address,
-        headers: dict[str, str],
-        max_bytes: int,
-        time_left: _TimeLeft,
-    ) -> Answer:
+    def _ask(self, request: _Request) -> Answer:
         """One answer of one host, asked politely. Raises ImageError."""
-        with self._hosts.turn(address.host) as host:
-            if self._closed.is_set():
-                raise ImageError("the download was stopped")
+        with self._hosts.turn(request.address.host) as host:
+            self._check_open()
             try:
-                with time_left.running():
-                    answer = self._exchange(address, headers, max_bytes, time_left)
+                with request.time_left.running():
+                    answer = self._exchange(request)
             except Refused:
                 raise
             except ImageError:  # an answer, though not one that we can take
                 host.answered()
                 raise
             except (OSError, HTTPException, TooSlow) as error:
+                self._check_open()
                 trouble = self._trouble(error)
                 host.failed(str(trouble), self._clock())
                 raise trouble from None
@@ -242,43 +256,52 @@ class Fetcher:
                 return answer
             host.failed(str(_failure(answer)), self._clock())
             if pause := self._asked_pause(answer):
-                host.pause(pause, self._clock())
+                host.pause(pause, self._patience, self._clock())
             return answer
 
-    def _exchange(
-        self,
-        address: Address,
-        headers: dict[str, str],
-        max_bytes: int,
-        time_left: _TimeLeft,
-    ) -> Answer:
-        headers = {"Host": address.netloc} | headers
-        connection = self._idle.take(address)
+    def _exchange(self, request: _Request) -> Answer:
+        """One answer, by a connection that is there or a new one."""
+        address = request.address
+        connection = self._connections.take(address)
         if connection is not None:
-            try:
-                answer, again = ask(
-                    connection, address, headers, max_bytes, time_left.seconds
-                )
-            except (ConnectionError, ssl.SSLError, HTTPException):
-                connection = None  # the server had done with it
-        if connection is None:
-            ips = self._addresses(address)
-            context = self._tls if address.scheme == "https" else None
-            connection = connect(address, ips, context, time_left.seconds)
-            answer, again = ask(connection, address, headers, max_bytes, time_left.seconds)
-        if again and not self._closed.is_set():
-            self._idle.put(address, connection)
+            # The server may have done with it.
+            with suppress(ConnectionError, ssl.SSLError, HTTPException):
+                return self._answer(connection, request)
+        self._check_open()
+        ips = self._addresses(address)
+        context = self._tls if address.scheme == "https" else None
+        connection = connect(address, ips, context, request.time_left.seconds)
+        return self._answer(connection, request)
+
+    def _answer(self, connection: HTTPConnection, request: _Request) -> Answer:
+        """One answer, by this connection."""
+        with self._connections.using(connection):
+            answer, again = ask(
+                connection,
+                request.address.target,
+                request.headers,
+                request.max_bytes,
+                request.time_left.seconds,
+            )
+        self._check_open()  # else it may have been cut off
+        if again:
+            self._connections.put(request.address, connection)
         return answer
 
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise ImageError("the download was stopped")
+
     def _addresses(self, address: Address) -> list[str]:
+        """The IP addresses that a connection may go to. Raises Refused or OSError."""
         if self._allow_private:
             return self._resolve(address.host, address.port)
         return checked(address, self._resolve)
 
     def _trouble(self, error: Exception) -> _Trouble:
         """What went wrong with a connection, in words."""
-        reason, again = _in_words(error)
-        if isinstance(error, OSError) and any(os.environ.get(name) for name in PROXIES):
+        reason, again = in_words(error)
+        if isinstance(error, OSError) and _has_proxies():
             reason += " (proxies that the environment names are not used)"
         return _Trouble(reason, again=again)
 
@@ -293,35 +316,6 @@ class Fetcher:
             return 0.0
 
 
-class _TimeLeft:
-    """Seconds for a download; only those spent in `running()` count."""
-
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
-        self._since: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """How many are left. Raises TooSlow for none."""
-        spent = 0.0 if self._since is None else time.monotonic() - self._since
-        if spent >= self._left:
-            raise TooSlow
-        return self._left - spent
-
-    @property
-    def over(self) -> bool:
-        return self._left <= 0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._left -= time.monotonic() - self._since
-            self._since = None
-
-
 def _failure(answer: Answer) -> ImageError:
     """The error for an answer without a picture."""
     status = answer.status
@@ -334,23 +328,8 @@ def _failure(answer: Answer) -> ImageError:
     return _Trouble(f"the server answered {status}{phrase}", again=status in PASSING)
 
 
-def _in_words(error: Exception) -> tuple[str, bool]:
-    """Why there was no answer, and whether there may be one the next time."""
-    if isinstance(error, TooSlow):
-        return "takes too long to download", False
-    if isinstance(error, socket.gaierror):
-        return "its host is not known", error.errno == socket.EAI_AGAIN
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {error.verify_message}", False
-    if isinstance(error, (IncompleteRead, RemoteDisconnected)):
-        return "the connection broke off", True
-    if isinstance(error, HTTPException):
-        return "the answer is not HTTP", False
-    if isinstance(error, TimeoutError):
-        return "its host does not answer", True
-    if isinstance(error, ssl.SSLError):
-        return "no secure connection can be made", True
-    return f"its host cannot be reached: {getattr(error, 'strerror', None) or error}", True
+def _has_proxies() -> bool:
+    return any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES)
 
 
 def _is_page(answer: Answer) -> bool:

@@ -162,8 +162,8 @@ def is_public(ip: str) -> bool:
     """True for addresses of the public internet: global unicast by IANA's registries.
 
     Not for private, loopback, link-local, shared (100.64.0.0/10), multicast, reserved or
-    unspecified ones, nor for IPv6 addresses that carry one of these inside (IPv4-mapped,
-    NAT64, 6to4; Teredo as a whole).
+    unspecified ones and for Teredo, nor for IPv6 addresses that carry one of these inside
+    (IPv4-mapped, NAT64, 6to4).
     """
     try:
         address = ipaddress.ip_address(ip)
@@ -171,13 +171,9 @@ def is_public(ip: str) -> bool:
         return False
     if address.version == 4:
         return address.is_global and not (address.is_multicast or address.is_reserved)
-    if address.scope_id:
-        return False
     inner = address.ipv4_mapped or address.sixtofour
     if address in _NAT64:
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if inner is not None:
         return is_public(str(inner))
-    if address.teredo is not None:
-        return False
     return address in _GLOBAL_UNICAST and address.is_global

@@ -25,7 +25,8 @@ from typing import NamedTuple
 NAME = "datasette-image-similarity"
 HOUR, WEEK = 3600.0, 7 * 86400.0
 UNFINISHED = "unfinished-"  # how names of files begin that are still being written
-OURS = re.compile(rf"([0-9a-f]{{2}})[/\\](\1[0-9a-f]{{62}}|{UNFINISHED}\w+)")
+ENTRY = re.compile("[0-9a-f]{64}")
+SHELVES = [f"{number:02x}" for number in range(256)]  # folders, by how names begin
 PAUSE = 0.05  # of the limit may be written before the folder is measured again
 KEPT = 0.9  # of the limit is left when the oldest entries have gone
 
@@ -209,11 +210,12 @@ def _entries(folder: Path) -> list[tuple[float, int, str]]:
     Nothing but the cache's own files: somebody may have named a folder with others in it.
     """
     found = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            if OURS.fullmatch(os.path.relpath(path, folder)):
-                with suppress(OSError):
-                    state = os.lstat(path)
-                    found.append((state.st_mtime, state.st_size, path))
+    for shelf in SHELVES:
+        with suppress(OSError), os.scandir(folder / shelf) as files:
+            for file in files:
+                entry = file.name.startswith(shelf) and ENTRY.fullmatch(file.name)
+                if entry or file.name.startswith(UNFINISHED):
+                    with suppress(OSError):  # another process has deleted it
+                        state = file.stat(follow_symlinks=False)
+                        found.append((state.st_mtime, state.st_size, file.path))
     return found

@@ -8,15 +8,23 @@ waited for.
 
 from __future__ import annotations
 
+import io
 import selectors
 import socket
 import ssl
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    IncompleteRead,
+    RemoteDisconnected,
+)
 from typing import NamedTuple
 
 from ..errors import ImageError
@@ -38,6 +46,37 @@ class Answer(NamedTuple):
 
 class TooSlow(Exception):
     """The time for a download is up."""
+
+
+class TimeLeft:
+    """Seconds for a download; only those spent in `running()` count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How many are left. Raises TooSlow for none."""
+        spent = 0.0 if self._since is None else time.monotonic() - self._since
+        if spent >= self._left:
+            raise TooSlow
+        return self._left - spent
+
+    @property
+    def over(self) -> bool:
+        """Whether none are left."""
+        return self._left <= 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The clock runs in this block."""
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._left -= time.monotonic() - self._since
+            self._since = None
 
 
 def tls_context() -> ssl.SSLContext:
@@ -86,7 +125,7 @@ def connect(
 
 def ask(
     connection: HTTPConnection,
-    address: Address,
+    target: str,
     headers: Mapping[str, str],
     max_bytes: int,
     seconds: float,
@@ -98,7 +137,7 @@ def ask(
     """
     try:
         with _time_limit(connection.sock, seconds):
-            connection.request("GET", address.target, headers=dict(headers))
+            connection.request("GET", target, headers=dict(headers))
             with closing(connection.getresponse()) as response:
                 body = _body(response, max_bytes)
                 # After 1xx another answer comes, which must not be the next one's.
@@ -120,9 +159,7 @@ def _time_limit(sock: socket.socket, seconds: float) -> Iterator[None]:
 
     def end() -> None:
         late.set()
-        with suppress(OSError):
-            # Not SSLSocket's own: it takes the encryption away under a reader's feet.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        _cut(sock)
 
     if seconds <= 0:
         raise TooSlow
@@ -142,6 +179,13 @@ def _time_limit(sock: socket.socket, seconds: float) -> Iterator[None]:
         raise TooSlow
 
 
+def _cut(sock: socket.socket) -> None:
+    """End a connection that another thread reads from."""
+    with suppress(OSError):
+        # Not SSLSocket's own: it takes the encryption away under a reader's feet.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 def _body(response: HTTPResponse, max_bytes: int) -> bytes:
     """All of a picture; of other answers what is needed to use the connection again."""
     if response.status != 200:
@@ -151,14 +195,14 @@ def _body(response: HTTPResponse, max_bytes: int) -> bytes:
     expected = response.length
     if expected is not None and expected > max_bytes:
         raise too_large(max_bytes)
-    body = bytearray()
-    while piece := response.read(min(PIECE, max_bytes + 1 - len(body))):
-        body += piece
-        if len(body) > max_bytes:
+    body = io.BytesIO()
+    while piece := response.read(min(PIECE, max_bytes + 1 - body.tell())):
+        body.write(piece)
+        if body.tell() > max_bytes:
             raise too_large(max_bytes)
-    if expected is not None and len(body) < expected:
-        raise IncompleteRead(b"", expected - len(body))
-    return bytes(body)
+    if expected is not None and body.tell() < expected:
+        raise IncompleteRead(b"", expected - body.tell())
+    return body.getvalue()
 
 
 def _decoded(body: bytes, response: HTTPResponse, max_bytes: int) -> bytes:
@@ -215,10 +259,32 @@ def _is_silent(sock: socket.socket) -> bool:
         return not selector.select(0)
 
 
-class Idle:
-    """Connections that wait for the next request to the same place."""
+def in_words(error: Exception) -> tuple[str, bool]:
+    """Why there was no answer, and whether there may be one the next time."""
+    if isinstance(error, TooSlow):
+        return "takes too long to download", False
+    if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_NONAME:
+            return "its host is not known", False
+        return "its host's name cannot be looked up", True
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}", False
+    if isinstance(error, (IncompleteRead, RemoteDisconnected)):
+        return "the connection broke off", True
+    if isinstance(error, HTTPException):
+        return "the answer is not HTTP", False
+    if isinstance(error, TimeoutError):
+        return "its host does not answer", True
+    if isinstance(error, ssl.SSLError):
+        return "no secure connection can be made", True
+    return f"its host cannot be reached: {getattr(error, 'strerror', None) or error}", True
+
+
+class Connections:
+    """Those that wait for the next request to the same place, and those in use."""
 
     def __init__(self) -> None:
+        self._used: set[socket.socket] = set()
         self._waiting: deque[tuple[tuple[str, str, int], HTTPConnection]] = deque()
         self._lock = threading.Lock()
 
@@ -245,7 +311,27 @@ class Idle:
         if oldest is not None:
             oldest.close()
 
-    def clear(self) -> None:
-        """Close all. Without the lock: a child process may have inherited it taken."""
+    @contextmanager
+    def using(self, connection: HTTPConnection) -> Iterator[None]:
+        """While a connection is in use, `end()` ends it."""
+        sock = connection.sock  # which the connection forgets before the last byte
+        with self._lock:
+            self._used.add(sock)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._used.discard(sock)
+
+    def end(self) -> None:
+        """Close all that wait, and cut off what is being downloaded."""
+        with self._lock:
+            for sock in self._used:
+                _cut(sock)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close all that wait. Without the lock: a child process may have inherited it
+        taken."""
         while self._waiting:
             self._waiting.pop()[1].close()

@@ -17,8 +17,7 @@ from ..errors import ImageError
 FAILURES = 5  # in a row ...
 LASTING = 30.0  # ... and for so many seconds: then a host is given up
 GIVEN_UP = 300.0  # seconds until it is tried again
-LONGEST_WAIT = 60.0  # seconds; a server that asks for more is given up until then ...
-LONGEST_ABSENCE = 3600.0  # ... but for no longer than this
+LONGEST_ABSENCE = 3600.0  # seconds for which a host is left alone that asks for it
 
 
 @dataclass
@@ -50,22 +49,28 @@ class Host:
                 self.away_until = now + GIVEN_UP
                 self.why = f"{self.name} was given up for some minutes: {reason}"
 
-    def pause(self, seconds: float, now: float) -> None:
-        """It asks to be left alone for a while."""
+    def pause(self, seconds: float, patience: float, now: float) -> None:
+        """It asks to be left alone for a while, which is waited for if that is not more
+        than `patience`."""
         with self.lock:
-            if seconds <= LONGEST_WAIT:
+            if seconds <= patience:
                 self.not_before = max(self.not_before, now + seconds)
             else:
                 self.away_until = now + min(seconds, LONGEST_ABSENCE)
-                self.why = f"{self.name} asks to be left alone for a longer time"
+                self.why = f"{self.name} asks to be left alone for a while"
 
 
 class Hosts:
     """All hosts that are in use or in trouble."""
 
     def __init__(
-        self, per_host: int, clock: Callable[[], float], sleep: Callable[[float], None]
+        self,
+        per_host: int,
+        patience: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
     ) -> None:
+        self.patience = patience
         self._per_host = per_host
         self._clock = clock
         self._sleep = sleep
@@ -105,4 +110,4 @@ class Hosts:
         if now < host.away_until:
             raise ImageError(host.why)
         if now < host.not_before:
-            self._sleep(min(host.not_before - now, LONGEST_WAIT))
+            self._sleep(min(host.not_before - now, self.patience))

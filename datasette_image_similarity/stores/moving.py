@@ -23,6 +23,7 @@ from .. import database as db
 from ..errors import CollectionError, Stopped, StoreError
 from . import Entry
 from .ids import entry_id, new_source
+from .indexing import note_store_index
 from .listing import Listing, differences
 from .opening import space_of, stores_of
 from .places import clear_place
@@ -265,6 +266,9 @@ def move(
             compared, apart = copying.check()
             db.move_collection(conn, collection, target.url, target.source)
             break
+    if isinstance(target, InStore):
+        moved = db.find_collection(conn, collection.table, collection.name)
+        note_store_index(conn, moved, target.index)
     return Moved(
         table=collection.table,
         name=collection.name,

@@ -80,6 +80,18 @@ def store_url(text: str) -> str:
     return parse(text)
 
 
+def store_of(conn: sqlite3.Connection, collection: db.Collection) -> VectorIndex:
+    """The store of a collection, searched as thoroughly as was measured to be enough.
+
+    Raises StoreError as `Stores.open()`.
+    """
+    index = stores_of(conn).open(collection)
+    search = db.store_index(conn, collection).get("search")
+    if isinstance(search, dict):  # or what a stranger has written there
+        index.search_params = {n: v for n, v in search.items() if type(v) is int}
+    return index
+
+
 def space_of(collection: db.Collection) -> Space:
     """What a collection's vectors are comparable with."""
     return Space(collection.fingerprint, collection.dimensions, collection.metric)

@@ -18,7 +18,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from .ids import entry_id, key_of_id
-from .opening import stores_of
+from .opening import store_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ class RemoteVectors:
 
     def __init__(self, conn: sqlite3.Connection, collection: db.Collection) -> None:
         self.conn, self.collection = conn, collection
-        self.index: VectorIndex = stores_of(conn).open(collection)
+        self.index: VectorIndex = store_of(conn, collection)
 
     @cached_property
     def source(self) -> db.SourceTable:

@@ -80,6 +80,8 @@ class SqliteVec:
     def upsert(self, entries: Iterable[Entry]) -> None:
         entries = list(entries)
         check_vectors(entries, self.space)
+        if not db.table_exists(self.conn, self.collection.vectors):
+            raise StoreError(f"{self.url} has no vectors of {self.source} (any more)")
         with db.transaction(self.conn):
             for entry in entries:
                 key = self._key(entry.id)

@@ -78,13 +78,15 @@ def tune(
     index: Milvus,
     recall: float = RECALL,
     *,
+    search_params: Mapping[str, int] | None = None,
     say: Say = lambda what, done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tuning:
     """Choose the cheapest search parameter that reaches this recall@10, and use it.
 
     It is chosen for a somewhat better recall than is asked for: pictures that are not in
-    the collection are a little harder to find neighbours for. Raises StoreError for fewer
+    the collection are a little harder to find neighbours for. With `search_params` these
+    are used, whatever they reach. Raises StoreError for fewer
     than two vectors, Stopped when `stop()` turns true.
     """
     if not 0 < recall <= 1:
@@ -96,7 +98,8 @@ def tune(
     kind = str(told.pop("type"))
     better = recall + (1 - recall) / 4
     found, ms, used = 0.0, 0.0, {}
-    efforts = list(_efforts(kind, told))
+    given = search_params is not None
+    efforts = [dict(search_params)] if given else list(_efforts(kind, told))
     for tried, used in enumerate(efforts):
         say("choosing how to search", tried, len(efforts))
         index.search_params = used

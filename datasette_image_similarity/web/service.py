@@ -25,7 +25,13 @@ from .. import sources, trust, words
 from ..database import Collection, collections, item_count, load_vec
 from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
-from ..errors import DatabaseError, EncoderError, ImageError, ImageSimilarityError
+from ..errors import (
+    CollectionError,
+    DatabaseError,
+    EncoderError,
+    ImageError,
+    ImageSimilarityError,
+)
 from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
@@ -333,7 +339,10 @@ class Service:
         """The bytes of what `file_of()` found, for a thread of ours. Raises ImageError."""
         elsewhere = is_object(file) or is_address(file)
         limit = REMOTE_BYTES if elsewhere else LOCAL_FILES.max_bytes
-        return self._reader.read(file, limit)
+        try:
+            return self._reader.read(file, limit)
+        except CollectionError as error:  # a bucket that has been away for a while
+            raise ImageError(str(error)) from None
 
 
 def weights_place(spec: EncoderSpec, config: Config) -> Path | None:
