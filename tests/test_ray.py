@@ -398,7 +398,7 @@ def test_more_actors_than_fit(tmp_path: Path, album: Path, cluster: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "said"),
     [
         (f"{HOST}:1", f"No Ray answers at {HOST}:1 ("),
         ("nowhere", "The address of a Ray cluster is HOST:PORT or auto, not nowhere"),
@@ -406,7 +406,7 @@ def test_more_actors_than_fit(tmp_path: Path, album: Path, cluster: Any) -> None
     ],
 )
 def test_an_address_that_will_not_do(
-    address: str, words: str, tmp_path: Path, album: Path
+    address: str, said: str, tmp_path: Path, album: Path
 ) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed")
     code = (
@@ -424,7 +424,7 @@ def test_an_address_that_will_not_do(
         check=False,
     )
     assert run.returncode == 1
-    assert run.stderr.startswith(f"Error: {words}")
+    assert run.stderr.startswith(f"Error: {said}")
 
 
 def test_options_of_ray_without_it(tmp_path: Path, album: Path) -> None:
