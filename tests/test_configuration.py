@@ -82,6 +82,9 @@ WRONG = [
     {"search_by_image": "no"},
     {"roots": "/photos"},
     {"roots": [1]},
+    {"roots": ["ftp://host/photos"]},
+    {"stores": ["http://host/photos"]},
+    {"stores": ["milvus://host/photos", "photos.db"]},
     {"caption": 7},
     {"upload_max_bytes": None},
 ]

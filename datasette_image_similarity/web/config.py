@@ -140,8 +140,7 @@ def _checked(settings: Any) -> dict[str, Any]:
             )
     for one in settings.get("roots", []):
         _root(one)
-        if name == "stores":
-            _check_urls(value)
+    _check_urls(settings.get("stores", []))
     return settings
 
 
