@@ -1385,6 +1385,28 @@ def drop_items(
         conn.execute("delete from _image_similarity_items where id = ?", (item,))
 
 
+def item_pages(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    columns: str,
+    size: int,
+    where: str = "1",
+) -> Iterator[list[sqlite3.Row]]:
+    """A collection's items in order of id, `size` at a time: however many there are, and
+    whoever writes meanwhile.
+
+    `columns` are SQL over the item `i`, the first of them its id; `where` is a condition.
+    """
+    sql = (
+        f"select {columns} from _image_similarity_items i "
+        f"where i.collection_id = ? and i.id > ? and {where} order by i.id limit ?"
+    )
+    last = -(2**63)
+    while rows := conn.execute(sql, (collection.id, last, size)).fetchall():
+        yield rows
+        last = rows[-1][0]
+
+
 def item_ids(conn: sqlite3.Connection, collection: Collection) -> list[int]:
     """The ids of all items of a collection, in order."""
     sql = "select id from _image_similarity_items where collection_id = ? order by id"
@@ -1605,7 +1627,7 @@ def finish_index(
 
 
 def store_index(conn: sqlite3.Connection, collection: Collection) -> dict[str, object]:
-    """How the store finds what is near a vector: what `tuning` wrote, checked.
+    """How the store finds what is near a vector, as `stores/indexing.py` has written it.
 
     `exact` is whether it compares with every vector, `recall` its measured recall@10.
     """
@@ -1627,47 +1649,6 @@ def put_store_index(
     """Note how the store finds what is near. Call inside a transaction."""
     sql = "update _image_similarity_collections set store_index = ? where id = ?"
     conn.execute(sql, (json.dumps(told), collection.id))
-
-
-def move_collection(
-    conn: sqlite3.Connection, collection: Collection, store: str, store_id: str
-) -> None:
-    """From now on the vectors are in another store, or in this file with "" for both.
-
-    The store has all of them: nothing waits to be sent. Where they were is noted as a
-    copy. Call inside a transaction.
-    """
-    clear(conn, collection, "unsent", "lists", "unlisted", "indexes")
-    conn.execute(
-        "update _image_similarity_collections "
-        "set store = ?, store_id = ?, store_index = null where id = ?",
-        (store, store_id, collection.id),
-    )
-    drop_copy(conn, collection, store)
-    put_copy(conn, collection, collection.store, collection.store_id)
-
-
-def copies(conn: sqlite3.Connection, collection: Collection) -> dict[str, str]:
-    """Other places with vectors of a collection: what their ids begin with, by URL."""
-    if not is_current(conn, 5):
-        return {}
-    sql = "select store, store_id from _image_similarity_copies where collection_id = ?"
-    rows = conn.execute(sql, (collection.id,)).fetchall()
-    if not all(isinstance(text, str) for row in rows for text in row):
-        raise DatabaseError(DAMAGED)
-    return {row["store"]: row["store_id"] for row in rows}
-
-
-def put_copy(
-    conn: sqlite3.Connection, collection: Collection, store: str, store_id: str
-) -> None:
-    sql = "insert or replace into _image_similarity_copies values (?, ?, ?)"
-    conn.execute(sql, (collection.id, store, store_id))
-
-
-def drop_copy(conn: sqlite3.Connection, collection: Collection, store: str) -> None:
-    sql = "delete from _image_similarity_copies where collection_id = ? and store = ?"
-    conn.execute(sql, (collection.id, store))
 
 
 def file_of(conn: sqlite3.Connection) -> str:

@@ -41,7 +41,7 @@ from .errors import (
     TextError,
 )
 from .query import HEAVIEST, Query, mean_vector, rocchio, search, stored_vectors
-from .stores.items import vectors_of
+from .stores.remote import RemoteVectors
 from .words import cleaned, require_words
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ def _image_store_problem(
     """Raises StoreError where a collection's vectors cannot be asked for now."""
     collection = db.find_collection(conn, table, name)
     if collection.store:
-        vectors = vectors_of(conn, collection)
-        vectors.index.ids("", 1, vectors.where)
+        RemoteVectors(conn, collection).try_out()
 
 
 def _item(conn: sqlite3.Connection, collection: db.Collection, pk: db.Key) -> int:

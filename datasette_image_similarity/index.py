@@ -35,6 +35,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, DatabaseError
+from .progress import Say, silent
 from .stores.items import vectors_of
 
 if TYPE_CHECKING:
@@ -64,12 +65,6 @@ NEIGHBOURS = 10  # recall@10 is what is asked for and measured
 WAITING = 1_000  # rows that may wait to be listed, or 1 in 200: see `crowded()`
 DRIFTED = 1.25  # this much farther from their centres than when trained
 RESIDENT = 256_000_000  # bytes of lists that a server keeps in memory at most
-
-Say = Callable[[str, int, int], None]  # what is being done, so many of so many
-
-
-def _nothing(what: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -513,7 +508,7 @@ def build_index(
     *,
     recall: float | None = None,
     rebuild: bool = False,
-    say: Say = _nothing,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> IndexStatus:
     """Make the index, or go on with one that was cut off.
@@ -679,7 +674,7 @@ def list_waiting(
     conn: sqlite3.Connection,
     collection: db.Collection,
     *,
-    say: Say = _nothing,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Put the rows that wait into their lists. True when none is left.
@@ -782,7 +777,7 @@ def _measure(
     ids = np.array(db.item_ids(conn, collection), dtype=np.int64)
     rng = np.random.default_rng(1)
     sample = np.sort(rng.choice(ids, min(MEASURED, len(ids)), replace=False))
-    blocks = list(_told(conn, collection, sample, "measuring", _nothing))
+    blocks = list(_told(conn, collection, sample, "measuring", silent))
     queries = np.concatenate([vectors for _, vectors in blocks])
     own = np.concatenate([found for found, _ in blocks])
     true = _exact(conn, collection, queries, own, ids, say)

@@ -13,7 +13,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, Stopped
-from .explore.vectors import Say
+from .progress import Say, silent
 from .stores.ids import entry_id, source_id
 from .stores.moving import Row, place_of
 from .vector_files import FORMAT, KEY, Record, needs_pyarrow, packed_transform, schema
@@ -42,7 +42,7 @@ def export_vectors(
     collection: db.Collection,
     file: Path,
     *,
-    say: Say = lambda *_: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> ExportedVectors:
     """Write a collection's vectors to `file`, whole or not at all; one there is replaced.
@@ -124,20 +124,16 @@ def _tables(
     """The rows, some thousand after the others."""
     place = place_of(conn, collection, collection.store)
     size = max(1, min(ROWS, GROUP // (4 * collection.dimensions)))
-    sql = (
-        "select i.id, i.pk, i.sha256, r.path as root, i.path, i.size, i.mtime_ns, i.width, "
-        "i.height from _image_similarity_items i "
-        "left join _image_similarity_roots r on r.id = i.root_id "
-        "where i.collection_id = ? and i.id > ? order by i.id limit ?"
+    root = "(select path from _image_similarity_roots r where r.id = i.root_id) as root"
+    columns_of_items = (
+        f"i.id, i.pk, i.sha256, {root}, i.path, i.size, i.mtime_ns, i.width, i.height"
     )
-    compound = len(db.source_of(conn, collection).key_columns) > 1
-    last = -(2**63)
-    while rows := conn.execute(sql, (collection.id, last, size)).fetchall():
-        last = rows[-1]["id"]
+    keys = db.source_of(conn, collection)
+    for rows in db.item_pages(conn, collection, columns_of_items, size):
         vectors = place.read([Row(row["id"], row["pk"], row["sha256"]) for row in rows])
         rows = [row for row in rows if len(vectors.get(row["id"], b"")) == _bytes(columns)]
         if rows:
-            ids = [entry_id(source, row["pk"], compound=compound) for row in rows]
+            ids = [entry_id(source, keys.parts(row["pk"])) for row in rows]
             yield _table(rows, ids, [vectors[row["id"]] for row in rows], columns)
 
 

@@ -13,7 +13,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from .errors import CollectionError, Stopped, StoreError
-from .explore.vectors import Say
+from .progress import Say, silent
 from .roots import as_root
 from .stores import Space
 from .stores.ids import key_of_id, new_source, readings
@@ -56,7 +56,7 @@ def import_vectors(
     name: str | None = None,
     replace: bool = False,
     store: str = "",
-    say: Say = lambda *_: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Imported:
     """Make a collection of a file's vectors, in one transaction: whole or not at all.

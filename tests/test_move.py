@@ -106,7 +106,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import datasette_image_similarity.trust as trust
-from datasette_image_similarity import ImageCollection, database as db
+from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.stores import moving
 from datasette_image_similarity.stores.milvus import Milvus
 from datasette_image_similarity.stores.opening import space_of
@@ -114,7 +114,7 @@ from datasette_image_similarity.stores.opening import space_of
 path, to, owner, method, calls, folder = sys.argv[1:]
 trust.click.get_app_dir = lambda *_: folder
 moving.AT_ONCE, moving.SENDERS = 5, 1
-owner = {"db": db, "moving": moving}.get(owner) or getattr(moving, owner)
+owner = moving if owner == "moving" else getattr(moving, owner)
 usual, left = getattr(owner, method), int(calls)
 
 def killed(*arguments, **options):
@@ -130,7 +130,7 @@ with ImageCollection(path) as collection:
 """
 MOMENTS = {
     "while copying": ("put", 2),
-    "before it is switched": ("move_collection", 0),
+    "before it is switched": ("repoint", 0),
     "after it was switched": ("_left", 0),
 }
 
@@ -151,7 +151,7 @@ def test_killed_it_goes_on(copied: Path, place: str, moment: str, back: bool) ->
         release(place)
         to = "sqlite"
     method, calls = MOMENTS[moment]
-    owner = {"put": "InFile" if back else "InStore", "move_collection": "db"}
+    owner = {"put": "InFile" if back else "InStore"}
     folder = click.get_app_dir("")  # of this test
     arguments = [copied, to, owner.get(method, "moving"), method, calls, folder]
     done = subprocess.run(
@@ -168,7 +168,7 @@ def test_killed_it_goes_on(copied: Path, place: str, moment: str, back: bool) ->
         h["pk"] for h in hits
     ]
     moved = move(copied, to)  # goes on
-    assert moved.sent == {"put": 14, "move_collection": 0, "_left": 0}[method]
+    assert moved.sent == {"put": 14, "repoint": 0, "_left": 0}[method]
     assert (store(copied) == place) == (not back)
     assert vectors(copied) == before
     assert value(copied, "select count(*) from _image_similarity_copies") == 0

@@ -18,12 +18,16 @@ from datasette_image_similarity.stores.milvus import expressions, parse
         ("milvuss://db.example.org/photos", "milvuss://db.example.org:19530/photos"),
         ("milvus://[::1]:5/photos", "milvus://[::1]:5/photos"),
         ("milvus-lite:/data/v.db", "milvus-lite:/data/v.db"),
-        ("milvus-lite:../v.db", "milvus-lite:/some/v.db"),
+        ("milvus-lite:../v.db", "milvus-lite:{}/v.db"),
     ],
 )
-def test_a_store_has_one_name(url: str, full: str) -> None:
-    assert parse(url, Path("/some/folder")) == full
-    assert parse(full) == full
+def test_a_store_has_one_name(
+    url: str, full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert parse(url).url == full.format(tmp_path)
+    assert parse(parse(url).url) == parse(url)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -68,7 +67,7 @@ def random_vectors(count: int, space: Space = SPACE, seed: int = 0) -> np.ndarra
 
 
 def ids_of(source: str) -> list[str]:
-    return [entry_id(source, json.dumps(key), compound=True) for key in KEYS]
+    return [entry_id(source, key) for key in KEYS]
 
 
 @pytest.fixture(params=["sqlite", "milvus-lite", "milvus"])

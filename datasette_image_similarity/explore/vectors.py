@@ -9,14 +9,13 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, Stopped
+from ..progress import Say, silent
 from ..stores.items import vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 4096  # vectors read at once
-
-Say = Callable[[str, int, int], None]  # what is being done, so many of so many
 
 
 class Vectors(NamedTuple):
@@ -37,7 +36,7 @@ def read_vectors(
     *,
     where: str | None = None,
     unit: bool = True,
-    say: Say = lambda *_: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Vectors:
     """Every live item's vector, L2-normalised whatever the collection's metric is.

@@ -9,9 +9,13 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from ..progress import Say, silent
+
+T = TypeVar("T")
 
 # What a search or a listing may be narrowed by: an exact value, or a sequence of which one
 # must match. Anything richer is resolved to ids in SQLite first.
@@ -116,6 +120,33 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Let go of connections. The store stays."""
+
+
+class TunableIndex(VectorIndex, Protocol):
+    """A store whose engine has indexes of its own, of several types."""
+
+    search_params: dict[str, Any]  # that go with each search, as the engine names them
+
+    def index_with(
+        self,
+        type: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        say: Say = silent,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Have the engine make its index anew, of a type and with parameters as it names
+        them; `search_params` of another type are forgotten.
+
+        Raises StoreError for what it refuses: then the index is as it was. Stopped when
+        `stop()` turns true, which leaves the engine building.
+        """
+
+
+def blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """A sequence in parts of so many, the last one shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def pages(

@@ -8,7 +8,6 @@ Each part is tilde-encoded, so that "/" and "," separate and nothing else does.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,9 +33,8 @@ def new_source(database: str | Path, table: str) -> str:
     return source_id(f"{Path(database).stem}-{secrets.token_hex(4)}", table)
 
 
-def entry_id(source: str, key: Key, *, compound: bool) -> str:
-    """The id of a row's vector. A compound `key` is a JSON array, as in `database.Key`."""
-    parts: Sequence[object] = json.loads(str(key)) if compound else [key]
+def entry_id(source: str, parts: Sequence[Key]) -> str:
+    """The id of a row's vector; `parts` are the values of its key columns."""
     return f"{source}/{','.join(tilde_encode(str(part)) for part in parts)}"
 
 

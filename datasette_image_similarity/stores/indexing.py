@@ -16,16 +16,15 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError
+from ..progress import Say, silent
 from .opening import store_of
+from .tuning import RECALL, tune
 
 if TYPE_CHECKING:
-    from . import VectorIndex
-
-    Say = Callable[[str, int, int], None]
+    from . import TunableIndex
 
 FLAT = "FLAT"  # compares with every vector
 USUAL = "HNSW"  # where none was asked for
-RECALL = 0.99
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def make_store_index(
     search: Mapping[str, int] | None = None,
     recall: float | None = None,
     rebuild: bool = False,
-    say: Say = lambda *_: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> StoreIndex:
     """Have the store make an index of a type, choose how it is searched, and measure that.
@@ -115,13 +114,13 @@ def drop_store_index(conn: sqlite3.Connection, collection: db.Collection) -> Non
 
 
 def note_store_index(
-    conn: sqlite3.Connection, collection: db.Collection, index: VectorIndex
+    conn: sqlite3.Connection, collection: db.Collection, index: TunableIndex
 ) -> None:
     """Note how a store finds things that a collection is new in."""
     put_store_index(conn, collection, noted_index(index))
 
 
-def noted_index(index: VectorIndex) -> StoreIndex:
+def noted_index(index: TunableIndex) -> StoreIndex:
     """How a store finds things, as far as it tells by itself."""
     stats = index.stats()
     params, kind = _without_type(stats.index), str(stats.index["type"])
@@ -147,15 +146,13 @@ def store_index(conn: sqlite3.Connection, collection: db.Collection) -> StoreInd
 
 
 def _measured(
-    index: Any,
+    index: TunableIndex,
     params: Mapping[str, Any],
     search: Mapping[str, int] | None,
     recall: float,
     say: Say,
     stop: Callable[[], bool],
 ) -> StoreIndex:
-    from .tuning import tune
-
     stats = index.stats()
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     tuned = tune(index, recall, search_params=search, say=say, stop=stop)

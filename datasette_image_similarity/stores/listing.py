@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
@@ -78,14 +78,11 @@ class Listing:
             "(id text primary key, sha256 text, item integer) without rowid"
         )
         rowids = db.quote(collection.vectors + "_rowids")
-        has_vector = "" if collection.store else f"and i.id in (select rowid from {rowids})"
-        rows = self._rows(
-            "select i.id, i.pk, i.sha256 from _image_similarity_items i "
-            f"where i.collection_id = ? and i.id > ? {has_vector} order by i.id limit ?"
-        )
+        has_vector = "1" if collection.store else f"i.id in (select rowid from {rowids})"
         insert = f"insert or replace into {self._table} values (?, ?, ?)"
-        while some := list(islice(rows, AT_ONCE)):
-            self._put(insert, [(self._id_of(pk), sha, item) for item, pk, sha in some])
+        columns = "i.id, i.pk, i.sha256"
+        for rows in db.item_pages(conn, collection, columns, AT_ONCE, has_vector):
+            self._put(insert, [(self._id_of(pk), sha, item) for item, pk, sha in rows])
         self._made = True
 
     def _put(self, sql: str, rows: list[tuple]) -> None:
@@ -97,14 +94,6 @@ class Listing:
             self._conn.executemany(sql, rows)
         finally:
             self._conn.execute("commit")
-
-    def _rows(self, sql: str) -> Iterator[sqlite3.Row]:
-        last = -(2**63)
-        while rows := self._conn.execute(
-            sql, (self._collection.id, last, AT_ONCE)
-        ).fetchall():
-            yield from rows
-            last = rows[-1][0]
 
 
 @dataclass

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import Stopped, StoreError
-from . import FIELDS, Entry, Found, Known, Space, Stats, Where, pages
+from ..progress import Say, silent
+from . import FIELDS, Entry, Found, Known, Space, Stats, Where, blocks, pages
 from .ids import source_of_id
 from .patience import left
 
@@ -56,17 +57,11 @@ NOT_PARAMETERS = ("index_type", "metric_type", "index_name", "field_name", "stat
 NOT_PARAMETERS += ("total_rows", "indexed_rows", "pending_index_rows")
 NOT_PARAMETERS += ("index_state_fail_reason",)
 
-Say = Callable[[str, int, int], None]
 
+class Address(NamedTuple):
+    """Where a store is: `uri` for pymilvus, and the collection there."""
 
-def _nothing(what: str, done: int, total: int) -> None:
-    """What is said of progress when nobody listens."""
-
-
-class Place(NamedTuple):
-    """Where a store is: its address in full, for pymilvus, and the collection there."""
-
-    url: str
+    url: str  # in its one full form, without secrets
     uri: str
     collection: str
 
@@ -75,16 +70,11 @@ class Place(NamedTuple):
         return self.url.startswith("milvus-lite:")
 
 
-def parse(url: str, folder: Path | None = None) -> str:
-    """A store's URL in its one full form, without secrets: see `place_of`."""
-    return place_of(url, folder).url
-
-
-def place_of(url: str, folder: Path | None = None) -> Place:
+def parse(url: str) -> Address:
     """Where a URL leads to. Raises StoreError for what is none.
 
         milvus://HOST[:19530]/NAME    a server; milvuss:// with TLS
-        milvus-lite:FILE.db           relative to `folder` where the path is
+        milvus-lite:FILE.db           relative to the working directory
 
     Secrets have no place in it: the token is that of the environment.
     """
@@ -96,8 +86,8 @@ def place_of(url: str, folder: Path | None = None) -> Place:
     if scheme == "milvus-lite":
         if not rest.endswith(".db") or "\0" in rest:
             raise StoreError(f"{url!r}: the file of milvus-lite has to end in .db")
-        path = os.path.abspath(os.path.join(folder or Path(), os.path.expanduser(rest)))
-        return Place(f"milvus-lite:{path}", path, LITE_COLLECTION)
+        path = os.path.abspath(os.path.expanduser(rest))
+        return Address(f"milvus-lite:{path}", path, LITE_COLLECTION)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 19530
@@ -120,7 +110,7 @@ def place_of(url: str, folder: Path | None = None) -> Place:
         )
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     protocol = "https" if scheme == "milvuss" else "http"
-    return Place(f"{scheme}://{where}/{name}", f"{protocol}://{where}", name)
+    return Address(f"{scheme}://{where}/{name}", f"{protocol}://{where}", name)
 
 
 def _shown(url: str) -> str:
@@ -143,17 +133,16 @@ class Milvus:
         space: Space,
         *,
         deadline: float = 10.0,
-        search_params: Mapping[str, Any] | None = None,
     ) -> None:
-        self.place = place_of(url)
-        self.url = self.place.url
+        self.address = parse(url)
+        self.url = self.address.url
         self.space = space
         self.deadline = deadline
-        self.search_params = dict(search_params or {})
+        self.search_params: dict[str, Any] = {}
         self._client: MilvusClient | None = None
         self._connecting = threading.RLock()
         self._checked = False
-        self._settled = not self.place.lite
+        self._settled = not self.address.lite
         self._index: dict[str, Any] = {}
         self._index_read = -INDEX_KNOWN_FOR
 
@@ -173,14 +162,14 @@ class Milvus:
         # With an id twice in a request, Milvus would keep both.
         rows = list({entry.id: self._row(entry) for entry in entries}.values())
         self._check_finite(rows)
-        for block in _blocks(rows, self._rows_at_once()):
+        for block in blocks(rows, self._rows_at_once()):
             self._ask("upsert", list(block))
-        self._settled = not self.place.lite
+        self._settled = not self.address.lite
 
     def delete(self, ids: Iterable[str]) -> None:
         for expression in expressions({"id": list(ids)}):
             self._ask("delete", filter=expression)
-        self._settled = not self.place.lite
+        self._settled = not self.address.lite
 
     def search(self, vector: bytes, k: int, where: Where | None = None) -> list[Found]:
         if k > MOST:
@@ -218,7 +207,7 @@ class Milvus:
             count += rows[0]["count(*)"]
         told = self._described_index()
         index = {"type": told["index_type"]} | _parameters(told)
-        size = _size_of(Path(self.place.uri)) if self.place.lite else None
+        size = _size_of(Path(self.address.uri)) if self.address.lite else None
         return Stats(count, size, index["type"] == "FLAT", index)
 
     def clear(self, where: Where) -> None:
@@ -240,7 +229,7 @@ class Milvus:
         type: str,
         params: Mapping[str, Any] | None = None,
         *,
-        say: Say = _nothing,
+        say: Say = silent,
         stop: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE,
     ) -> None:
@@ -287,7 +276,7 @@ class Milvus:
                 built, since = told["indexed_rows"], time.monotonic()
             if told["state"] == "Failed" or time.monotonic() - since > patience:
                 reason = told.get("index_state_fail_reason") or "see what its log says"
-                raise StoreError(f"{self._address()} does not build the index: {reason}")
+                raise StoreError(f"{self._server()} does not build the index: {reason}")
             if stop():
                 raise Stopped
             time.sleep(0.2)
@@ -500,13 +489,13 @@ class Milvus:
     # The connection
 
     def _called(self) -> str:
-        name, address = self.place.collection, self._address()
+        name, address = self.address.collection, self._server()
         return f"The collection {name!r} in {address}"
 
-    def _address(self) -> str:
-        if self.place.lite:
-            return f"milvus-lite's {self.place.uri}"
-        return f"Milvus at {self.place.uri.partition('//')[2]}"
+    def _server(self) -> str:
+        if self.address.lite:
+            return f"milvus-lite's {self.address.uri}"
+        return f"Milvus at {self.address.uri.partition('//')[2]}"
 
     def _connected(self) -> MilvusClient:
         with self._connecting:
@@ -529,7 +518,7 @@ class Milvus:
             from pymilvus import MilvusClient
         except ImportError as error:
             raise StoreError(
-                f"{self._address()} needs pymilvus: "
+                f"{self._server()} needs pymilvus: "
                 "pip install 'datasette-image-similarity[milvus]'"
             ) from error
         # They print every error, with a traceback, besides raising it.
@@ -538,8 +527,8 @@ class Milvus:
         self._knock()
         return self._told(
             lambda: MilvusClient(
-                self.place.uri,
-                token="" if self.place.lite else os.environ.get(TOKEN, ""),
+                self.address.uri,
+                token="" if self.address.lite else os.environ.get(TOKEN, ""),
                 timeout=left(min(self.deadline, CONNECTING)),
                 dedicated=True,
             )
@@ -547,15 +536,15 @@ class Milvus:
 
     def _knock(self) -> None:
         """See whether somebody listens at all: pymilvus would try for a long time."""
-        if self.place.lite:
+        if self.address.lite:
             return
-        parts = urlsplit(self.place.uri)
+        parts = urlsplit(self.address.uri)
         try:
             address = (parts.hostname, parts.port)
             seconds = left(min(self.deadline, CONNECTING))
             socket.create_connection(address, seconds).close()
         except OSError as error:
-            raise StoreError(f"{self._address()} does not answer: {error}") from None
+            raise StoreError(f"{self._server()} does not answer: {error}") from None
 
     def _ask(
         self, method: str, *args: Any, client: MilvusClient | None = None, **options: Any
@@ -564,7 +553,7 @@ class Milvus:
         client = client or self._ready()
         options = {"timeout": left(self.deadline)} | options
         return self._told(
-            lambda: getattr(client, method)(self.place.collection, *args, **options)
+            lambda: getattr(client, method)(self.address.collection, *args, **options)
         )
 
     def _told(self, call: Callable[[], Any]) -> Any:
@@ -590,20 +579,20 @@ class Milvus:
             self._checked = False
             return StoreError(f"{self._called()} is not there (any more)")
         if code == grpc.StatusCode.UNAUTHENTICATED or "auth check failure" in message:
-            return StoreError(f"{self._address()} wants a token, or another one: {TOKEN}")
+            return StoreError(f"{self._server()} wants a token, or another one: {TOKEN}")
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return StoreError(
-                f"{self._address()} did not answer within {self.deadline:g} seconds"
+                f"{self._server()} did not answer within {self.deadline:g} seconds"
             )
-        if self.place.lite and "Open local milvus failed" in message:
+        if self.address.lite and "Open local milvus failed" in message:
             return StoreError(
-                f"{self._address()} cannot be opened: one process at a time can use it "
+                f"{self._server()} cannot be opened: one process at a time can use it "
                 "(is Datasette running?), and its folder must be there and writable"
             )
         if isinstance(code, grpc.StatusCode) or code == Status.CONNECT_FAILED:
             self.close()
-            return StoreError(f"{self._address()} does not answer: {message}")
-        return StoreError(f"{self._address()} refuses: {message}")
+            return StoreError(f"{self._server()} does not answer: {message}")
+        return StoreError(f"{self._server()} refuses: {message}")
 
 
 def expressions(where: Where | None, at_once: int = IDS_AT_ONCE) -> Iterator[str]:
@@ -620,7 +609,7 @@ def expressions(where: Where | None, at_once: int = IDS_AT_ONCE) -> Iterator[str
         return
     longest = max(values, key=lambda name: len(values[name]))
     rest = [_one_of(name, some) for name, some in values.items() if name != longest]
-    for block in _blocks(values[longest], at_once):
+    for block in blocks(values[longest], at_once):
         yield " and ".join([*rest, _one_of(longest, block)])
 
 
@@ -652,11 +641,6 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t
 def _quoted(text: str) -> str:
     """A string as a server and milvus-lite both read it."""
     return f'"{text.translate(_ESCAPES)}"'
-
-
-def _blocks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _size_of(folder: Path) -> int:

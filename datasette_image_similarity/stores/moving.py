@@ -21,19 +21,18 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, Stopped, StoreError
-from . import Entry
+from ..progress import Say, silent
+from . import Entry, blocks
 from .ids import entry_id, new_source
 from .indexing import noted_index, put_store_index
 from .listing import Listing, differences
 from .opening import space_of, stores_of
-from .places import clear_place
+from .places import clear_place, copies, drop_copy, put_copy, repoint
 from .sending import AT_ONCE, SENDERS
 from .vec0 import Vec0
 
 if TYPE_CHECKING:
     from . import VectorIndex
-
-    Say = Callable[[str, int, int], None]
 
 SAMPLE = 1000  # vectors that are compared number by number
 CLOSE = 1e-6  # how far apart these may be, where an engine keeps them otherwise
@@ -111,17 +110,11 @@ class InFile:
 
     def lacking(self) -> Iterator[tuple[list[Row], int]]:
         # A vector goes when its item does, or changes: see database.py.
-        sql = (
-            "select id, pk, sha256 from _image_similarity_items "
-            "where collection_id = ? and id > ? order by id limit ?"
-        )
         there = f"select rowid from {self.listed} where rowid between ? and ?"
-        last = -(2**63)
-        while some := self.conn.execute(
-            sql, (self.collection.id, last, SENDERS * AT_ONCE)
-        ).fetchall():
-            first, last = some[0][0], some[-1][0]
-            known = {row[0] for row in self.conn.execute(there, (first, last))}
+        columns, size = "i.id, i.pk, i.sha256", SENDERS * AT_ONCE
+        for some in db.item_pages(self.conn, self.collection, columns, size):
+            ends = some[0][0], some[-1][0]
+            known = {row[0] for row in self.conn.execute(there, ends)}
             yield [Row(*row) for row in some if row[0] not in known], len(some)
 
     def put(self, rows: Sequence[Row], vectors: dict[int, bytes]) -> None:
@@ -152,11 +145,11 @@ class InStore:
         self.where = {"source": source}
 
     @cached_property
-    def _compound(self) -> bool:
-        return len(db.source_of(self.conn, self.collection).key_columns) > 1
+    def _table(self) -> db.SourceTable:
+        return db.source_of(self.conn, self.collection)
 
     def _id(self, key: db.Key) -> str:
-        return entry_id(self.source, key, compound=self._compound)
+        return entry_id(self.source, self._table.parts(key))
 
     def ensure(self) -> None:
         self.index.ensure()
@@ -201,9 +194,8 @@ class InStore:
             for row in rows
             if row.item in vectors
         ]
-        parts = [entries[i : i + AT_ONCE] for i in range(0, len(entries), AT_ONCE)]
         with ThreadPoolExecutor(SENDERS, "image-similarity-store") as senders:
-            list(senders.map(self.index.upsert, parts))
+            list(senders.map(self.index.upsert, blocks(entries, AT_ONCE)))
 
 
 def rows_of(
@@ -224,7 +216,7 @@ def move(
     url: str,
     *,
     keep: bool = False,
-    say: Say = lambda *_: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Moved:
     """Bring a collection's vectors to the store at `url`, or with "" into this file.
@@ -256,7 +248,7 @@ def move(
                 continue
             _require(conn, collection)
             compared, apart = copying.check()
-            db.move_collection(conn, collection, target.url, target.source)
+            repoint(conn, collection, target.url, target.source)
             if searched is not None:
                 put_store_index(conn, collection, searched)
             break
@@ -308,7 +300,7 @@ class _Copying:
         for rows, looked_at in self.target.lacking():
             if self.stop():
                 raise Stopped
-            for some in _parts(rows, SENDERS * AT_ONCE):
+            for some in blocks(rows, SENDERS * AT_ONCE):
                 vectors = self.origin.read(some)
                 self._check_missing([row for row in some if row.item not in vectors])
                 self.target.put(some, vectors)
@@ -370,10 +362,10 @@ def place_of(conn: sqlite3.Connection, collection: db.Collection, url: str) -> P
     if url == collection.store:
         return InStore(conn, collection, index, collection.store_id)
     with db.transaction(conn):
-        source = db.copies(conn, collection).get(url)
+        source = copies(conn, collection).get(url)
         if source is None:
             source = new_source(db.file_of(conn), collection.table)
-            db.put_copy(conn, collection, url, source)
+            put_copy(conn, collection, url, source)
     return InStore(conn, collection, index, source)
 
 
@@ -416,12 +408,12 @@ def _clear_copies(
     conn: sqlite3.Connection, collection: db.Collection, place: Place, started: float
 ) -> Moved:
     """The vectors are where they should be: other places with some are cleared."""
-    copies = db.copies(conn, collection)
-    if not copies:
+    others = copies(conn, collection)
+    if not others:
         raise CollectionError(
             f"The vectors of {collection.table!r} are in {_called(place.url)} already"
         )
-    left = [_clear_copy(conn, collection, url, copies[url]) for url in copies]
+    left = [_clear_copy(conn, collection, url, others[url]) for url in others]
     return Moved(
         table=collection.table,
         name=collection.name,
@@ -453,21 +445,16 @@ def _clear_copy(
     if not url:
         with db.transaction(conn):
             db.drop_vectors(conn, collection.vectors)
-            db.drop_copy(conn, collection, url)
+            drop_copy(conn, collection, url)
         return None
     try:
         clear_place(stores_of(conn), url, source, space_of(collection))
     except StoreError as error:
         return f"{url} still has vectors whose source is {source!r}: {error}"
     with db.transaction(conn):
-        db.drop_copy(conn, collection, url)
+        drop_copy(conn, collection, url)
     return None
 
 
 def _called(url: str) -> str:
     return url or "the database"
-
-
-def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

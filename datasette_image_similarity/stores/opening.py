@@ -19,7 +19,7 @@ from ..errors import StoreError
 from . import Space
 
 if TYPE_CHECKING:
-    from . import VectorIndex
+    from . import TunableIndex
 
 DEADLINE = 30.0  # seconds, for a call of a command
 
@@ -36,14 +36,14 @@ class Stores:
     ) -> None:
         self._vouched = vouched
         self._deadline = deadline
-        self._open: dict[tuple[str, Space], VectorIndex] = {}
+        self._open: dict[tuple[str, Space], TunableIndex] = {}
         self._lock = threading.Lock()
 
-    def open(self, collection: db.Collection) -> VectorIndex:
+    def open(self, collection: db.Collection) -> TunableIndex:
         """The store of a collection. Raises StoreError for one that nobody vouched for."""
         return self.open_url(collection.store, space_of(collection))
 
-    def open_url(self, url: str, space: Space) -> VectorIndex:
+    def open_url(self, url: str, space: Space) -> TunableIndex:
         if not self._vouched(url):
             raise StoreError(
                 f"The database says that its vectors are in {url}, but nobody has vouched "
@@ -63,7 +63,7 @@ class Stores:
             self._open.clear()
 
 
-def open_index(url: str, space: Space, *, deadline: float = DEADLINE) -> VectorIndex:
+def open_index(url: str, space: Space, *, deadline: float = DEADLINE) -> TunableIndex:
     """The store at a URL: `milvus://HOST:PORT/NAME` or `milvus-lite:FILE`.
 
     Nothing is made before its `ensure()`. Raises StoreError for another URL.
@@ -77,10 +77,10 @@ def store_url(text: str) -> str:
     """A store's URL as collections remember it. Raises StoreError for what is none."""
     from .milvus import parse
 
-    return parse(text)
+    return parse(text).url
 
 
-def store_of(conn: sqlite3.Connection, collection: db.Collection) -> VectorIndex:
+def store_of(conn: sqlite3.Connection, collection: db.Collection) -> TunableIndex:
     """The store of a collection, searched as thoroughly as was measured to be enough.
 
     Raises StoreError as `Stores.open()`.

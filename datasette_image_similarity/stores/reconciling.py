@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError, Stopped
+from ..progress import Say, silent
 from . import Known
 from .ids import key_of_id
 from .listing import Listing, differences
 from .remote import RemoteVectors
 from .sending import send_waiting, waiting
-
-if TYPE_CHECKING:
-    Say = Callable[[str, int, int], None]
 
 AT_ONCE = 1000  # ids that are compared and mended at once
 
@@ -59,7 +56,7 @@ def reconcile(
     collection: db.Collection,
     *,
     mend: bool = False,
-    say: Say = lambda *_: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Reconciled:
     """Compare, and mend what is found if asked to.

@@ -47,10 +47,13 @@ class RemoteVectors:
     def where(self) -> Where:
         return {"source": self.collection.store_id}
 
+    def try_out(self) -> None:
+        """Raise StoreError where the store cannot be asked now."""
+        self.index.ids("", 1, self.where)
+
     def id_of(self, key: db.Key) -> str:
         """The id of a row's vector."""
-        compound = len(self.source.key_columns) > 1
-        return entry_id(self.collection.store_id, key, compound=compound)
+        return entry_id(self.collection.store_id, self.source.parts(key))
 
     def items_of(self, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
         """Item and SHA-256 by id; those without an item are left out."""
@@ -122,17 +125,8 @@ class RemoteVectors:
                 yield item, vector
 
     def scan(self) -> Iterator[tuple[int, bytes]]:
-        sql = (
-            "select id from _image_similarity_items where collection_id = ? and id > ? "
-            "order by id limit ?"
-        )
-        last = -(2**63)
-        while True:
-            rows = self.conn.execute(sql, (self.collection.id, last, AT_ONCE)).fetchall()
-            if not rows:
-                return
+        for rows in db.item_pages(self.conn, self.collection, "i.id", AT_ONCE):
             yield from self.get(row[0] for row in rows)
-            last = rows[-1][0]
 
     def distances(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from . import Entry
+from . import Entry, blocks
 from .remote import RemoteVectors
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def send_waiting(conn: sqlite3.Connection, collection: db.Collection) -> int:
     sent = 0
     with ThreadPoolExecutor(SENDERS, "image-similarity-store") as senders:
         while rows := _rows(conn, collection, SENDERS * AT_ONCE):
-            parts = [rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)]
+            parts = list(blocks(rows, AT_ONCE))
             calls = [_as_call(vectors, part) for part in parts]
             for part, _ in zip(parts, senders.map(_send, calls), strict=True):
                 _sent(conn, part)

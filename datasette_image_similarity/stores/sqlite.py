@@ -1,8 +1,9 @@
 """The store that needs nothing else: vec0 tables of sqlite-vec, in the database itself.
 
-Searches in the same file do not go through here: `vec0.py` answers them by item, and SQL
-joins items to rows. This is the same table as any other program would see a store, for what
-copies, compares and exports.
+Our own searches do not go through here: `vec0.py` answers them by item, and SQL joins
+items to rows; nor does `moving.py`, which writes vectors to items that are there. This is
+the same table as any other store, for programs that work with `VectorIndex`, and what
+the others are held against.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class SqliteVec:
         return Listing(self.conn, self.collection, self._id)
 
     def _id(self, key: db.Key) -> str:
-        return entry_id(self.source, key, compound=len(self._table.key_columns) > 1)
+        return entry_id(self.source, self._table.parts(key))
 
     def _key(self, id: str) -> db.Key | None:
         """The key of the row that an id belongs to; None where there is no such row."""

@@ -7,19 +7,19 @@ there is to find is known from comparing with every vector, streamed from the st
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import Stopped, StoreError
+from ..progress import Say, silent
 from . import pages
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .milvus import Milvus, Say
+    from . import TunableIndex
 
 NEIGHBOURS = 10  # recall@10
 MEASURED = 400  # vectors looked up, of which one half is measured with
@@ -57,13 +57,6 @@ class Tuning:
     params: Mapping[str, Any] = field(default_factory=dict)
     search_params: Mapping[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Tuning:
-        return cls(**json.loads(text))
-
 
 class Question(NamedTuple):
     """A vector of the collection, and how far the others are that there are to find."""
@@ -75,11 +68,11 @@ class Question(NamedTuple):
 
 
 def tune(
-    index: Milvus,
+    index: TunableIndex,
     recall: float = RECALL,
     *,
     search_params: Mapping[str, int] | None = None,
-    say: Say = lambda what, done, total: None,
+    say: Say = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tuning:
     """Choose the cheapest search parameter that reaches this recall@10, and use it.
@@ -129,7 +122,7 @@ def _efforts(kind: str, params: Mapping[str, Any]) -> Iterator[dict[str, int]]:
     yield {name: most}
 
 
-def _questions(index: Milvus, say: Say, stop: Callable[[], bool]) -> list[Question]:
+def _questions(index: TunableIndex, say: Say, stop: Callable[[], bool]) -> list[Question]:
     """Some vectors, drawn at random, with what there is to find for each."""
     import numpy as np
 
@@ -147,7 +140,7 @@ def _questions(index: Milvus, say: Say, stop: Callable[[], bool]) -> list[Questi
     ]
 
 
-def _sample(index: Milvus, stop: Callable[[], bool]) -> list[str]:
+def _sample(index: TunableIndex, stop: Callable[[], bool]) -> list[str]:
     """Ids drawn at random, the same ones each time, in random order (Vitter's R)."""
     import numpy as np
 
@@ -167,7 +160,7 @@ def _sample(index: Milvus, stop: Callable[[], bool]) -> list[str]:
 
 
 def _nearest(
-    index: Milvus,
+    index: TunableIndex,
     queries: np.ndarray,
     own: list[str],
     say: Say,
@@ -211,7 +204,7 @@ def _distances(queries: np.ndarray, vectors: np.ndarray, metric: str) -> np.ndar
 
 
 def _recall(
-    index: Milvus, questions: list[Question], stop: Callable[[], bool]
+    index: TunableIndex, questions: list[Question], stop: Callable[[], bool]
 ) -> tuple[float, float]:
     """The share of what there is to find that is found, and the median milliseconds."""
     found, wanted, times = 0, 0, []

@@ -24,9 +24,9 @@ from ..database import Collection, Connection
 from ..errors import ImageSimilarityError, StoreError
 from ..functions import AskStore
 from ..query import deadline
-from ..stores.items import vectors_of
 from ..stores.opening import Stores
 from ..stores.patience import within
+from ..stores.remote import RemoteVectors
 from .config import ConfigError, read_config
 
 if TYPE_CHECKING:
@@ -214,8 +214,7 @@ async def store_problem(
     """Why a collection's store cannot be asked now, in words; "" where it can be."""
 
     def look(conn: sqlite3.Connection) -> None:
-        vectors = vectors_of(conn, collection)
-        vectors.index.ids("", 1, vectors.where)
+        RemoteVectors(conn, collection).try_out()
 
     try:
         await threads.ask(db, look, seconds)
