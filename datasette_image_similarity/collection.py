@@ -43,6 +43,7 @@ from .explore.map import MapStatus, make_map, map_status
 from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import Job, finished_vector
+from .progress import silent
 from .query import Filter, Hit, Query
 from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
@@ -550,7 +551,7 @@ class ImageCollection:
                 collection,
                 recall=recall,
                 rebuild=rebuild,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -607,7 +608,7 @@ class ImageCollection:
 
         What is in it: `vector_files.py`. A file that is there is replaced, once all is
         written. Raises CollectionError where that is not possible, StoreError for a store
-        that cannot be used, `explore.vectors.Stopped` when `stop()` turns true.
+        that cannot be used, `errors.Stopped` when `stop()` turns true.
         """
         from .vector_export import export_vectors
 
@@ -617,7 +618,7 @@ class ImageCollection:
                 conn,
                 collection,
                 Path(file).expanduser(),
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -636,7 +637,7 @@ class ImageCollection:
         folder's pictures and it is missing. `replace` drops a collection of this name (that
         in the file by default). `store` is the URL of a store for the vectors. All is
         taken in or nothing. Raises CollectionError for a file that is wrong or does not
-        fit, StoreError, `explore.vectors.Stopped` when `stop()` turns true.
+        fit, StoreError, `errors.Stopped` when `stop()` turns true.
         """
         from .vector_files import VectorFile
         from .vector_import import import_vectors
@@ -657,7 +658,7 @@ class ImageCollection:
                 name=self.name,
                 replace=replace,
                 store=url,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -678,7 +679,7 @@ class ImageCollection:
         that which it has is measured, or HNSW made where it has none. It is searched as
         `search` says, or as cheaply as reaches `recall` (recall@10, .99 by default).
         Raises CollectionError for vectors in the database itself, StoreError for what the
-        store refuses; `explore.vectors.Stopped` when `stop()` turns true.
+        store refuses; `errors.Stopped` when `stop()` turns true.
         """
         from .stores.indexing import make_store_index
 
@@ -692,7 +693,7 @@ class ImageCollection:
                 search=search,
                 recall=recall,
                 rebuild=rebuild,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -724,7 +725,7 @@ class ImageCollection:
         `method` is "tsne", "umap" or "pca"; the same `seed` gives the same map. With
         `grid` every picture gets a cell of a grid, too. Raises CollectionError for an
         unknown method, a missing library (extra [explore] or [umap]) or a collection
-        without pictures; `explore.vectors.Stopped` when `stop()` turns true: then the
+        without pictures; `errors.Stopped` when `stop()` turns true: then the
         older map stays.
         """
         collection, conn = self._open()
@@ -735,7 +736,7 @@ class ImageCollection:
                 method=method,
                 seed=seed,
                 grid=grid,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -767,7 +768,7 @@ class ImageCollection:
                 split=split,
                 queries=queries,
                 exact=exact,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -807,7 +808,7 @@ class ImageCollection:
                 roots=trust.trusted_roots(self.database),
                 anyway=anyway,
                 restart=restart,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 note=epoch,
                 stop=stop,
             )
@@ -831,7 +832,7 @@ class ImageCollection:
         towards their mean by `shrinkage`: 0 not at all, 1 leaves plain PCA, None is .75.
         Raises CollectionError for more dimensions than there are, or than can be learned
         from so many pictures, and for a name that is taken;
-        `explore.vectors.Stopped` when `stop()` turns true: then nothing has changed.
+        `errors.Stopped` when `stop()` turns true: then nothing has changed.
         """
         from .learning.pca import DEFAULT_SHRINKAGE
         from .learning.reduce import reduce_collection
@@ -847,7 +848,7 @@ class ImageCollection:
                 shrinkage=shrinkage if whiten else None,
                 name=to,
                 replace=replace,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
         if replace:
@@ -869,7 +870,7 @@ class ImageCollection:
         what they mean: `learning.train.Options`. What it gains on pictures and on classes
         held out is in what is returned; where the latter get worse, nothing is stored
         unless `anyway=True`. Raises CollectionError for options that do not fit, a name
-        that is taken, too few labels, or without torch; `explore.vectors.Stopped` when
+        that is taken, too few labels, or without torch; `errors.Stopped` when
         `stop()` turns true, with nothing stored.
         """
         from .learning.train import Options, train
@@ -881,7 +882,7 @@ class ImageCollection:
                 collection,
                 to,
                 Options(label=label, **options),
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -905,7 +906,7 @@ class ImageCollection:
         like the old one. `progress` is told what is being done and how far it is.
 
         Raises CollectionError for options that do not fit, k above the number of
-        pictures, an unknown column, or without scikit-learn; `explore.vectors.Stopped` when
+        pictures, an unknown column, or without scikit-learn; `errors.Stopped` when
         `stop()` turns true, with the earlier clusters left as they were.
         """
         from .explore.clusters import make_clusters
@@ -920,7 +921,7 @@ class ImageCollection:
                 min_size=min_size,
                 seed=seed,
                 label=label,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -936,7 +937,7 @@ class ImageCollection:
         `threshold` is the least cosine of look-alikes, measured by default: see
         `explore/duplicates.py`. What was decided about pictures stays. Raises
         CollectionError for a threshold that is no cosine, or without embeddings;
-        `explore.vectors.Stopped` when `stop()` turns true: then the earlier groups stay.
+        `errors.Stopped` when `stop()` turns true: then the earlier groups stay.
         """
         from .explore.duplicates import find_duplicates
 
@@ -947,7 +948,7 @@ class ImageCollection:
                 collection,
                 threshold=threshold,
                 encoder=self._encoder_if_here,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -976,7 +977,7 @@ class ImageCollection:
         They are compared there before the collection points to them; only then the old
         ones are dropped, unless they are to be kept. Cut off, the same call goes on.
         Raises CollectionError when they are there already, or some are missing; StoreError
-        when a store cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        when a store cannot be used; `errors.Stopped` when `stop()` turns true.
         """
         from .stores.moving import move
 
@@ -990,7 +991,7 @@ class ImageCollection:
                 collection,
                 url,
                 keep=keep,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 
@@ -1006,7 +1007,7 @@ class ImageCollection:
         To `mend` sends what waits, takes out of the store what is no picture's here, and
         takes pictures off that have no vector there: the next `embed` makes them again.
         Raises CollectionError for a collection without a store, StoreError when that
-        cannot be used; `explore.vectors.Stopped` when `stop()` turns true.
+        cannot be used; `errors.Stopped` when `stop()` turns true.
         """
         from .stores.reconciling import reconcile
 
@@ -1016,7 +1017,7 @@ class ImageCollection:
                 conn,
                 collection,
                 mend=mend,
-                say=progress or (lambda *_: None),
+                say=progress or silent,
                 stop=stop,
             )
 

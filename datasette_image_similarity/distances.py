@@ -163,18 +163,15 @@ def histogram(
     vectors = vectors_of(conn, collection)
     if len(live) > (vectors.most if collection.store else WHOLE):
         live = set(random.Random(0).sample(sorted(live), SAMPLED))
+    most = 4 * len(live) > stored
     if collection.store:  # which tells how far they are, and keeps what they are
-        all_of_them = stored <= vectors.most and 4 * len(live) > stored
-        found = (
-            vectors.nearest(query.vector, stored, None)
-            if all_of_them
-            else (vectors.nearest(query.vector, len(live), live))
-        )
-        rows = [row for row in found if row[0] in live]
-    elif stored <= WHOLE and 4 * len(live) > stored:
-        rows = [row for row in vectors.distances(query.vector) if row[0] in live]
+        k, among = len(live), live
+        if most and stored <= vectors.most:
+            k, among = stored, None
+        rows = vectors.nearest(query.vector, k, among)
     else:
-        rows = vectors.distances(query.vector, live)
+        rows = vectors.distances(query.vector, None if most and stored <= WHOLE else live)
+    rows = [row for row in rows if row[0] in live]
     measured = np.array([distance for _, distance in rows if distance is not None])
     top = farthest(collection, pairs)
     counts, _ = np.histogram(measured, BINS, (0, top))

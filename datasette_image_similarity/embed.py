@@ -429,7 +429,8 @@ class Run:
         metric: str,
         stored_vector: Callable[[str], bytes | None],
     ) -> Iterator[list[Outcome]]:
-        return how.engine(
+        work = how.engine if encoder else embed_pictures  # without one nothing can be read
+        return work(
             jobs,
             encoder=encoder,
             metric=metric,

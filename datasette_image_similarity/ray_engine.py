@@ -145,7 +145,7 @@ class RayEngine:
         self,
         jobs: Iterable[Job],
         *,
-        encoder: Encoder | None,
+        encoder: Encoder,
         metric: str,
         movable: Mapping[str, list[int]],
         stored_vector: Callable[[str], bytes | None],
@@ -167,23 +167,6 @@ class RayEngine:
         the same bytes is stored already, or they are those of a file that is gone. The
         result is the same; their bytes have been encoded once more than by one process.
         """
-        if encoder is None:  # nothing that could be read
-            yield from embed_pictures(
-                jobs,
-                encoder=None,
-                metric=metric,
-                movable=movable,
-                stored_vector=stored_vector,
-                read_row=read_row,
-                limits=limits,
-                thumbnail=thumbnail,
-                batch_size=batch_size,
-                workers=workers,
-                stop=stop,
-                read=read,
-                readers=readers,
-            )
-            return
         self.start()
         made = self._layout
         recipe = _recipe(encoder, made, device, precision)

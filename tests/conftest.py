@@ -107,6 +107,20 @@ def copied(tmp_path: Path, made_once: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def moved(copied: Path, tmp_path: Path) -> Iterator[Path]:
+    """As `copied`, with the vectors in a file of milvus-lite."""
+    from stored import release
+
+    from datasette_image_similarity import ImageCollection
+
+    url = f"milvus-lite:{tmp_path}/vectors.db"
+    with ImageCollection(copied) as collection:
+        collection.move(url)
+    yield copied
+    release(url)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, for a module at a time: its loop would be in the way of asyncio tests."""

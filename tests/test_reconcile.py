@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from core import answer, command, embed, opened, refused, sql, value
-from stored import change, drop, in_store, release, shas, vectors
+from stored import change, drop, in_store, shas, vectors
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
@@ -18,16 +17,6 @@ from datasette_image_similarity.stores.remote import RemoteVectors
 from datasette_image_similarity.stores.sending import send_waiting
 
 pytest.importorskip("milvus_lite", reason="needs milvus-lite")
-
-
-@pytest.fixture
-def moved(copied: Path, tmp_path: Path) -> Iterator[Path]:
-    """A database whose vectors are in a store."""
-    url = f"milvus-lite:{tmp_path}/vectors.db"
-    with ImageCollection(copied) as collection:
-        collection.move(url)
-    yield copied
-    release(url)
 
 
 def store(path: Path) -> str:

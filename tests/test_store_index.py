@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from core import answer, command, opened, refused, sql, value
-from stored import release
 
-from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
 from datasette_image_similarity.stores.opening import store_of
 
 pytest.importorskip("milvus_lite", reason="needs milvus-lite")
-
-
-@pytest.fixture
-def moved(copied: Path, tmp_path: Path) -> Iterator[Path]:
-    url = f"milvus-lite:{tmp_path}/vectors.db"
-    with ImageCollection(copied) as collection:
-        collection.move(url)
-    yield copied
-    release(url)
 
 
 def noted(path: Path) -> dict:
