@@ -73,6 +73,8 @@ class RayEngine:
 
     The cluster's machines need this package, the same version of it as here, in the
     environment that `ray start` was run in, and must see the files under the same paths.
+    Pictures in buckets and at addresses are fetched by the actors, with the credentials
+    of their machines. Each has connections of its own: a host gets four from each actor.
     Nothing is started or connected to before there is something to embed.
     """
 
@@ -156,6 +158,7 @@ class RayEngine:
         stop: Callable[[], bool],
         read: Callable[[str, int], bytes] = read_file,
         readers: int | None = None,
+        give_up: Callable[[], None] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> Iterator[list[Outcome]]:
@@ -165,6 +168,8 @@ class RayEngine:
         Two things are known here alone, and looked up when a vector comes back: that of
         the same bytes is stored already, or they are those of a file that is gone. The
         result is the same; their bytes have been encoded once more than by one process.
+        Blocks that are under way when `stop()` turns true are finished, whatever their
+        actors read: it is in other processes, where `give_up` ends nothing.
         """
         if encoder is None:  # nothing that could be read
             yield from embed_pictures(
@@ -181,6 +186,7 @@ class RayEngine:
                 stop=stop,
                 read=read,
                 readers=readers,
+                give_up=give_up,
             )
             return
         self.start()

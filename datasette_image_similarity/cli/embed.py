@@ -150,7 +150,8 @@ class _Place(click.ParamType):
 @click.option(
     "--actors",
     type=click.IntRange(1),
-    help="Processes of the cluster that hold the encoder; default: as many as fit",
+    help="Processes of the cluster that hold the encoder; default: as many as fit. Each "
+    "keeps to 4 connections to a host of --url-column",
 )
 @click.option(
     "--gpus-per-actor",
