@@ -57,6 +57,11 @@ class Config:
         """Folders, buckets, and the web where "https:" is among them."""
         return [_root(one) for one in self.roots]
 
+    @property
+    def store_urls(self) -> list[str]:
+        """The stores that may be used, as collections remember their URLs."""
+        return [store_url(url) for url in self.stores]
+
 
 def _root(text: str) -> Root:
     """Raises ConfigError for a URL that is no bucket."""
@@ -66,11 +71,6 @@ def _root(text: str) -> Root:
         return named(text)
     except CollectionError as error:
         raise ConfigError(f"The setting 'roots' of {PLUGIN}: {error}") from None
-
-    @property
-    def store_urls(self) -> list[str]:
-        """The stores that may be used, as collections remember their URLs."""
-        return [store_url(url) for url in self.stores]
 
 
 KINDS: dict[str, Any] = {
