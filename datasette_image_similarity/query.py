@@ -368,9 +368,10 @@ def stored_vectors(
     for item in items:
         data = vector_of_item(conn, collection, item)
         if data is None or len(data) != 4 * collection.dimensions:
+            mend = "reconcile" if collection.store else "verify DATABASE --repair"
             raise CollectionError(
                 f"The vector of item {item} is missing or damaged: run "
-                "datasette image-similarity verify DATABASE --repair"
+                f"datasette image-similarity {mend}"
             )
         floats(data)
         vectors.append(data)

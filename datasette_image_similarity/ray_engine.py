@@ -8,8 +8,9 @@ gives back a table of what became of it. Tables come back in the order of the jo
 whoever made them, so that a run on many machines writes the same rows with the same keys
 as a run on one.
 
-Where a node is lost, Ray makes its actors anew on others and computes again what they
-had not given back. Files are read where the actor runs, under the path that they have
+Where a node is lost, Ray makes its actors anew on others, once these have room (CPUs for
+half of all actors are kept free for that, but no GPUs), and computes again what they had
+not given back. Files are read where the actor runs, under the path that they have
 here; rows' BLOBs are read here, where the database is, and travel within the block.
 
 Ray and pyarrow are imported when an engine starts, not before.
@@ -206,6 +207,8 @@ class RayEngine:
         with _explained():
             task = task.with_weights()
             for window in _windows(jobs, read_row, rows):
+                if stop():
+                    return
                 for table in _computed(window, task, made):
                     outcomes = iter(_outcomes(table))
                     while batch := list(islice(outcomes, batch_size)):

@@ -113,6 +113,7 @@ async def carry(path: str, port: int, data: Path) -> int:
     await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
     line.cancel()
     if stopped.done():
+        print("Milvus is stopping", flush=True)
         with contextlib.suppress(ProcessLookupError):
             inside.terminate()
         await ended

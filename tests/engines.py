@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,3 +54,4 @@ def milvus_server(folder: Path) -> Iterator[MilvusServer]:
         yield server
     finally:
         server.kill()
+        shutil.rmtree(folder, ignore_errors=True)  # 250 MB of programs alone

@@ -462,7 +462,7 @@ def test_a_python_that_cannot_load_extensions(
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        db.sqlite3, "connect", lambda *a, **o: connect(*a, factory=Plain, **o)
+        db.sqlite3, "connect", lambda *a, **o: connect(*a, **{**o, "factory": Plain})
     )
     for arguments in (
         ("embed", tmp_path / "x.db", few, "--model", "hog"),

@@ -265,7 +265,7 @@ async def test_the_limit_of_one_search_is_for_both(
     site: Datasette, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    real = compare.ask_database
+    real = compare.ask_vectors
 
     async def slow(place: Any, ask: Any, patience: float = 1) -> Any:
         given.append(patience)
@@ -273,7 +273,7 @@ async def test_the_limit_of_one_search_is_for_both(
         await asyncio.sleep(0.3)
         return answer
 
-    monkeypatch.setattr(compare, "ask_database", slow)
+    monkeypatch.setattr(compare, "ask_vectors", slow)
     await ask_json(site, f"{PAGE}.json?_like=3")
     assert given[0] == 1
     assert 0 < given[1] <= 0.7

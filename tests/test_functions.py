@@ -146,6 +146,7 @@ def test_no_function_opens_files(conn: sqlite3.Connection, photos: Path) -> None
         "mean_image_embedding",
         "image_distance",
         "similar_images",
+        "image_store_problem",
     }
     file = str(photos / "red" / "red-0.png")
     assert one(conn, "select image_embedding('images', ?)", file) is None

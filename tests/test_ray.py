@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 PATIENCE = 180  # seconds, for what takes a few on an idle machine
 PACKAGE = Path(__file__).parents[1]
 
-# An encoder that waits, in its second call in each process, until it is told to go on.
+# An encoder that waits, in a later call in each process, until it is told to go on.
 GATED = """
 import os, time
 from pathlib import Path
@@ -37,10 +37,10 @@ class Gated:
 
     def encode(self, batch):
         self.calls += 1
-        gate = Path(os.environ["GATE"])
-        if self.calls == 2:
+        gate, last = Path(os.environ["GATE"]), int(os.environ.get("GATE_AFTER", 1))
+        if self.calls == last + 1:
             (gate / f"waiting-{os.getpid()}").touch()
-        while self.calls >= 2 and not (gate / "open").exists():
+        while self.calls > last and not (gate / "open").exists():
             time.sleep(0.02)
         return 1 + batch.mean((1, 2), dtype=np.float32)
 """
@@ -265,6 +265,8 @@ def test_a_killed_run_is_gone_on_with(
     words = [sys.executable, "-m", "datasette", "image-similarity", "embed"]
     words += [path, album, "--model", "gated", "--batch-size", "2", "--engine", "ray"]
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "MARK": mark}
+    # An actor has two blocks at a time, and all wait for the first: let that come through.
+    environment["GATE_AFTER"] = "6"
     run = subprocess.Popen(list(map(str, words)), cwd=tmp_path, env=environment)
 
     def stored() -> int:
@@ -272,9 +274,11 @@ def test_a_killed_run_is_gone_on_with(
         there = path.exists() and value(path, "select count(*) from sqlite_master")
         return value(path, "select count(*) from images") if there else 0
 
-    until(lambda: stored() > 0, "something is stored")
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    try:
+        until(lambda: stored() > 0, "something is stored")
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
     until(lambda: not processes_with(mark), "Ray has ended")
     (closed_gate / "open").touch()
     assert 0 < value(path, "select count(*) from images") < 25
@@ -401,7 +405,7 @@ def test_more_actors_than_fit(tmp_path: Path, album: Path, cluster: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "said"),
     [
         (f"{HOST}:1", f"No Ray answers at {HOST}:1 ("),
         ("nowhere", "The address of a Ray cluster is HOST:PORT or auto, not nowhere"),
@@ -409,7 +413,7 @@ def test_more_actors_than_fit(tmp_path: Path, album: Path, cluster: Any) -> None
     ],
 )
 def test_an_address_that_will_not_do(
-    address: str, words: str, tmp_path: Path, album: Path
+    address: str, said: str, tmp_path: Path, album: Path
 ) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed")
     code = (
@@ -427,7 +431,7 @@ def test_an_address_that_will_not_do(
         check=False,
     )
     assert run.returncode == 1
-    assert run.stderr.startswith(f"Error: {words}")
+    assert run.stderr.startswith(f"Error: {said}")
 
 
 def test_options_of_ray_without_it(tmp_path: Path, album: Path) -> None:

@@ -113,6 +113,8 @@ class Service:
         if known is None or state is None or known[0] != state:
             known = (state, await db.execute_fn(_readable_collections))
             self._inventory[database] = known
+            if any(collection.store for collection in known[1]):
+                self.stored.get_ready()
         return known[1]
 
     async def collection(

@@ -6,11 +6,13 @@ takes nothing else with it.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
 
 THREADS = 4
 QUEUE = 16  # questions that wait for a thread; more are refused at once
+IMPORTING = 20.0  # seconds that a question waits for Python's part of a store, at most
 GRACE = 0.5  # seconds after its deadline in which a thread should have given up itself
 SHARE = 0.8  # of Datasette's time limit for SQL: how long a SQL function waits for a store
+LONGEST = 200  # characters of a URL that are shown: it may come from anybody
 WAITED = "The store with the vectors has not answered within {:g} seconds"
 
 Work = Callable[[sqlite3.Connection], Any]
@@ -57,15 +61,24 @@ class StoreThreads:
         self._pool = ThreadPoolExecutor(THREADS, "image-similarity-store")
         self._own = threading.local()
         self._lock = threading.Lock()
+        self._ready: Future | None = None
         self._asked = 0  # waiting or being answered
-        self._stores: dict[str, Stores] = {}
+        self._stores: dict[str, tuple[Database, Stores]] = {}
         self._connections: list[Connection] = []
+
+    def get_ready(self) -> Future:
+        """Have what asking takes imported: seconds, which are no engine's fault."""
+        with self._lock:
+            if self._ready is None:
+                self._ready = self._pool.submit(_import_client)
+            return self._ready
 
     async def ask(self, db: Database, work: Work, seconds: float) -> Any:
         """What `work` returns of a connection, within so many seconds for everything.
 
         Raises StoreError, SearchTimeout, and QueueFull where too many wait.
         """
+        await asyncio.wait([asyncio.wrap_future(self.get_ready())], timeout=IMPORTING)
         future = asyncio.wrap_future(self._submit(db, work, seconds))
         try:
             return await asyncio.wait_for(future, seconds + GRACE)
@@ -85,7 +98,7 @@ class StoreThreads:
         """End the threads; what still waits for a store is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            for stores in self._stores.values():
+            for _, stores in self._stores.values():
                 stores.close()
             while self._asked == 0 and self._connections:
                 self._close(self._connections.pop())
@@ -145,20 +158,26 @@ class StoreThreads:
 
     def _stores_of(self, db: Database) -> Stores:
         with self._lock:
-            name = db.name
-            if name not in self._stores:
-                config = read_config(self._datasette, name)
+            of, stores = self._stores.get(db.name, (None, None))
+            if of is not db:
+                config = read_config(self._datasette, db.name)
 
                 def vouched(url: str) -> bool:
                     noted = trust.trusted_stores(db.path) if db.path else []
                     return url in noted or url in config.store_urls
 
-                self._stores[name] = Stores(vouched, deadline=config.store_seconds)
-            return self._stores[name]
+                stores = Stores(vouched, deadline=config.store_seconds)
+                self._stores[db.name] = db, stores
+            return stores
 
     def _close(self, conn: Connection) -> None:
         conn.stores = None  # others use them as well
         conn.close()
+
+
+def _import_client() -> None:
+    with suppress(ImportError):  # said in words when it is needed
+        importlib.import_module("pymilvus")
 
 
 def _address(db: Database, datasette: Datasette) -> str:
@@ -177,7 +196,8 @@ def shown_url(url: str) -> str:
     """A store's URL as visitors may read it: where files lie on the server is not for
     them."""
     scheme, _, rest = url.partition(":")
-    return f"{scheme}:{PurePath(rest).name}" if scheme == "milvus-lite" else url
+    shown = f"{scheme}:{PurePath(rest).name}" if scheme == "milvus-lite" else url
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def shown_error(error: StoreError, collection: Collection) -> StoreError:
