@@ -169,8 +169,8 @@ class RayEngine:
         Two things are known here alone, and looked up when a vector comes back: that of
         the same bytes is stored already, or they are those of a file that is gone. The
         result is the same; their bytes have been encoded once more than by one process.
-        Blocks that are under way when `stop()` turns true are finished, whatever their
-        actors read: it is in other processes, where `give_up` ends nothing.
+        The block that is waited for when `stop()` turns true is the last one: it is made in
+        another process, where `give_up` ends nothing.
         """
         if encoder is None:  # nothing that could be read
             yield from embed_pictures(
