@@ -174,8 +174,8 @@ class Reader:
         return self._fetcher and self._fetcher.cache_problem
 
     def close(self) -> None:
-        """Let go of the connections. Downloads that run in other threads end with an
-        ImageError; objects of buckets are read to their end."""
+        """Let go of the connections. What other threads are fetching ends with an
+        ImageError."""
         self.buckets.close()
         if self._fetcher is not None:
             self._fetcher.close()
