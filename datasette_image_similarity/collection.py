@@ -226,9 +226,10 @@ class ImageCollection:
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
-        the current one. `skip` are pictures not to look at again. `copy_of` is another
-        database, whose table is copied here first, over an earlier copy. `engine` has
-        the machines of a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
+        the current one, or without it where pictures come from elsewhere. `skip` are
+        pictures not to look at again. `copy_of` is another database, whose table is
+        copied here first, over an earlier copy. `engine` has the machines of a Ray
+        cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
         file (`stores/opening.py`); from then on the collection remembers it.
