@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from .errors import CollectionError, Stopped, StoreError
 from .explore.vectors import Say
 from .roots import as_root
 from .stores import Space
-from .stores.ids import key_of_id, new_source
+from .stores.ids import key_of_id, new_source, readings
 from .stores.indexing import note_store_index
 from .stores.opening import stores_of
 from .stores.places import clear_places, places_of
@@ -202,10 +203,11 @@ class _Taking:
         if self.collection.source == "blob":
             same, like = f"typeof({column}) = 'blob' and length({column}) = ?", picture.size
         where = " and ".join(f"{db.quote(name)} = ?" for name in source.key_columns)
-        sql = (
-            f"select {source.key_sql()}, {same} from {db.quote(source.name)} where {where}"
-        )
-        row = self.conn.execute(sql, [like, *parts]).fetchone()
+        sql = f"select {source.key_sql()}, {same} from {db.quote(source.name)} "
+        for key in product(*map(readings, parts)):  # a column may be of no type
+            row = self.conn.execute(f"{sql} where {where}", [like, *key]).fetchone()
+            if row is not None:
+                break
         if row is None:
             self.missing += 1
         elif not row[1]:

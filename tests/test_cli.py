@@ -19,7 +19,7 @@ COMMANDS = (
     *("embed", "similar", "search", "status"),
     *("index", "verify", "remove", "models"),
     *("map", "duplicates", "clusters", "evaluate", "export", "reduce"),
-    *("default", "train"),
+    *("default", "train", "move", "reconcile", "import"),
 )
 
 
@@ -236,6 +236,9 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "stale": 1,
         "thumbnails": 24,
         "index": None,
+        "store": "",
+        "store_index": None,
+        "unsent": 0,
         "map": None,
         "default": True,
         "behind": 0,

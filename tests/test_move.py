@@ -7,17 +7,21 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from core import answer, command, faults, refused, sql, value
+from core import answer, command, faults, opened, refused, sql, value
 from stored import change, drop, in_store, release, shas, vectors
 
 from datasette_image_similarity import ImageCollection
+from datasette_image_similarity import database as db
 from datasette_image_similarity.errors import CollectionError, Stopped, StoreError
 from datasette_image_similarity.stores import moving
+from datasette_image_similarity.stores.milvus import Milvus
+from datasette_image_similarity.stores.opening import space_of
 
 pytest.importorskip("milvus_lite", reason="needs milvus-lite")
 
@@ -104,6 +108,8 @@ from pathlib import Path
 import datasette_image_similarity.trust as trust
 from datasette_image_similarity import ImageCollection, database as db
 from datasette_image_similarity.stores import moving
+from datasette_image_similarity.stores.milvus import Milvus
+from datasette_image_similarity.stores.opening import space_of
 
 path, to, owner, method, calls, folder = sys.argv[1:]
 trust.click.get_app_dir = lambda *_: folder
@@ -243,8 +249,6 @@ def _then(
 def test_the_engine_away_in_the_middle(
     copied: Path, lite: str, small_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasette_image_similarity.stores.milvus import Milvus
-
     before, calls, usual = vectors(copied), [], Milvus.upsert
 
     def away(index: Milvus, entries: Any) -> None:
@@ -324,8 +328,6 @@ def test_the_compressed_index_goes_and_that_is_said(copied: Path, lite: str) -> 
 def test_removed_with_the_engine_away(
     copied: Path, lite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasette_image_similarity.stores.milvus import Milvus
-
     move(copied, lite)
 
     def away(*_: Any) -> None:
@@ -341,6 +343,8 @@ def test_removed_with_the_engine_away(
 
 def test_what_is_made_of_vectors_in_a_store_is_in_the_file(copied: Path, lite: str) -> None:
     move(copied, lite)
+    with opened(copied) as conn:
+        space = space_of(db.find_collection(conn, "images"))
     with ImageCollection(copied) as collection:
         collection.reduce(8)
         assert collection.move("sqlite").sent == 24
@@ -351,3 +355,13 @@ def test_what_is_made_of_vectors_in_a_store_is_in_the_file(copied: Path, lite: s
     assert sorted(map(tuple, stores)) == [("default", ""), ("pca-8", "")]
     assert vectors(copied, "default") == vectors(copied, "pca-8")
     assert faults(copied) == []
+    with closing(Milvus(lite, space)) as index:
+        index.ensure()
+        assert index.stats().count == 0
+
+
+def test_where_a_smaller_collection_is_is_said(copied: Path, lite: str) -> None:
+    move(copied, lite)
+    done = command("reduce", copied, "--dims", 8)
+    assert "in the database itself" in done.output
+    assert "--name pca-8 --to milvus-lite:OTHER.db" in done.output

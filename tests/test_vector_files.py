@@ -157,9 +157,9 @@ def test_a_projection_comes_along(copied: Path, tmp_path: Path, photos: Path) ->
 
 def test_compound_and_odd_keys(tmp_path: Path) -> None:
     path, file = tmp_path / "odd.db", tmp_path / "odd.parquet"
-    keys = [("a,b", 1), ("/", 2), ("~", 3), ("ü\n", 4)]
+    keys = [("a,b", 1), ("/", 2), ("~", 3), ("ü\n", 4), ("5", 5)]
     with opened(path) as conn:
-        conn.execute("create table t (a text, b integer, image blob, primary key (a, b))")
+        conn.execute("create table t (a text, b, image blob, primary key (a, b))")
         conn.executemany(
             "insert into t values (?, ?, ?)",
             [(*key, picture("red", key[1])) for key in keys],
@@ -169,7 +169,7 @@ def test_compound_and_odd_keys(tmp_path: Path) -> None:
     items = sql(path, ITEMS)
     command("import", removed(path), file)
     assert sql(path, ITEMS) == items
-    assert embed(path, table="t", blob_column="image").unchanged == 4
+    assert embed(path, table="t", blob_column="image").unchanged == 5
 
 
 def test_rows_that_are_missing_or_another_picture_are_left_out(

@@ -90,6 +90,20 @@ def embed_all(database: Path, table: str) -> str:
     return command_line("embed", database, *named, "--all")
 
 
+def kept_beside(store: str, database: Path, table: str, name: str) -> list[str]:
+    """Where a collection is that was made of one in a store; nothing without a store."""
+    if not store:
+        return []
+    kind = (
+        "milvus-lite:OTHER.db" if store.startswith("milvus-lite:") else "milvus://…/OTHER"
+    )
+    return [
+        "Its vectors are in the database itself. To have them in a store, too, under "
+        "another name, since they cannot be compared with the full ones:",
+        "  " + command_line("move", database, table, "--name", name, "--to", kind),
+    ]
+
+
 class Reporter:
     """Prints a run as it goes: a bar on a terminal, else a line now and then."""
 

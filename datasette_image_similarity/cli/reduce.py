@@ -16,6 +16,7 @@ from .base import (
     existing,
     image_similarity,
     json_output,
+    kept_beside,
     only_table,
     or_stopped,
     vacuum,
@@ -76,6 +77,7 @@ def reduce(
         or_stopped(say, "everything is as it was") as stop,
         ImageCollection(database, table, name=name) as collection,
     ):
+        store = collection.store
         made = collection.reduce(
             dims,
             whiten=whiten,
@@ -88,6 +90,8 @@ def reduce(
     if as_json:
         click.echo(json.dumps(asdict(made), indent=2))
     for line in _in_words(made, database):
+        say.line(line)
+    for line in kept_beside(store, database, made.table, made.name):
         say.line(line)
 
 

@@ -16,6 +16,7 @@ from .base import (
     existing,
     image_similarity,
     json_output,
+    kept_beside,
     one_line,
     only_table,
     or_stopped,
@@ -177,6 +178,7 @@ def train(
         ImageCollection(database, table, name=name) as collection,
         or_stopped(say, "nothing was stored") as stop,
     ):
+        store = collection.store
         trained = collection.train(
             to=to, seed=seed, progress=say.step, stop=stop, **options
         )
@@ -186,6 +188,8 @@ def train(
         _report(say, trained)
     if trained.name is None:
         sys.exit(1)
+    for line in kept_beside(store, database, trained.table, trained.name):
+        say.line(line)
 
 
 def _report(say: Reporter, trained: Trained) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,3 +51,12 @@ def key_of_id(id: str) -> list[str]:
     """The parts of an id's key, as text. Raises StoreError for what is no id."""
     source_of_id(id)
     return [tilde_decode(part) for part in id.rpartition("/")[2].split(",")]
+
+
+def readings(text: str) -> list[Key]:
+    """A part of a key as text, and as the numbers that it may have been written of."""
+    keys: list[Key] = [text]
+    for kind in (int, float):
+        with suppress(ValueError):
+            keys.append(kind(text))
+    return [key for key in keys if not (isinstance(key, int) and abs(key) >= 2**63)]

@@ -6,6 +6,7 @@ What was measured is kept with the collection and used whenever its store is ope
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -71,17 +72,36 @@ def make_store_index(
         )
     index = store_of(conn, collection)
     index.ensure()
-    there = index.stats().index
-    had = {name: there[name] for name in there if name != "type"}
-    if type is None and (rebuild or params or there["type"] == FLAT):
-        type = USUAL if there["type"] == FLAT else there["type"]
-        params = params if params is not None else had
+    stats = index.stats()
+    there, before = str(stats.index["type"]), store_index(conn, collection)
+    params = dict(params or {})
+    if type is None and (rebuild or params or there == FLAT):
+        type = USUAL if there == FLAT else there
     if type is not None:
-        index.index_with(type.upper(), params, say=say, stop=stop)
+        type = type.upper()
+        if type == there:
+            params = _without_type(stats.index) | params
+        params = _usual(type, stats.count) | params
+        index.index_with(type, params, say=say, stop=stop)
+    elif before is not None and before.type == there:
+        params = before.params
     index.search_params = {}
-    made = _measured(index, search, recall or RECALL, say, stop)
+    made = _measured(index, params, search, recall or RECALL, say, stop)
     put_store_index(conn, collection, made)
     return made
+
+
+def _usual(type: str, count: int) -> dict[str, int]:
+    """What to make an index with where nothing is said; engines want to be told."""
+    if type == USUAL:
+        return {"M": 16, "efConstruction": 200}
+    if type.startswith("IVF_") or type == "SCANN":
+        return {"nlist": max(1, min(65_536, 4 * math.isqrt(count)))}
+    return {}
+
+
+def _without_type(index: Mapping[str, object]) -> dict[str, Any]:
+    return {name: index[name] for name in index if name != "type"}
 
 
 def drop_store_index(conn: sqlite3.Connection, collection: db.Collection) -> None:
@@ -98,12 +118,14 @@ def note_store_index(
     conn: sqlite3.Connection, collection: db.Collection, index: VectorIndex
 ) -> None:
     """Note how a store finds things that a collection is new in."""
+    put_store_index(conn, collection, noted_index(index))
+
+
+def noted_index(index: VectorIndex) -> StoreIndex:
+    """How a store finds things, as far as it tells by itself."""
     stats = index.stats()
-    params = {name: stats.index[name] for name in stats.index if name != "type"}
-    kind = str(stats.index["type"])
-    put_store_index(
-        conn, collection, StoreIndex(stats.exact, kind, params, {}, None, None, None, None)
-    )
+    params, kind = _without_type(stats.index), str(stats.index["type"])
+    return StoreIndex(stats.exact, kind, params, {}, None, None, None, None)
 
 
 def put_store_index(
@@ -126,6 +148,7 @@ def store_index(conn: sqlite3.Connection, collection: db.Collection) -> StoreInd
 
 def _measured(
     index: Any,
+    params: Mapping[str, Any],
     search: Mapping[str, int] | None,
     recall: float,
     say: Say,
@@ -139,7 +162,7 @@ def _measured(
     return StoreIndex(
         exact=stats.exact,
         type=tuned.type,
-        params=dict(tuned.params),
+        params=dict(tuned.params or params),  # milvus-lite does not tell them
         search=dict(tuned.search_params),
         recall=tuned.recall,
         asked=recall if search is None else None,

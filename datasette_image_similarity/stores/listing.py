@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import VectorIndex, Where
 
 AT_ONCE = 5000
+PAGE = 16_000  # ids of a store at once: milvus-lite looks at all for each page
 
 
 class Listing:
@@ -121,7 +122,7 @@ def differences(
 ) -> Iterator[Difference]:
     """Compare a listing with what a store has, some thousand ids after the other."""
     ours = chain.from_iterable(listing.pages())
-    theirs = chain.from_iterable(pages(index, where, AT_ONCE))
+    theirs = chain.from_iterable(pages(index, where, PAGE))
     mine, there = next(ours, None), next(theirs, None)
     found = Difference()
     while mine is not None or there is not None:

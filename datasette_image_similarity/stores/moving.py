@@ -23,7 +23,7 @@ from .. import database as db
 from ..errors import CollectionError, Stopped, StoreError
 from . import Entry
 from .ids import entry_id, new_source
-from .indexing import note_store_index
+from .indexing import noted_index, put_store_index
 from .listing import Listing, differences
 from .opening import space_of, stores_of
 from .places import clear_place
@@ -90,9 +90,6 @@ class Place(Protocol):
     def put(self, rows: Sequence[Row], vectors: dict[int, bytes]) -> None:
         """Store the vectors of rows."""
 
-    def count(self) -> int:
-        """How many vectors there are."""
-
 
 class InFile:
     """The vec0 table of a collection."""
@@ -129,7 +126,7 @@ class InFile:
 
     def put(self, rows: Sequence[Row], vectors: dict[int, bytes]) -> None:
         with db.transaction(self.conn):
-            now = rows_of(self.conn, self.collection, vectors)
+            now = set(rows_of(self.conn, self.collection, vectors))
             fresh = [row for row in rows if row in now and row.item in vectors]
             self.conn.executemany(
                 f"delete from {self.table} where id = ?", [(row.item,) for row in fresh]
@@ -138,9 +135,6 @@ class InFile:
                 f"insert into {self.table} (id, embedding) values (?, ?)",
                 [(row.item, vectors[row.item]) for row in fresh],
             )
-
-    def count(self) -> int:
-        return self.conn.execute(f"select count(*) from {self.listed}").fetchone()[0]
 
 
 class InStore:
@@ -211,9 +205,6 @@ class InStore:
         with ThreadPoolExecutor(SENDERS, "image-similarity-store") as senders:
             list(senders.map(self.index.upsert, parts))
 
-    def count(self) -> int:
-        return self.index.stats(self.where).count
-
 
 def rows_of(
     conn: sqlite3.Connection, collection: db.Collection, items: Iterable[int]
@@ -251,6 +242,7 @@ def move(
     _check_complete(conn, collection)
     target = place_of(conn, collection, url)
     target.ensure()
+    searched = noted_index(target.index) if isinstance(target, InStore) else None
     indexed = db.index_row(conn, collection) is not None
     copying = _Copying(conn, collection, origin, target, say, stop)
     for attempt in range(PATIENCE + 1):
@@ -265,10 +257,9 @@ def move(
             _require(conn, collection)
             compared, apart = copying.check()
             db.move_collection(conn, collection, target.url, target.source)
+            if searched is not None:
+                put_store_index(conn, collection, searched)
             break
-    if isinstance(target, InStore):
-        moved = db.find_collection(conn, collection.table, collection.name)
-        note_store_index(conn, moved, target.index)
     return Moved(
         table=collection.table,
         name=collection.name,
@@ -300,6 +291,7 @@ class _Copying:
         self.origin, self.target = origin, target
         self.say, self.stop = say, stop
         self.sent = 0
+        self.equal = 0  # so many were when nothing was lacking
 
     def until_equal(self) -> None:
         """Copy what is lacking, and compare, until nothing is."""
@@ -324,6 +316,7 @@ class _Copying:
             seen += looked_at
             self.say(what, min(seen, total), total)
         self.sent += copied
+        self.equal = seen - copied
         return copied
 
     def _check_missing(self, rows: Sequence[Row]) -> None:
@@ -340,11 +333,11 @@ class _Copying:
         """
         import numpy as np
 
-        total, there = db.item_count(self.conn, self.collection), self.target.count()
-        if there != total:
+        total = db.item_count(self.conn, self.collection)
+        if self.equal != total:
             raise StoreError(
-                f"{_called(self.target.url)} has {there:,} vectors, not {total:,}: nothing "
-                "was changed, run this again"
+                f"{_called(self.target.url)} has {self.equal:,} of {total:,} vectors: "
+                "nothing was changed, run this again"
             )
         sql = (
             "select id, pk, sha256 from _image_similarity_items where collection_id = ? "

@@ -29,7 +29,7 @@ AT_ONCE = 1000  # ids that are compared and mended at once
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was compared, and found otherwise in the store.
+    """What was compared, and found otherwise in the store, which had `stored` vectors.
 
     `lacking` pictures have no vector there, `other` ones that of other bytes; `surplus`
     vectors are no picture's here. `waiting` have not been sent yet, `sent` were sent now.
@@ -77,12 +77,13 @@ def reconcile(
     sent = send_waiting(conn, collection) if mend else 0
     total = db.item_count(conn, collection)
     listing = Listing(conn, collection, vectors.id_of)
-    lacking = other = surplus = seen = 0
+    lacking = other = surplus = seen = stored = 0
     say("Comparing", 0, total)
     for found in differences(listing, vectors.index, vectors.where, AT_ONCE):
         if stop():
             raise Stopped
         seen += found.seen - len(found.surplus)
+        stored += found.seen - len(found.lacking)
         suspects = [*found.lacking, *found.other, *found.surplus]
         if suspects:
             now = _Suspects(vectors, suspects)
@@ -102,7 +103,7 @@ def reconcile(
         name=collection.name,
         store=collection.store,
         items=db.item_count(conn, collection),
-        stored=vectors.index.stats(vectors.where).count,
+        stored=stored,
         lacking=lacking,
         other=other,
         surplus=surplus,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from .ids import entry_id, key_of_id
+from .ids import entry_id, key_of_id, readings
 from .opening import store_of
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class RemoteVectors:
     def _keys(self, parts: list[str]) -> list[db.Key]:
         """What keys an id's may have been: ids do not tell 1 from "1"."""
         if len(self.source.key_columns) == 1:
-            return _read_as(parts[0]) if len(parts) == 1 else []
+            return readings(parts[0]) if len(parts) == 1 else []
         key = self.source.find(self.conn, parts)  # by its columns' types
         return [] if key is None else [key]
 
@@ -198,15 +197,6 @@ class RemoteVectors:
             and items[hit.id][1] == hit.sha256
             and items[hit.id][0] not in unsent
         ]
-
-
-def _read_as(text: str) -> list[db.Key]:
-    """A key as text, and as the numbers that it may have been written of."""
-    keys: list[db.Key] = [text]
-    for kind in (int, float):
-        with suppress(ValueError):
-            keys.append(kind(text))
-    return [key for key in keys if not (isinstance(key, int) and abs(key) >= 2**63)]
 
 
 def _distances(vectors: np.ndarray, asked: np.ndarray, metric: str) -> np.ndarray:
