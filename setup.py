@@ -69,6 +69,7 @@ setup(
         "test": [
             "pytest",
             "pytest-asyncio",
+            "pytest-xdist",
             "httpx",
             "playwright",
             "ruff",

@@ -9,11 +9,13 @@ GOOGLE_APPLICATION_CREDENTIALS, FSSPEC_S3_ANON, …) and are noted nowhere.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -55,6 +57,9 @@ class Store(Protocol):
 
     def read(self, bucket: str, key: str, count: int, seconds: float) -> bytes:
         """The first `count` bytes of an object."""
+
+    def end(self) -> None:
+        """End what other threads are asking: that raises ImageError."""
 
 
 class Buckets:
@@ -109,7 +114,11 @@ class Buckets:
         return data
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections. What other threads are reading ends with an
+        ImageError."""
+        for (process, _), store in list(self._stores.items()):
+            if process == os.getpid():
+                store.end()
         self._stores.clear()
 
     def _page(self, root: BucketRoot, count: int, after: str | None) -> Page:
@@ -163,14 +172,51 @@ def _store(scheme: str) -> Store:
         ) from None
 
 
+class _Calls:
+    """Calls of a file system's coroutines, which run in a thread of fsspec's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._running: set[Future] = set()
+        self._ended = False
+
+    def __call__(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *arguments: Any,
+        timeout: float,
+        **options: Any,
+    ) -> Any:
+        """What it gives. Raises what it raises, or TimeoutError; ImageError once ended."""
+
+        async def run() -> Any:
+            return await function(*arguments, **options)
+
+        running = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        self._running.add(running)
+        try:
+            if self._ended:
+                raise CancelledError
+            return running.result(timeout)
+        except CancelledError:
+            raise ImageError("the reading was stopped") from None
+        finally:
+            self._running.discard(running)
+            running.cancel()
+
+    def end(self) -> None:
+        """Cancel those that run, and those to come."""
+        self._ended = True
+        for one in list(self._running):
+            one.cancel()
+
+
 class _S3:
     """Amazon S3, and what speaks its language."""
 
     def __init__(self) -> None:
-        from fsspec.asyn import sync
         from s3fs import S3FileSystem
 
-        self._sync = sync
         self._fs = S3FileSystem(
             skip_instance_cache=True,
             use_listings_cache=False,
@@ -182,12 +228,15 @@ class _S3:
             },
         )
         self._fs.retries = 2
+        self._call = _Calls(self._fs.loop)
+        self.end = self._call.end
 
     def page(
         self, bucket: str, prefix: str, count: int, after: str | None, seconds: float
     ) -> Page:
         more = {} if after is None else {"ContinuationToken": after}
-        answer = self._fs.call_s3(
+        answer = self._call(
+            self._fs._call_s3,
             "list_objects_v2",
             Bucket=bucket,
             Prefix=prefix,
@@ -201,7 +250,9 @@ class _S3:
         return Page(objects, answer.get("NextContinuationToken"))
 
     def find(self, bucket: str, key: str, seconds: float) -> Object:
-        answer = self._fs.call_s3("head_object", Bucket=bucket, Key=key, timeout=seconds)
+        answer = self._call(
+            self._fs._call_s3, "head_object", Bucket=bucket, Key=key, timeout=seconds
+        )
         return self._object(key, answer["ContentLength"], answer)
 
     def _object(self, key: str, size: int, facts: dict[str, Any]) -> Object:
@@ -213,7 +264,8 @@ class _S3:
         while True:
             left = max(end - time.monotonic(), 0.1)
             try:
-                answer = self._fs.call_s3(
+                answer = self._call(
+                    self._fs._call_s3,
                     "get_object",
                     Bucket=bucket,
                     Key=key,
@@ -227,7 +279,7 @@ class _S3:
             body = answer["Body"]
             try:
                 left = max(end - time.monotonic(), 0.1)
-                return self._sync(self._fs.loop, body.read, timeout=left)
+                return self._call(body.read, timeout=left)
             except Exception:  # cut off half-way: once more
                 if last or time.monotonic() > end:
                     raise
@@ -252,11 +304,14 @@ class _Gcs:
             access="read_only",
             requests_timeout=30,
         )
+        self._call = _Calls(self._fs.loop)
+        self.end = self._call.end
 
     def page(
         self, bucket: str, prefix: str, count: int, after: str | None, seconds: float
     ) -> Page:
-        answer = self._fs.call(
+        answer = self._call(
+            self._fs._call,
             *("GET", "b/{}/o", bucket),
             prefix=prefix,
             maxResults=count,
@@ -269,7 +324,8 @@ class _Gcs:
         return Page(objects, answer.get("nextPageToken"))
 
     def find(self, bucket: str, key: str, seconds: float) -> Object:
-        answer = self._fs.call(
+        answer = self._call(
+            self._fs._call,
             *("GET", "b/{}/o/{}", bucket, key),
             fields=self.FIELDS,
             json_out=True,
@@ -284,7 +340,8 @@ class _Gcs:
 
     def read(self, bucket: str, key: str, count: int, seconds: float) -> bytes:
         try:
-            _, data = self._fs.call(
+            _, data = self._call(
+                self._fs._call,
                 *("GET", "b/{}/o/{}", bucket, key),
                 alt="media",
                 headers={"Range": f"bytes=0-{count - 1}"},

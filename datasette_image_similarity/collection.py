@@ -42,7 +42,8 @@ from .explore.exports import (
 from .explore.map import MapStatus, make_map, map_status
 from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
-from .pipeline import Job, finished_vector
+from .pipeline import Job, Outcome, embed_pictures, finished_vector
+from .plan import Queue
 from .progress import silent
 from .query import Filter, Hit, Query
 from .roots import BucketRoot, Root, WebRoot, named
@@ -226,9 +227,10 @@ class ImageCollection:
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder; `prune` drops what has gone from the disk. `progress` is called
         after each batch, a transaction each; `stop()` turning true ends the run after
-        the current one. `skip` are pictures not to look at again. `copy_of` is another
-        database, whose table is copied here first, over an earlier copy. `engine` has
-        the machines of a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
+        the current one, or without it where pictures come from elsewhere. `skip` are
+        pictures not to look at again. `copy_of` is another database, whose table is
+        copied here first, over an earlier copy. `engine` has the machines of a Ray
+        cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
         file (`stores/opening.py`); from then on the collection remembers it.
@@ -236,7 +238,7 @@ class ImageCollection:
         With `encoder.dims` a new collection (or all of it again, with `force`) is stored
         projected by PCA, learned from the first pictures: some thousands from all over
         the source. Until it is, nothing is stored; `stop()` turning true meanwhile raises
-        `explore.vectors.Stopped`.
+        `errors.Stopped`.
 
         Raises EncoderError before the database is touched; CollectionError for a table
         or column that does not fit, or another encoder or store than the collection's;
@@ -245,22 +247,15 @@ class ImageCollection:
         nothing: it is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()
-        if sum(map(bool, (path_column, url_column, blob_column))) > 1:
-            raise CollectionError(
-                "Name one column: of paths, of addresses or of pictures as BLOBs"
-            )
         files, rows = _files_or_rows(source)
-        if rows and not (path_column or url_column or blob_column):
-            raise CollectionError("Rows need a column of paths, addresses or BLOBs")
+        _check_columns(path_column, url_column, blob_column, rows)
         top = _root(root, url_column)
         before = self._existing()
         store = self._store(before, store)
         mode = _mode(files, path_column or url_column, blob_column, before, self.table)
-        reader = sources.Reader(allow_private=allow_private_addresses)
         self._check_source(files, rows, mode, copy_of)
-        for bucket in (*files, top):
-            if isinstance(bucket, BucketRoot):
-                reader.buckets.check(bucket, listing=bucket is not top)
+        reader = sources.Reader(allow_private=allow_private_addresses)
+        _check_buckets(reader, files, top)
         options = asked = encoder or EncoderOptions()
         if engine is not None:
             options = replace(asked, device="auto")  # what is asked for need not be here
@@ -283,8 +278,7 @@ class ImageCollection:
                 label_from_folder=label_from_folder,
                 reader=reader,
             )
-            pictures = run.list(files, top, where)
-            pictures = _some(pictures, files)
+            pictures = _some(run.list(files, top, where), files)
             opening = {
                 "name": self.name,
                 "metric": metric,
@@ -293,41 +287,51 @@ class ImageCollection:
             }
             if not learns:
                 run.open(self._encoder, spec=spec, **opening)
-            pictures = _counted(pictures, progress, started)
-            jobs = run.plan(pictures, set(skip), force, limit)
-            readable = jobs.readable()
-            if readable and load is not None:
-                self._encoder = load()
-            if learns:
-                from .learning.sample import pictures_wanted
-
-                jobs.put_first(pictures_wanted(self._encoder.dimensions))
-            if readable:
-                jobs.put_first(self._encoder.sample)
-            describe = self._describe_encoder if readable else spec.__str__
-            if engine is not None and readable:
-                engine.start()
-                describe = partial(engine.describe, self._encoder.spec)
+                thumbnails = run.collection.thumbnails
+            jobs = run.plan(_counted(pictures, progress, started), skip, force, limit)
+            readable = self._make_ready(jobs, load, learns)
+            describe = self._describer(engine) if readable else spec.__str__
             report = _reporter(progress, lambda: describe() + run.learning, started)
-            thumbnails = run.collection.thumbnails if run.collection else thumbnails
             how = How(
                 limits=limits,
                 thumbnail=THUMBNAIL if thumbnails else None,
                 batch_size=batch_size,
                 workers=workers,
                 stop=stop,
+                engine=_pipeline(engine if readable else None, asked),
             )
-            if engine is not None:
-                at_work = {"device": asked.device, "precision": asked.precision}
-                how = replace(how, engine=partial(engine.embed_pictures, **at_work))
             queue = iter(jobs)
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)
             encoder = self._encoder if readable else None
             run.work(queue, encoder, how, force=force, report=report)
             run.finish(prune, whole=not (where or limit or run.summary.stopped))
+        run.summary.cache_problem = reader.cache_problem
         run.summary.seconds = time.perf_counter() - started
         return run.summary
+
+    def _make_ready(
+        self, jobs: Queue, load: Callable[[], Encoder] | None, learns: bool
+    ) -> bool:
+        """Load the encoder where a picture can be read at all, which is the answer, and
+        put those first that something is learned from."""
+        readable = jobs.readable()
+        if readable and load is not None:
+            self._encoder = load()
+        if learns:
+            from .learning.sample import pictures_wanted
+
+            jobs.put_first(pictures_wanted(self._encoder.dimensions))
+        if readable:
+            jobs.put_first(self._encoder.sample)
+        return readable
+
+    def _describer(self, engine: RayEngine | None) -> Callable[[], str]:
+        """What says what embeds. A cluster is connected to. Raises EngineError."""
+        if engine is None:
+            return self._describe_encoder
+        engine.start()
+        return partial(engine.describe, self._encoder.spec)
 
     def _learn(
         self,
@@ -1349,6 +1353,41 @@ def _load(before: db.Collection | None, options: EncoderOptions) -> Encoder:
         device=options.device,
         precision=options.precision,
     )
+
+
+def _check_columns(
+    path_column: str | None,
+    url_column: str | None,
+    blob_column: str | None,
+    rows: list[dict[str, object]],
+) -> None:
+    """Raise CollectionError for more columns than one, or rows without any."""
+    columns = list(filter(None, (path_column, url_column, blob_column)))
+    if len(columns) > 1:
+        raise CollectionError(
+            "Name one column: of paths, of addresses or of pictures as BLOBs"
+        )
+    if rows and not columns:
+        raise CollectionError("Rows need a column of paths, addresses or BLOBs")
+
+
+def _check_buckets(
+    reader: sources.Reader, files: list[Path | BucketRoot], top: Root | None
+) -> None:
+    """Raise CollectionError for a bucket that was named and is not to be had."""
+    for bucket in (*files, top):
+        if isinstance(bucket, BucketRoot):
+            reader.buckets.check(bucket, listing=bucket is not top)
+
+
+def _pipeline(
+    engine: RayEngine | None, asked: EncoderOptions
+) -> Callable[..., Iterator[list[Outcome]]]:
+    """What makes the batches: this process, or the actors of a cluster."""
+    if engine is None:
+        return embed_pictures
+    at_work = {"device": asked.device, "precision": asked.precision}
+    return partial(engine.embed_pictures, **at_work)
 
 
 def _root(root: str | Path | None, url_column: str | None) -> Root | None:

@@ -23,7 +23,7 @@ from . import index, siblings, sources, trust
 from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError, Stopped
 from .images import Limits
-from .pipeline import Job, Outcome, embed_pictures
+from .pipeline import Job, Outcome
 from .plan import Item, Queue, Stored, chunks, folder, place, untouched
 from .roots import BucketRoot, Root, WebRoot
 from .stores import Space
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "default"
 REMOTE_READERS = 16  # threads that read what is not on this computer: each mostly waits
-REMOTE_PAUSE = 60  # seconds between two listings of a bucket, which cost money
+REMOTE_PAUSE = 60  # seconds between two looks at a bucket, which cost money, or the web
 
 
 @dataclass
@@ -58,10 +58,11 @@ class Summary:
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
     pause: float = 2  # seconds after which it is worth looking for changes
+    cache_problem: str | None = None  # why downloads could not be kept
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        others = ("failures", "new_roots", "wants_index", "pause")
+        others = ("failures", "new_roots", "wants_index", "pause", "cache_problem")
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
@@ -76,7 +77,7 @@ class How:
     batch_size: int
     workers: int | None
     stop: Callable[[], bool]
-    engine: Callable[..., Iterator[list[Outcome]]] = embed_pictures  # or as it is called
+    engine: Callable[..., Iterator[list[Outcome]]]  # called as `embed_pictures()`
 
 
 class Run:
@@ -174,7 +175,7 @@ class Run:
                 self.reader.buckets.check(root, listing=listing)
 
     def _note_pause(self, roots: Iterable[Root]) -> None:
-        if any(isinstance(root, BucketRoot) for root in roots):
+        if not all(isinstance(root, Path) for root in roots):
             self.summary.pause = REMOTE_PAUSE
 
     def _vouched_roots(self) -> list[Root]:
@@ -293,11 +294,12 @@ class Run:
     def plan(
         self,
         pictures: Iterable[sources.Picture],
-        skip: set[sources.Picture],
+        skip: Iterable[sources.Picture],
         force: bool,
         limit: int | None,
     ) -> Queue:
         """The pictures that have to be looked at: before `open()`, all of them."""
+        seen = set(map(_as_listed, skip))
         stored = None
         if self.collection is not None:
             self._drop_rowless()
@@ -311,7 +313,7 @@ class Run:
             jobs = []
             items = stored.items(chunk) if stored else [None] * len(chunk)
             for picture, item in zip(chunk, items, strict=True):
-                job = self._job(picture, item, roots, skip, force)
+                job = self._job(picture, item, roots, seen, force)
                 if job is not None:
                     jobs.append((job, (picture.pk, picture.path) in failed))
             queue.add(jobs)
@@ -429,8 +431,7 @@ class Run:
         metric: str,
         stored_vector: Callable[[str], bytes | None],
     ) -> Iterator[list[Outcome]]:
-        work = how.engine if encoder else embed_pictures  # without one nothing can be read
-        return work(
+        return how.engine(
             jobs,
             encoder=encoder,
             metric=metric,
@@ -444,6 +445,7 @@ class Run:
             stop=how.stop,
             read=self.reader.read,
             readers=REMOTE_READERS if self._is_remote else None,
+            give_up=self.reader.close if self._is_remote else None,
         )
 
     @property
@@ -702,3 +704,8 @@ class Run:
         ]
         sql = "delete from _image_similarity_failures where id = ?"
         self.conn.executemany(sql, old)
+
+
+def _as_listed(picture: sources.Picture) -> sources.Picture:
+    """A picture that was read, as its source lists it: of an address without a size."""
+    return picture._replace(size=0) if picture.root == WebRoot() else picture

@@ -13,15 +13,16 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from .encoders import Encoder
-from .errors import ImageError
+from .errors import ImageError, Stopped
 from .images import Decoded, DecoderPool, Limits, Request, refuse_size
+from .roots import is_object
 from .sources import Picture, read_file
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _Vectors = dict[str, "bytes | None"]  # by SHA-256; None for one that cannot be stored
 LANES = 2  # calls of the encoder at once: the next is ready when one ends
-BYTES_AHEAD = 256 << 20  # of BLOBs, which are read before their decoder is free
+BYTES_AHEAD = 256 << 20  # of what is read before its decoder is free
+ASKING = 0.2  # seconds between two looks at `stop()` while something is waited for
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def embed_pictures(
     stop: Callable[[], bool],
     read: Callable[[str, int], bytes] = read_file,
     readers: int | None = None,
+    give_up: Callable[[], None] | None = None,
     decoders: DecoderPool | None = None,
 ) -> Iterator[list[Outcome]]:
     """Yields batches of outcomes, in the order of the jobs.
@@ -88,7 +91,9 @@ def embed_pictures(
     embedded before; `read_row` reads a BLOB: both are called in the caller's thread.
     `workers` is the number of decoders, None for one a core; `decoders` are some that
     are there already, and stay.
-    When `stop()` turns true, the batch given last was the last one.
+    When `stop()` turns true, the batch under way is the last one. With `give_up`, which
+    ends what `read` is at in all threads, the batch given last was: reads that may take
+    minutes are not waited for.
     """
     workers = workers or os.cpu_count() or 1
     request = Request(input=encoder.input if encoder else None, thumbnail=thumbnail)
@@ -128,12 +133,18 @@ def embed_pictures(
             return reading.submit(prepare, job, data)
 
         size = encoder.batch_size if encoder else batch_size
-        prepared = _ahead(jobs, start, 2 * size * LANES)
+        prepared = _ahead(jobs, start, 2 * size * LANES, stop if give_up else None)
         encoding = _Encoding(encoder, lanes, metric, stored_vector)
         outcomes = encoding.outcomes(prepared, size)
-        while not stop() and (batch := list(islice(outcomes, batch_size))):
-            yield batch
-            encoding.forget(batch)
+        try:
+            while not stop() and (batch := list(islice(outcomes, batch_size))):
+                yield batch
+                encoding.forget(batch)
+        except Stopped:  # while something was waited for
+            pass
+        finally:
+            if give_up is not None and stop():
+                give_up()
 
 
 @contextmanager
@@ -153,25 +164,46 @@ def _done(result: T) -> Future[T]:
 
 
 def _ahead(
-    jobs: Iterable[Job], start: Callable[[Job], Future[Outcome]], count: int
+    jobs: Iterable[Job],
+    start: Callable[[Job], Future[Outcome]],
+    count: int,
+    stop: Callable[[], bool] | None,
 ) -> Iterator[Outcome]:
-    """The outcomes of jobs, in order, with `count` of them under way at most."""
+    """The outcomes of jobs, in order, with `count` of them under way at most.
+
+    Raises Stopped when `stop()` turns true while one is waited for.
+    """
     jobs = iter(jobs)
     waiting: deque[tuple[int, Future[Outcome]]] = deque()
-    held = 0  # bytes of BLOBs
+    held = 0  # bytes
     while True:
         while len(waiting) < count and held < BYTES_AHEAD:
             job = next(jobs, None)
             if job is None:
                 break
-            size = job.picture.size if job.picture.file is None else 0
+            size = job.picture.size if _is_held(job.picture) else 0
             held += size
             waiting.append((size, start(job)))
         if not waiting:
             return
         size, first = waiting.popleft()
-        yield first.result()
+        yield _awaited(first, stop)
         held -= size
+
+
+def _is_held(picture: Picture) -> bool:
+    """Whether its bytes, as many as were listed, may wait long for a decoder: those of
+    files are read when there is one, of an address nobody knows how many there are."""
+    return picture.file is None or is_object(picture.file)
+
+
+def _awaited(future: Future[T], stop: Callable[[], bool] | None) -> T:
+    """The result. Raises Stopped when `stop()` turns true before it is there."""
+    while stop is not None and not future.done():
+        if stop():
+            raise Stopped
+        wait([future], ASKING)
+    return future.result()
 
 
 class _Encoding:

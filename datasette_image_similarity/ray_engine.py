@@ -74,6 +74,8 @@ class RayEngine:
 
     The cluster's machines need this package, the same version of it as here, in the
     environment that `ray start` was run in, and must see the files under the same paths.
+    Pictures in buckets and at addresses are fetched by the actors, with the credentials
+    of their machines. Each has connections of its own: a host gets four from each actor.
     Nothing is started or connected to before there is something to embed.
     """
 
@@ -157,6 +159,7 @@ class RayEngine:
         stop: Callable[[], bool],
         read: Callable[[str, int], bytes] = read_file,
         readers: int | None = None,
+        give_up: Callable[[], None] | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> Iterator[list[Outcome]]:
@@ -166,6 +169,8 @@ class RayEngine:
         Two things are known here alone, and looked up when a vector comes back: that of
         the same bytes is stored already, or they are those of a file that is gone. The
         result is the same; their bytes have been encoded once more than by one process.
+        The block that is waited for when `stop()` turns true is the last one: it is made in
+        another process, where `give_up` ends nothing.
         """
         self.start()
         made = self._layout

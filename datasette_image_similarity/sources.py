@@ -134,17 +134,21 @@ class Reader:
 
     One serves any number of threads; clients are made when they are first needed, and by
     each process for itself, also where a reader was pickled. `allow_private` lets addresses
-    lead into private networks; `seconds` is what one picture may take.
+    lead into private networks; `seconds` is what one picture may take, and `patience`
+    how long a host on the web may ask for a pause before that.
     """
 
-    def __init__(self, *, allow_private: bool = False, seconds: float = 60) -> None:
-        self._allow_private, self._seconds = allow_private, seconds
+    def __init__(
+        self, *, allow_private: bool = False, seconds: float = 60, patience: float = 60
+    ) -> None:
+        self._allow_private = allow_private
+        self._seconds, self._patience = seconds, patience
         self.buckets = Buckets(seconds)
         self._fetcher: Fetcher | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return _reader, (self._allow_private, self._seconds)
+        return _reader, (self._allow_private, self._seconds, self._patience)
 
     def read(self, file: str, max_bytes: int) -> bytes:
         """The bytes of a picture at its real place, `Picture.file`. Raises ImageError."""
@@ -164,8 +168,14 @@ class Reader:
                 return self.read(find_place(one, str(path)), max_bytes)
         raise ImageError("may not be read: its folder was noted for no embed of this user")
 
+    @property
+    def cache_problem(self) -> str | None:
+        """Why downloads could not be kept, or None."""
+        return self._fetcher and self._fetcher.cache_problem
+
     def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections. What other threads are fetching ends with an
+        ImageError."""
         self.buckets.close()
         if self._fetcher is not None:
             self._fetcher.close()
@@ -182,13 +192,15 @@ class Reader:
                 from .fetch import Fetcher
 
                 self._fetcher = Fetcher(
-                    allow_private=self._allow_private, seconds=self._seconds
+                    allow_private=self._allow_private,
+                    seconds=self._seconds,
+                    patience=self._patience,
                 )
             return self._fetcher
 
 
-def _reader(allow_private: bool, seconds: float) -> Reader:
-    return Reader(allow_private=allow_private, seconds=seconds)
+def _reader(allow_private: bool, seconds: float, patience: float) -> Reader:
+    return Reader(allow_private=allow_private, seconds=seconds, patience=patience)
 
 
 class _Root:

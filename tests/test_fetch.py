@@ -17,8 +17,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from fetching import MB, PICTURE, PUBLIC, raw, refusing
 
-from datasette_image_similarity.errors import ImageError
-from datasette_image_similarity.sources import MissingFile
+from datasette_image_similarity.errors import ImageError, MissingFile
 
 pytest_plugins = ["fetching_fixtures"]
 

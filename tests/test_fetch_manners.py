@@ -14,8 +14,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from fetching import MB, OTHER, PICTURE, PUBLIC, refusing
 
-from datasette_image_similarity.errors import ImageError
-from datasette_image_similarity.sources import MissingFile
+from datasette_image_similarity.errors import ImageError, MissingFile
 
 pytest_plugins = ["fetching_fixtures"]
 

@@ -314,13 +314,16 @@ def test_weights_that_the_other_machine_lacks(
     from datasette_image_similarity import ray_engine, trust
     from datasette_image_similarity.encoders import load_encoder
     from datasette_image_similarity.images import LOCAL_FILES
+    from datasette_image_similarity.sources import read_file
 
     file = tmp_path / "mine.pth"
     torch.save(squeezenet1_1(weights=None).state_dict(), file)
     encoder = load_encoder("squeezenet1_1", weights=file)
     trust.note_weights(encoder.spec.weights_sha256, file)
     recipe = ray_engine._recipe(encoder, Layout(1, 1), "auto", "auto")
-    task = ray_engine.Task(recipe, "cosine", LOCAL_FILES, None, 1, 1).with_weights()
+    read = {"read": read_file, "readers": None}
+    task = ray_engine.Task(recipe, "cosine", LOCAL_FILES, None, 1, 1, **read)
+    task = task.with_weights()
     file.unlink()
     again = ray_engine._make_encoder(task)
     pixels = np.zeros((2, 224, 224, 3), np.uint8)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from zipfile import ZipFile
 
 import pytest
-from cloud import FakeGcs, Server, serving
+from cloud import ENVIRONMENT, FakeGcs, Server, serving
 from conftest import COLOURS, picture
 from core import answer, command, counts, embed, failures, opened, refused, sql, value
 from web_server import web
@@ -317,17 +319,39 @@ def test_a_body_that_breaks_off_is_asked_for_again(
     with Reader() as reader:
         whole = reader.read(f"{CLOUD}/red/0.png", 100_000)
         store = reader.buckets._store("s3")
-        sync, cuts = store._sync, [1, 0, 1, 1]
+        call, cuts = store._call, [1, 0, 1, 1]
 
-        def flaky(*arguments: object, **options: object) -> object:
-            if cuts.pop(0):
+        def flaky(function: object, *arguments: object, **options: object) -> object:
+            if function != store._fs._call_s3 and cuts.pop(0):  # it reads the body
                 raise ConnectionResetError
-            return sync(*arguments, **options)
+            return call(function, *arguments, **options)
 
-        monkeypatch.setattr(store, "_sync", flaky)
+        monkeypatch.setattr(store, "_call", flaky)
         assert reader.read(f"{CLOUD}/red/0.png", 100_000) == whole
         with pytest.raises(ImageError, match="cannot be reached"):
             reader.read(f"{CLOUD}/red/0.png", 100_000)
+
+
+def test_closing_ends_what_is_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="needs s3fs")
+    asked, go_on = Event(), Event()
+
+    def answer(target: str, range: str) -> tuple[int, bytes]:
+        asked.set()
+        go_on.wait(300)
+        return 200, b"late"
+
+    for name, setting in ENVIRONMENT.items():
+        monkeypatch.setenv(name, setting)
+    with web(answer) as endpoint, ThreadPoolExecutor(1) as threads, Reader() as reader:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        reading = threads.submit(reader.read, f"{CLOUD}/red/0.png", 1000)
+        assert asked.wait(60)
+        reader.close()
+        with pytest.raises(ImageError, match="the reading was stopped"):
+            reading.result()
+        assert not go_on.is_set()
+        go_on.set()
 
 
 def test_no_more_than_the_limit_is_read(summer: Server) -> None:

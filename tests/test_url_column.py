@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from web_server import web
 
 from datasette_image_similarity import database as db
 from datasette_image_similarity.encoders import EncoderSpec
+from datasette_image_similarity.errors import ImageError
 from datasette_image_similarity.learning.finetune import _embed_arguments
 from datasette_image_similarity.sources import Reader
 from datasette_image_similarity.web.service import service
@@ -22,15 +25,20 @@ ADDRESSES = {"url_column": "photo", "table": "news"}
 
 
 class Site:
-    """Two pictures, and what was asked for."""
+    """Two pictures, and what was asked for; /slow.png waits, /busy.png is not there yet."""
 
     def __init__(self) -> None:
         self.pictures = {"/a.png": picture("red", 1), "/b%20b.png?x=1": picture("blue", 2)}
         self.asked: list[str] = []
         self.address = ""
+        self.go_on = threading.Event()
 
     def answer(self, target: str, range: str) -> tuple[int, bytes]:
         self.asked.append(target)
+        if target == "/slow.png":
+            self.go_on.wait(300)
+        if target == "/busy.png":
+            return 503, b""
         found = self.pictures.get(target)
         return (404, b"") if found is None else (200, found)
 
@@ -43,6 +51,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
     site = Site()
     with web(site.answer) as site.address:
         yield site
+        site.go_on.set()
 
 
 @pytest.fixture
@@ -100,6 +109,53 @@ def test_an_address_is_fetched_once(news: Path, site: Site) -> None:
     assert counts(embed(news, table="news", allow_private_addresses=True))[3:] == (2, 1)
 
 
+def test_a_stopped_run_does_not_wait_for_downloads(news: Path, site: Site) -> None:
+    site.pictures["/slow.png"] = picture("green", 3)
+    add(news, f"{site.address}/slow.png")
+    options = {**ADDRESSES, "allow_private_addresses": True}
+    summary = embed(news, **options, stop=lambda: "/slow.png" in site.asked)
+    assert not site.go_on.is_set()
+    assert (counts(summary), summary.stopped) == ((0, 0, 0, 0, 0), True)
+    assert failures(news) == []
+    site.go_on.set()
+    assert counts(embed(news, **options)) == (3, 0, 0, 0, 0)
+
+
+def test_what_failed_is_not_downloaded_again_while_watching(news: Path, site: Site) -> None:
+    site.pictures["/bad.png"] = b"no picture"
+    for name in ("bad.png", "none.png"):
+        add(news, f"{site.address}/{name}")
+    options = {**ADDRESSES, "allow_private_addresses": True}
+    summary = embed(news, **options)
+    assert (summary.failed, summary.pause) == (2, 60)
+    site.asked.clear()
+    skip = [failed for failed, _ in summary.failures]
+    assert counts(embed(news, **options, skip=skip)) == (0, 0, 2, 0, 0)
+    assert site.asked == []
+    assert len(failures(news)) == 2
+    sql(news, "update news set photo = ? where id = 3", (f"{site.address}/a.png",))
+    assert counts(embed(news, **options, skip=skip)) == (0, 1, 2, 0, 0)
+
+
+def test_it_is_said_once_that_downloads_cannot_be_kept(
+    news: Path, site: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file, where a folder should be")
+    options = ("--table", "news", "--url-column", "photo", "--allow-private-addresses")
+    result = command("embed", news, *options, "--model", "hog")
+    assert result.output.count("Downloads were not kept: ") == 1
+    assert "2 embedded" in result.output
+
+
+def test_without_patience_a_busy_server_is_asked_once(site: Site) -> None:
+    with Reader(allow_private=True, patience=0) as reader:
+        for one in (reader, pickle.loads(pickle.dumps(reader))):
+            site.asked.clear()
+            with pytest.raises(ImageError, match="503"):
+                one.read(f"{site.address}/busy.png", 1000)
+            assert site.asked == ["/busy.png"]
+
+
 def test_force_asks_whether_it_is_still_the_same(news: Path, site: Site) -> None:
     options = {"table": "news", "allow_private_addresses": True}
     embed(news, **ADDRESSES, allow_private_addresses=True)
@@ -132,8 +188,13 @@ def test_the_command_line(news: Path, site: Site, tmp_path: Path) -> None:
     for wrong in (("--root", tmp_path), ("--path-column", "photo"), (tmp_path,)):
         result = command("embed", news, *wrong, *options, "--model", "hog")
         assert result.exit_code in (1, 2), result.output
-    result = command("embed", news, *options, "--model", "hog")
+    result = command("embed", news, *options[:-1], "--model", "hog")
+    assert "0 embedded" in result.output
+    assert "fetch nothing unless configured" not in result.output
+    (tmp_path / "other.db").write_bytes(news.read_bytes())
+    result = command("embed", tmp_path / "other.db", *options, "--model", "hog")
     assert "fetch nothing unless configured" in result.output
+    command("embed", news, *options, "--model", "hog")
     out = tmp_path / "out.db"
     found = answer("embed", news, "--output", out, *options, "--model", "hog")
     assert found["embedded"] + found["reused"] == 2

@@ -115,6 +115,7 @@ class Reporter:
         self.last = 0.0
         self.described: str | None = None
         self.idle = False
+        self.cache_problem: str | None = None  # that was told
         self.step_began = ("", 0.0, 0)  # what, when, and with how many done
 
     def line(self, text: str) -> None:
@@ -155,12 +156,16 @@ class Reporter:
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
-        if "https:" in summary.new_roots:
+        if summary.cache_problem not in (None, self.cache_problem):
+            self.cache_problem = summary.cache_problem
+            self.line(one_line(f"Downloads were not kept: {summary.cache_problem}"))
+        there = summary.embedded or summary.reused or summary.unchanged
+        if there and "https:" in summary.new_roots:
             self.line(
                 "Pages show small pictures of these, and fetch nothing unless configured: "
                 f"{_configured(['https:'])}"
             )
-        elif summary.new_roots:
+        elif there and summary.new_roots:
             self.line(
                 "Pages will read large pictures from there. On another computer, or for "
                 f"another user, that has to be configured: {_configured(summary.new_roots)}"

@@ -150,7 +150,8 @@ class _Place(click.ParamType):
 @click.option(
     "--actors",
     type=click.IntRange(1),
-    help="Processes of the cluster that hold the encoder; default: as many as fit",
+    help="Processes of the cluster that hold the encoder; default: as many as fit. Each "
+    "keeps to 4 connections to a host of --url-column",
 )
 @click.option(
     "--gpus-per-actor",
@@ -246,16 +247,7 @@ def embed(
     from ..images import LOCAL_FILES
     from ..sources import csv_rows
 
-    if csv_file and (not (path_column or url_column) or paths):
-        raise click.UsageError("--csv needs --path-column or --url-column, and no PATH")
-    if paths and (path_column or url_column or blob_column):
-        raise click.UsageError("PATHs are folders and files: leave out the columns")
-    if url_column and root:
-        raise click.UsageError("Addresses are relative to no root: leave out --root")
-    if output and (paths or csv_file):
-        raise click.UsageError(
-            "--output copies a table: to embed files, name the new database directly"
-        )
+    _check_source(paths, path_column, url_column, blob_column, root, csv_file, output)
     encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size, dims)
     chosen = replace(encoder, device="auto", precision="auto") != EncoderOptions()
     if every and (name or chosen or metric or csv_file or output or watch):
@@ -318,6 +310,28 @@ def embed(
         sys.exit(130)
     if strict and any(one.failed for one in summaries.values()):
         sys.exit(1)
+
+
+def _check_source(
+    paths: tuple[Path | BucketRoot, ...],
+    path_column: str | None,
+    url_column: str | None,
+    blob_column: str | None,
+    root: Path | BucketRoot | None,
+    csv_file: Path | None,
+    output: Path | None,
+) -> None:
+    """Raise UsageError where it is not clear what the pictures are."""
+    if csv_file and (not (path_column or url_column) or paths):
+        raise click.UsageError("--csv needs --path-column or --url-column, and no PATH")
+    if paths and (path_column or url_column or blob_column):
+        raise click.UsageError("PATHs are folders and files: leave out the columns")
+    if url_column and root:
+        raise click.UsageError("Addresses are relative to no root: leave out --root")
+    if output and (paths or csv_file):
+        raise click.UsageError(
+            "--output copies a table: to embed files, name the new database directly"
+        )
 
 
 def _engine(

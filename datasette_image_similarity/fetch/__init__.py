@@ -24,8 +24,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ImageError
-from ..sources import MissingFile
+from ..errors import ImageError, MissingFile
 from .addresses import Address, Refused, Resolve, checked, look_up, parse, redirected
 from .cache import Cache, Kept, default_folder, facts_of
 from .exchange import (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..errors import ImageError
-from ..sources import MissingFile
+from ..errors import ImageError, MissingFile
 from .pictures import find_kept, original
 from .question import PageError, Place, Question
 

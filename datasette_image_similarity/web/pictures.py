@@ -10,10 +10,10 @@ from datasette.utils import urlsafe_components
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
-from ..errors import ImageError
+from ..errors import ImageError, MissingFile
 from ..images import PICTURE_TYPE, THUMBNAIL_TYPE
 from ..images import Request as Decoding
-from ..sources import Kept, MissingFile, kept_picture, read_blob
+from ..sources import Kept, kept_picture, read_blob
 from .answers import ask_database, tells_errors
 from .question import PageError, Place, find_place
 from .service import PICTURE, THUMBNAIL

@@ -83,7 +83,8 @@ class Service:
         self._encoders: dict[str, Encoder] = {}
         self._texts: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._upload_decoders: dict[Limits, Decoder] = {}
-        self._reader = sources.Reader(seconds=REMOTE_SECONDS)
+        # Few threads show pictures: none waits because a host asks for a pause.
+        self._reader = sources.Reader(seconds=REMOTE_SECONDS, patience=0)
         self._pictures = DecoderPool(LOCAL_FILES, min(4, os.cpu_count() or 1))
         self._picture_threads = ThreadPoolExecutor(
             min(4, os.cpu_count() or 1), thread_name_prefix="image-similarity-picture"
