@@ -115,12 +115,12 @@ class Exact(Ranking):
         return _within(query, [row for row in rows if row[0] in candidates])
 
 
-class Sought(Ranking):
-    """What something quicker than a look at every vector hands on, of which there may be
-    too little: then more is asked for.
+class ByCandidates(Ranking):
+    """The nearest of candidates that something quicker than a look at every vector gives.
+    Where these turn out to be too few, more are asked for.
 
-    A filter that few pass is resolved to ids first; where very many pass it, what is handed
-    on is filtered instead, and correspondingly more of it is asked for.
+    A filter that few pass is resolved to ids first; where very many pass it, candidates
+    are filtered instead, and correspondingly more of them are asked for.
     """
 
     most = DEEP  # asked for at once
@@ -143,11 +143,11 @@ class Sought(Ranking):
                 self._filter_afterwards()
 
     def _count_stored(self) -> int:
-        """How many may be handed on at all."""
+        """How many candidates there may be at all."""
         raise NotImplementedError
 
-    def _handed_on(self) -> tuple[list, bool]:
-        """(id, distance) among which the nearest are, none of those left `out`, and whether
+    def _candidates(self) -> tuple[list, bool]:
+        """(id, distance) of some `wanted` candidates, none of those left `out`, and whether
         there are no others."""
         raise NotImplementedError
 
@@ -167,7 +167,7 @@ class Sought(Ranking):
     def nearest(self) -> tuple[list[tuple[float, int]], int]:
         limited = self.query.max_distance is not None
         while True:
-            rows, all_seen = self._handed_on()
+            rows, all_seen = self._candidates()
             ranked = _within(self.query, rows)
             cut = limited and len(ranked) < len(rows)
             if all_seen or cut or (len(ranked) >= self.depth and not limited):
@@ -214,8 +214,8 @@ class Sought(Ranking):
         return {row[0] for row in self.conn.execute(sql, params)}
 
 
-class ByIndex(Sought):
-    """What the compressed index hands on, in the order of its true distances.
+class ByIndex(ByCandidates):
+    """What the compressed index finds, in the order of its true distances.
 
     Items that wait to be listed are looked at one by one. A filter is resolved to ids,
     whose codes are all compared.
@@ -234,7 +234,7 @@ class ByIndex(Sought):
     def _count_stored(self) -> int:
         return self.index.listed + len(self.waiting)
 
-    def _handed_on(self) -> tuple[list, bool]:
+    def _candidates(self) -> tuple[list, bool]:
         import numpy as np
 
         among = None
@@ -257,10 +257,10 @@ class ByIndex(Sought):
         return rows, len(found) >= (self.index.listed if among is None else len(among))
 
 
-class ByStore(Sought):
+class ByStore(ByCandidates):
     """What the store finds that the vectors are in.
 
-    What it does not hand on is compared one by one: items that few enough are to be told,
+    What it is not asked for is compared one by one: items that few enough are to be told,
     all of them where the query wants that, and beyond what a store gives at once. Up to
     LOOSE items those whose row has gone do not count.
     """
@@ -290,7 +290,7 @@ class ByStore(Sought):
     def _count_all(self) -> int:
         return super()._count_all() if self.live is None else len(self.live - self.out)
 
-    def _handed_on(self) -> tuple[list, bool]:
+    def _candidates(self) -> tuple[list, bool]:
         among = None
         if self.passing is not None and not self.loose:
             among = self.passing - self.out

@@ -79,8 +79,8 @@ def tune(
 
     It is chosen for a somewhat better recall than is asked for: pictures that are not in
     the collection are a little harder to find neighbours for. With `search_params` these
-    are used, whatever they reach. Raises StoreError for fewer
-    than two vectors, Stopped when `stop()` turns true.
+    are used, whatever they reach. Raises StoreError for fewer than two vectors, Stopped
+    when `stop()` turns true.
     """
     if not 0 < recall <= 1:
         raise StoreError(f"The recall must be above 0 and at most 1, not {recall}")
