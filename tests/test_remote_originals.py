@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cloud import Server, serving
+from cloud import Server
 from conftest import COLOURS, picture
 from core import embed, opened, refused, value
 from test_duplicates import decide
@@ -19,22 +18,17 @@ from datasette_image_similarity.images import Crop, Input
 from datasette_image_similarity.learning.squares import SquareReader, labelled_pictures
 from datasette_image_similarity.roots import as_root
 
+pytest_plugins = ["cloud_fixtures"]
+
 CLOUD = "s3://photos/summer"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
 @pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with server.empty(monkeypatch) as emptied:
-        for colour in COLOURS:
-            emptied.put(f"summer/{colour}.png", picture(colour, 1))
-        emptied.put("summer/red-copy.png", picture("red", 1))
-        yield emptied
+def bucket(bucket: Server) -> Server:
+    for colour in COLOURS:
+        bucket.put(f"summer/{colour}.png", picture(colour, 1))
+    bucket.put("summer/red-copy.png", picture("red", 1))
+    return bucket
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cloud import Server, serving
+from cloud import Server
 from conftest import COLOURS, picture
 from core import embed
 from serving import ROOT, ask, ask_json, open_datasette, post_picture
@@ -14,22 +13,17 @@ from serving import ROOT, ask, ask_json, open_datasette, post_picture
 from datasette_image_similarity import trust
 from datasette_image_similarity.web.config import ConfigError, _checked
 
+pytest_plugins = ["cloud_fixtures"]
+
 CLOUD = "s3://photos/summer"
 IMAGE = "/cloud/images/-/image/1"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
 @pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with server.empty(monkeypatch) as emptied:
-        for colour in COLOURS:
-            emptied.put(f"summer/{colour}.png", picture(colour, 1, size=(640, 480)))
-        yield emptied
+def bucket(bucket: Server) -> Server:
+    for colour in COLOURS:
+        bucket.put(f"summer/{colour}.png", picture(colour, 1, size=(640, 480)))
+    return bucket
 
 
 @pytest.fixture

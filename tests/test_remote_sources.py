@@ -11,7 +11,7 @@ from threading import Event
 from zipfile import ZipFile
 
 import pytest
-from cloud import ENVIRONMENT, FakeGcs, Server, serving
+from cloud import ENVIRONMENT, FakeGcs, Server
 from conftest import COLOURS, picture
 from core import answer, command, counts, embed, failures, opened, refused, sql, value
 from web_server import web
@@ -22,19 +22,9 @@ from datasette_image_similarity.pipeline import Job
 from datasette_image_similarity.roots import BucketRoot, WebRoot, as_root, named
 from datasette_image_similarity.sources import Picture, Reader, bucket_pictures
 
+pytest_plugins = ["cloud_fixtures"]
+
 CLOUD = "s3://photos/summer"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with server.empty(monkeypatch) as emptied:
-        yield emptied
 
 
 @pytest.fixture
