@@ -71,6 +71,7 @@ class Record:
         """The record in a file's metadata. Raises CollectionError, EncoderError."""
         try:
             fields = json.loads(text)
+            json.dumps(fields, ensure_ascii=False).encode()  # or there are half characters
         except (ValueError, RecursionError):
             raise CollectionError("its metadata is not JSON") from None
         if not isinstance(fields, dict) or fields.keys() != cls.__annotations__.keys():
@@ -89,6 +90,7 @@ class Record:
         texts += (self.encoder, self.fingerprint, self.package, self.exported_at)
         fits = (
             all(isinstance(text, str) and "\0" not in text for text in texts)
+            and all((self.table, self.collection, self.column))
             and self.source in ("folder", "path", "blob")
             and self.metric in db.DISTANCES
             and isinstance(self.thumbnails, bool)
