@@ -473,7 +473,7 @@ class Milvus:
             if there != here:
                 raise StoreError(
                     f"{self._called()} holds vectors of another space, {what}: {there}, "
-                    f"not {here}. Take another name"
+                    f"not {here}. Take another name in the URL (--store, --to)"
                 )
 
     def _put_index(
