@@ -38,7 +38,7 @@ MOST = 16_384
 BLOCK_BYTES = 8_000_000
 IDS_AT_ONCE = 10_000
 # Bytes of UTF-8.
-LENGTHS = {"id": 2048, "source": 1024, "sha256": 64}
+LENGTHS = {"id": 65_535, "source": 1024, "sha256": 64}
 
 METRICS = {"cosine": "COSINE", "l2": "L2"}
 # What answers with distances to the vectors themselves. All others (IVF_SQ8, IVF_PQ, …)
