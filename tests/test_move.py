@@ -191,6 +191,26 @@ def test_all_again_goes_into_another_store(copied: Path, lite: str, tmp_path: Pa
         release(other)
 
 
+def test_another_move_is_quicker(
+    copied: Path, lite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, put = f"milvus-lite:{tmp_path}/other.db", moving.InStore.put
+
+    def slow(self: moving.InStore, *arguments: Any) -> None:
+        monkeypatch.setattr(moving.InStore, "put", put)
+        move(copied, other)
+        put(self, *arguments)
+
+    monkeypatch.setattr(moving.InStore, "put", slow)
+    try:
+        with pytest.raises(CollectionError, match="Another run"):
+            move(copied, lite)
+        assert store(copied) == other
+        assert len(vectors(copied)) == 24
+    finally:
+        release(other)
+
+
 def test_what_others_write_meanwhile_arrives(
     copied: Path, lite: str, small_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "no file's",
     ),
+    "a path of a million characters": (
+        lambda f: rewritten(f, with_column("path", lambda all: ["x" * 10**6, *all[1:]])),
+        "no picture's",
+    ),
     "half a character": (lambda f: rewritten(f, collection="\ud800"), "not JSON"),
     "no name": (lambda f: rewritten(f, table=""), "metadata"),
     "paths in another column": (lambda f: rewritten(f, column="id"), "not a table of"),
