@@ -233,7 +233,8 @@ class ImageCollection:
         cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
-        file (`stores/opening.py`); from then on the collection remembers it.
+        file (`stores/opening.py`); from then on the collection remembers it. With `force`
+        it may be another one than before, as another encoder needs.
 
         With `encoder.dims` a new collection (or all of it again, with `force`) is stored
         projected by PCA, learned from the first pictures: some thousands from all over
@@ -251,7 +252,7 @@ class ImageCollection:
         _check_columns(path_column, url_column, blob_column, rows)
         top = _root(root, url_column)
         before = self._existing()
-        store = self._store(before, store)
+        store = self._store(before, store, force)
         mode = _mode(files, path_column or url_column, blob_column, before, self.table)
         self._check_source(files, rows, mode, copy_of)
         reader = sources.Reader(allow_private=allow_private_addresses)
@@ -1051,16 +1052,16 @@ class ImageCollection:
 
     # Inside
 
-    def _store(self, before: db.Collection | None, asked: str | None) -> str:
+    def _store(self, before: db.Collection | None, asked: str | None, force: bool) -> str:
         """Where the vectors go: the URL of a store, or "" for this file.
 
-        Who names a store vouches for it. Raises CollectionError when a collection is in
-        another place already.
+        Who names a store vouches for it. Raises CollectionError when a collection that is
+        not made anew is in another place already.
         """
         if asked is None:
             return before.store if before else ""
         url = store_url(asked)
-        if before is not None and before.store != url:
+        if before is not None and before.store != url and not force:
             raise CollectionError(
                 f"The vectors of {self.table!r} are in {before.store or self.database}: to "
                 f"have them in {url}, use datasette image-similarity move"

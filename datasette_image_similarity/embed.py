@@ -31,6 +31,7 @@ from .stores.ids import new_source
 from .stores.indexing import note_store_index
 from .stores.items import vector_of_bytes
 from .stores.opening import stores_of
+from .stores.places import clear_places, places_of
 from .stores.sending import send_waiting
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ class Summary:
     wants_index: bool = False  # there is none, and so many vectors that it would help
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
+    left: list[str] = field(default_factory=list)  # old vectors in stores, and why
     pause: float = 2  # seconds after which it is worth looking for changes
     cache_problem: str | None = None  # why downloads could not be kept
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        others = ("failures", "new_roots", "wants_index", "pause", "cache_problem")
+        others = ("failures", "new_roots", "left", "wants_index", "pause", "cache_problem")
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
@@ -215,6 +217,7 @@ class Run:
         StoreError when the store cannot be used.
         """
         conn = self.conn
+        places: dict[str, str] = {}  # of vectors that are replaced
         if store:
             dimensions = encoder.dimensions if encoder else self.before.dimensions
             metric = metric or (self.before.metric if self.before else "cosine")
@@ -240,6 +243,7 @@ class Run:
                 raise self._overtaken()
             if before:
                 metric = metric or before.metric
+                places = places_of(conn, before)
                 db.set_aside(conn, before)
             self.collection = db.create_collection(
                 conn,
@@ -263,6 +267,8 @@ class Run:
             if before:
                 db.hand_over(conn, before, self.collection)
                 db.drop_collection(conn, before)
+        if before:
+            self.summary.left = clear_places(conn, before, places)
 
     def _require_ours(self) -> None:
         """Raise CollectionError when another run has removed or replaced the collection.

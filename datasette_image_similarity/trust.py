@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
+from datasette.utils.sqlite import sqlite3
 
 from .roots import Root, as_root
 
 NOTED = ("roots", "stores", "weights", "published")
+PATIENCE = 10.0  # seconds that others may take to note something
 
 
 def _file() -> Path:
@@ -29,6 +32,26 @@ def _read() -> dict[str, dict]:
         return {name: dict(noted.get(name, {})) for name in NOTED}
     except (OSError, ValueError, TypeError, AttributeError):
         return {name: {} for name in NOTED}
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Meanwhile no other process notes anything, which this one would overwrite.
+
+    The lock is SQLite's, of an empty file: there on every system, gone with the process.
+    """
+    file = _file().with_suffix(".lock")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = sqlite3.connect(file, timeout=PATIENCE, isolation_level=None)
+    except sqlite3.Error:
+        yield  # nothing can be noted then, either
+        return
+    with closing(lock):
+        with suppress(sqlite3.Error):
+            lock.execute("begin immediate")
+        yield
 
 
 def _write(noted: dict[str, dict]) -> None:
@@ -66,12 +89,12 @@ def trusted_stores(database: str | Path) -> list[str]:
 
 
 def _note(kind: str, database: str | Path, what: str) -> bool:
-    noted = _read()
-    known = noted[kind].setdefault(str(Path(database).resolve()), [])
-    if what in known:
+    if what in _noted(kind, database):
         return False
-    known.append(what)
-    _write(noted)
+    with _alone():
+        noted = _read()
+        noted[kind].setdefault(str(Path(database).resolve()), []).append(what)
+        _write(noted)
     return True
 
 
@@ -82,8 +105,10 @@ def _noted(kind: str, database: str | Path) -> list[str]:
 
 def note_weights(sha256: str, file: Path) -> None:
     """The weights with this SHA-256 lie in this file, or in this folder."""
-    noted = _read()
-    if noted["weights"].get(sha256) != str(file.resolve()):
+    if _read()["weights"].get(sha256) == str(file.resolve()):
+        return
+    with _alone():
+        noted = _read()
         noted["weights"][sha256] = str(file.resolve())
         _write(noted)
 
@@ -96,9 +121,11 @@ def weights_file(sha256: str | None) -> Path | None:
 
 def note_published(name: str, sha256: str) -> None:
     """What was published under this name had this SHA-256 when it was first used."""
-    noted = _read()
-    if name not in noted["published"]:
-        noted["published"][name] = sha256
+    if name in _read()["published"]:
+        return
+    with _alone():
+        noted = _read()
+        noted["published"].setdefault(name, sha256)
         _write(noted)
 
 

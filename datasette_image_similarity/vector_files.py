@@ -36,6 +36,7 @@ TRANSFORM_BYTES = 48_000_000  # more does not fit into a file's metadata
 GROUP_BYTES = 1 << 29  # a stranger's group of rows that would be bigger is not read
 BATCH = 1000  # rows read at once
 OPTIONAL = ("root", "path", "mtime_ns")
+LONGEST = 65_535  # characters of an id, a folder, a path
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Record:
         """The record in a file's metadata. Raises CollectionError, EncoderError."""
         try:
             fields = json.loads(text)
+            json.dumps(fields, ensure_ascii=False).encode()  # or there are half characters
         except (ValueError, RecursionError):
             raise CollectionError("its metadata is not JSON") from None
         if not isinstance(fields, dict) or fields.keys() != cls.__annotations__.keys():
@@ -89,6 +91,7 @@ class Record:
         texts += (self.encoder, self.fingerprint, self.package, self.exported_at)
         fits = (
             all(isinstance(text, str) and "\0" not in text for text in texts)
+            and all((self.table, self.collection, self.column))
             and self.source in ("folder", "path", "blob")
             and self.metric in db.DISTANCES
             and isinstance(self.thumbnails, bool)
@@ -310,8 +313,10 @@ class VectorFile:
     def _picture(self, row: dict[str, Any], vector: bytes) -> Picture:
         picture = Picture(vector=vector, **row)
         numbers = (picture.size, picture.width, picture.height)
+        texts = (picture.id, picture.root or "", picture.path or "")
         if (
             not picture.id.startswith(f"{self.record.ids}/")
+            or any(len(text) > LONGEST for text in texts)
             or picture.id.count("/") != 2
             or not re.fullmatch("[0-9a-f]{64}", picture.sha256)
             or not all(0 <= number < 2**48 for number in numbers)

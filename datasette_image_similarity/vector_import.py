@@ -3,6 +3,7 @@ or the rows of a folder's pictures, which are made as `embed` would make them.""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -146,7 +147,7 @@ def _make_table(conn: sqlite3.Connection, table: str, record: Record) -> bool:
         db.create_folder_table(conn, table)
     source = db.source_table(conn, table)
     source.require_column(record.column)
-    if record.source == "folder" and source.pks != ("id",):
+    if record.source == "folder" and (source.pks, record.column) != (("id",), "path"):
         raise CollectionError(f"{table!r} is not a table of files: --table names another")
     return missing
 
@@ -216,11 +217,12 @@ class _Taking:
 
     def _made(self, picture: Picture, parts: list[str]) -> int:
         """The key of a new row for a file, the same as where it comes from."""
-        if len(parts) != 1 or not parts[0].isdecimal() or picture.path is None:
+        number = parts[0] if len(parts) == 1 else ""
+        if not re.fullmatch("[0-9]{1,19}", number) or picture.path is None:
             raise CollectionError(f"{picture.id!r} is no file's")
         path = PurePosixPath(picture.path)
         folder = "" if path.parent == PurePosixPath(".") else str(path.parent)
-        row = (int(parts[0]), picture.path, folder, path.name)
+        row = (int(number), picture.path, folder, path.name)
         row += (picture.width, picture.height, picture.size, picture.sha256)
         try:
             self.conn.execute(

@@ -345,6 +345,7 @@ def test_the_fingerprint_is_what_it_was_when_collections_were_made():
         ("std", [0, 0.5, 0.5]),
         ("version", True),
         ("version", 0),
+        ("weights", "\ud800"),
         ("surprise", 1),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import pytest
-from core import answer, command, faults, opened, refused, sql, value
+from core import answer, command, embed, faults, opened, refused, sql, value
 from stored import change, drop, in_store, release, shas, vectors
 
 from datasette_image_similarity import ImageCollection
@@ -173,6 +173,42 @@ def test_killed_it_goes_on(copied: Path, place: str, moment: str, back: bool) ->
     assert vectors(copied) == before
     assert value(copied, "select count(*) from _image_similarity_copies") == 0
     assert len(in_store(copied, place)) == (0 if back else 24)
+
+
+def test_all_again_goes_into_another_store(copied: Path, lite: str, tmp_path: Path) -> None:
+    move(copied, lite)
+    other = f"milvus-lite:{tmp_path}/other.db"
+    with pytest.raises(CollectionError, match="move"):
+        embed(copied, store=other)
+    with pytest.raises(StoreError, match="another name in the URL"):
+        embed(copied, force=True, metric="l2")
+    try:
+        summary = embed(copied, force=True, metric="l2", store=other)
+        assert (summary.embedded, summary.left, store(copied)) == (24, [], other)
+        assert len(in_store(copied, other)) == 24
+        assert in_store(copied, lite) == []
+    finally:
+        release(other)
+
+
+def test_another_move_is_quicker(
+    copied: Path, lite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, put = f"milvus-lite:{tmp_path}/other.db", moving.InStore.put
+
+    def slow(self: moving.InStore, *arguments: Any) -> None:
+        monkeypatch.setattr(moving.InStore, "put", put)
+        move(copied, other)
+        put(self, *arguments)
+
+    monkeypatch.setattr(moving.InStore, "put", slow)
+    try:
+        with pytest.raises(CollectionError, match="Another run"):
+            move(copied, lite)
+        assert store(copied) == other
+        assert len(vectors(copied)) == 24
+    finally:
+        release(other)
 
 
 def test_what_others_write_meanwhile_arrives(

@@ -229,6 +229,11 @@ KEYS = {
         "k text, n integer, primary key (k, n)",
         [("a", 1), ("a", 2), ("b,/", 1), ("", -1)],
     ),
+    "compound, untyped": (
+        "k, n, primary key (k, n)",
+        [("a", 1), ("a", "b"), (1.5, -2), ("", "x")],
+    ),
+    "long": ("k text primary key", [("/" * 1000,), ("ü" * 1000,), ("z" * 9000,), ("",)]),
 }
 
 

@@ -244,6 +244,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "no file's",
     ),
+    "a key of 5,000 digits": (
+        lambda f: rewritten(
+            f,
+            with_column("id", lambda all: ["gallery/images/" + "9" * 5000, *all[1:]]),
+        ),
+        "no file's",
+    ),
+    "a path of a million characters": (
+        lambda f: rewritten(f, with_column("path", lambda all: ["x" * 10**6, *all[1:]])),
+        "no picture's",
+    ),
+    "half a character": (lambda f: rewritten(f, collection="\ud800"), "not JSON"),
+    "no name": (lambda f: rewritten(f, table=""), "metadata"),
+    "paths in another column": (lambda f: rewritten(f, column="id"), "not a table of"),
     "no SHA-256": (
         lambda f: rewritten(f, with_column("sha256", lambda all: ["A" * 64, *all[1:]])),
         "no picture's",

@@ -170,6 +170,8 @@ class Reporter:
                 "Pages will read large pictures from there. On another computer, or for "
                 f"another user, that has to be configured: {_configured(summary.new_roots)}"
             )
+        for line in summary.left:
+            self.line(one_line(line))
         parts = [f"{summary.embedded:,} embedded"]
         if summary.reused:
             parts.append(f"{summary.reused:,} reused")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..roots import BucketRoot
 
 
+AWAY = 10  # seconds until `--watch` asks again for a store that was not there
+
+
 class _Place(click.ParamType):
     """A path, or a folder in a bucket; where only a folder will do, it must be there."""
 
@@ -356,17 +359,29 @@ def _until_told(
 ) -> Summary:
     """Embed; with `watch` again and again. The last summary."""
     from ..collection import EncoderOptions
+    from ..errors import StoreError
 
     skip: list = []
+    summary: Summary | None = None
     while True:
-        summary = collection.embed(
-            encoder=encoder,
-            force=force,
-            progress=say.progress,
-            stop=stop,
-            skip=skip,
-            **options,
-        )
+        try:
+            summary = collection.embed(
+                encoder=encoder,
+                force=force,
+                progress=say.progress,
+                stop=stop,
+                skip=skip,
+                **options,
+            )
+        except StoreError as error:
+            if summary is None:
+                raise
+            # It has been there: it may come back. What was not sent waits.
+            say.line(f"{one_line(str(error))}: trying again in {AWAY} seconds")
+            _sleep(AWAY, stop)
+            if stop():
+                return summary
+            continue
         say.summary(summary)
         if not watch or summary.stopped or stop():
             return summary

@@ -114,7 +114,10 @@ class EncoderSpec:
         _require(_matches(MODEL, fields["model"]), "model")
         # A base name only: nobody should be able to name a place on this machine.
         name, digest = fields["weights"], fields["weights_sha256"]
-        _require(name is None or _matches(r"[^/\\\x00-\x1f]{1,255}", name), "weights")
+        _require(
+            name is None or _matches(r"[^/\\\x00-\x1f\ud800-\udfff]{1,255}", name),
+            "weights",
+        )
         _require(digest is None or _matches("[0-9a-f]{64}", digest), "weights_sha256")
         _require((name is None) == (digest is None), "weights_sha256")
         _require(fields["pooling"] in (None, *POOLINGS), "pooling")
@@ -124,7 +127,10 @@ class EncoderSpec:
             _require(hashed is None or _matches("[0-9a-f]{64}", hashed), key)
         _require(isinstance(fields["text"], bool), "text")
         words = fields["transformed"]
-        _require(words is None or _matches(r"[^\x00-\x1f]{1,500}", words), "transformed")
+        _require(
+            words is None or _matches(r"[^\x00-\x1f\ud800-\udfff]{1,500}", words),
+            "transformed",
+        )
         _require((words is None) == (fields["transform"] is None), "transform")
         return cls(
             model=fields["model"],

@@ -116,7 +116,8 @@ class VectorIndex(Protocol):
         """How many there are, and how they are searched."""
 
     def clear(self, where: Where) -> None:
-        """Take out everything that fulfils this; with nothing left, the whole store."""
+        """Take out everything that fulfils this; with nothing left, the whole store,
+        unless others may be writing into it."""
 
     def close(self) -> None:
         """Let go of connections. The store stays."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ from datasette.utils import tilde_decode, tilde_encode
 from ..errors import StoreError
 
 if TYPE_CHECKING:
-    from ..database import Key
+    from datasette.utils.sqlite import sqlite3
+
+    from ..database import Key, SourceTable
 
 
 def source_id(database: str, table: str) -> str:
@@ -49,6 +52,17 @@ def key_of_id(id: str) -> list[str]:
     """The parts of an id's key, as text. Raises StoreError for what is no id."""
     source_of_id(id)
     return [tilde_decode(part) for part in id.rpartition("/")[2].split(",")]
+
+
+def find_key(
+    conn: sqlite3.Connection, table: SourceTable, parts: Sequence[str]
+) -> Key | None:
+    """The key of the row that the parts of an id's key are of; None where it is gone.
+
+    A column of no type keeps 1 and "1" apart, which ids do not: text comes first.
+    """
+    found = (table.find(conn, some) for some in product(*map(readings, parts)))
+    return next((key for key in found if key is not None), None)
 
 
 def readings(text: str) -> list[Key]:

@@ -288,8 +288,12 @@ class _Copying:
     def until_equal(self) -> None:
         """Copy what is lacking, and compare, until nothing is."""
         for number in range(ROUNDS):
-            if not self._round("Comparing" if number else "Copying"):
-                return
+            try:
+                if not self._round("Comparing" if number else "Copying"):
+                    return
+            except sqlite3.OperationalError:
+                _require(self.conn, self.collection)  # another `move` was quicker
+                raise
         raise StoreError(f"{_called(self.target.url)} does not keep what is put there")
 
     def _round(self, what: str) -> int:

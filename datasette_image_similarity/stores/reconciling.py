@@ -16,7 +16,7 @@ from .. import database as db
 from ..errors import CollectionError, Stopped
 from ..progress import Say, silent
 from . import Known
-from .ids import key_of_id
+from .ids import find_key, key_of_id
 from .listing import Listing, differences
 from .remote import RemoteVectors
 from .sending import send_waiting, waiting
@@ -136,7 +136,7 @@ class _Suspects:
     def _waits(self, id: str) -> bool:
         """Whether a change waits to be sent. Its row may be gone."""
         conn, collection = self.vectors.conn, self.vectors.collection
-        key = self.vectors.source.find(conn, key_of_id(id))
+        key = find_key(conn, self.vectors.source, key_of_id(id))
         sql = (
             "select 1 from _image_similarity_unsent where collection_id = ? and pk = ? "
             "limit 1"

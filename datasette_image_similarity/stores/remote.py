@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
-from .ids import entry_id, key_of_id, readings
+from .ids import entry_id, find_key, key_of_id, readings
 from .opening import store_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class RemoteVectors:
         """What keys an id's may have been: ids do not tell 1 from "1"."""
         if len(self.source.key_columns) == 1:
             return readings(parts[0]) if len(parts) == 1 else []
-        key = self.source.find(self.conn, parts)  # by its columns' types
+        key = find_key(self.conn, self.source, parts)
         return [] if key is None else [key]
 
     def _ids(self, items: Iterable[int]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from ..errors import CollectionError, StoreError
 from . import Entry, Found, Known, Space, Stats, Where
-from .ids import entry_id, key_of_id, source_id, source_of_id
+from .ids import entry_id, find_key, key_of_id, source_id, source_of_id
 from .listing import Listing
 from .vec0 import KNN_LIMIT, Vec0
 
@@ -51,7 +51,7 @@ class SqliteVec:
         """The key of the row that an id belongs to; None where there is no such row."""
         if source_of_id(id) != self.source:
             return None
-        return self._table.find(self.conn, key_of_id(id))
+        return find_key(self.conn, self._table, key_of_id(id))
 
     def _items(self, ids: Iterable[str]) -> dict[int, str]:
         """Ids by item; those without one are left out."""
