@@ -193,19 +193,22 @@ def _address(db: Database, datasette: Datasette) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A store's URL as visitors may read it: where files lie on the server is not for
-    them."""
+    """A store's URL as visitors may read it: where files lie on the server, and what
+    computers there are beside it, is not for them."""
     scheme, _, rest = url.partition(":")
-    shown = f"{scheme}:{PurePath(rest).name}" if scheme == "milvus-lite" else url
+    shown = f"{scheme}:{PurePath(rest).name}" if rest else url
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def shown_error(error: StoreError, collection: Collection) -> StoreError:
     """An error of a collection's store as visitors may read it."""
-    said, url = str(error), collection.store
-    file = url.partition(":")[2]
-    name = PurePath(file).name
-    return StoreError(said.replace(url, shown_url(url)).replace(file, name))
+    said, url = error.said, collection.store
+    address = url.partition(":")[2]
+    host = address.removeprefix("//").rpartition("/")[0]
+    said = said.replace(url, shown_url(url))
+    if address.startswith("//") and host:
+        return StoreError(said.replace(f" at {host}", ""))
+    return StoreError(said.replace(address, PurePath(address).name))
 
 
 async def store_problem(
