@@ -23,7 +23,7 @@ from .. import trust
 from ..database import Collection, Connection
 from ..errors import ImageSimilarityError, StoreError
 from ..functions import AskStore
-from ..query import deadline
+from ..query import SearchTimeout, deadline
 from ..stores.items import vectors_of
 from ..stores.opening import Stores
 from ..stores.patience import within
@@ -125,8 +125,13 @@ class StoreThreads:
         if left <= 0:
             raise StoreError(WAITED.format(seconds))
         conn = self._connection(db)
-        with within(left), deadline(conn, left):
-            return work(conn)
+        try:
+            with within(left), deadline(conn, left):
+                return work(conn)
+        except SearchTimeout:
+            if left > seconds / 2:
+                raise  # its own time, not that of those before it
+            raise StoreError(WAITED.format(seconds)) from None
 
     # Connections
 
