@@ -34,7 +34,14 @@ class CollectionError(ImageSimilarityError):
 
 
 class StoreError(ImageSimilarityError):
-    """Where vectors are kept cannot be used: away, too slow, or not what it should be."""
+    """Where vectors are kept cannot be used: away, too slow, or not what it should be.
+
+    `details` are an engine's own words, for whoever runs it: pages do not show them.
+    """
+
+    def __init__(self, said: str, details: object = "") -> None:
+        super().__init__(f"{said}: {details}" if details else said)
+        self.said = said
 
 
 class EngineError(ImageSimilarityError):

@@ -134,10 +134,10 @@ class Reporter:
             return
         self.last = time.monotonic()
         rate = now.done / now.seconds if now.seconds else 0
-        left = (now.total - now.done) / rate if rate else 0
+        left = round((now.total - now.done) / rate) if rate else 0
         text = f"{now.done:,} of {now.total:,}"
         if now.done:
-            text += f"   {rate:.1f} images/s   {left // 60:.0f}:{left % 60:02.0f} left"
+            text += f"   {rate:.1f} images/s   {left // 60}:{left % 60:02} left"
         if now.failed:
             text += f"   {now.failed:,} failed"
         if self.terminal:
@@ -167,8 +167,9 @@ class Reporter:
             )
         elif there and summary.new_roots:
             self.line(
-                "Pages will read large pictures from there. On another computer, or for "
-                f"another user, that has to be configured: {_configured(summary.new_roots)}"
+                f"Pages will read large pictures from {', '.join(summary.new_roots)}. On "
+                "another computer, or for another user, that has to be configured: "
+                f"{_configured(summary.new_roots)}"
             )
         for line in summary.left:
             self.line(one_line(line))

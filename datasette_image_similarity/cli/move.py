@@ -103,8 +103,8 @@ def reconcile(
     """Compare what the database and a collection's store have. Exits with 1 on a
     difference that is left.
 
-    To mend sends what waits, takes out of the store what is no picture's here, and takes
-    pictures off whose vector is not there: the next embed makes them again.
+    --mend sends what waits, takes out of the store what is no picture's here, and forgets
+    pictures whose vector is not there: the next embed makes them again.
 
     \b
     Example:

@@ -46,6 +46,9 @@ METRICS = {"cosine": "COSINE", "l2": "L2"}
 # answer with those to what is left of them: some more are fetched and ordered anew.
 TRUE_DISTANCES = ("FLAT", "HNSW", "IVF_FLAT", "DISKANN", "BRUTE_FORCE")
 OVERSAMPLED = 4
+# How far back an answer may lie: to what this client has written, which costs nothing, or
+# not at all, which a server takes 0.3 s for.
+USUAL, STRONG = "Session", "Strong"
 
 CONNECTING = 3.0  # seconds: a server that is there answers in some milliseconds
 LOADING = 120.0  # seconds, for a big collection
@@ -178,7 +181,15 @@ class Milvus:
             return []
         query = self._floats([vector])[0]
         self._settle()
-        hits = [hit for only in expressions(where) for hit in self._nearest(query, k, only)]
+
+        def ask(consistency: str) -> list[Found]:
+            return [
+                hit
+                for only in expressions(where)
+                for hit in self._nearest(query, k, only, consistency)
+            ]
+
+        hits = ask(USUAL) or (ask(STRONG) if self._may_lag else [])
         return sorted(hits, key=_by_distance)[:k]
 
     def ids(
@@ -191,11 +202,17 @@ class Milvus:
         return sorted(found)[:limit]
 
     def vectors(self, ids: Sequence[str]) -> dict[str, bytes]:
+        found = self._vectors(ids, USUAL)
+        if self._may_lag and (missed := [id for id in ids if id not in found]):
+            found |= self._vectors(missed, STRONG)
+        return found
+
+    def _vectors(self, ids: Sequence[str], consistency: str) -> dict[str, bytes]:
         import numpy as np
 
         found = {}
         for only in expressions({"id": ids}, min(IDS_AT_ONCE, self._rows_at_once())):
-            for row in self._query(only, ["embedding"]):
+            for row in self._query(only, ["embedding"], consistency_level=consistency):
                 found[row["id"]] = np.array(row["embedding"], dtype="<f4").tobytes()
         return found
 
@@ -203,7 +220,7 @@ class Milvus:
         self._settle()
         count = 0
         for only in expressions(where):
-            rows = self._query(only, ["count(*)"], consistency_level="Strong")
+            rows = self._query(only, ["count(*)"], consistency_level=STRONG)
             count += rows[0]["count(*)"]
         told = self._described_index()
         index = {"type": told["index_type"]} | _parameters(told)
@@ -331,17 +348,28 @@ class Milvus:
             self._ask("flush", timeout=max(self.deadline, LOADING))
             self._settled = True
 
-    def _nearest(self, query: np.ndarray, k: int, only: str) -> list[Found]:
+    @property
+    def _may_lag(self) -> bool:
+        """Whether what is not found may be there: a server that was started again answers
+        before it has read its log, some seconds to a minute long, unless it is told to
+        be consistent."""
+        return not self.place.lite
+
+    def _nearest(
+        self, query: np.ndarray, k: int, only: str, consistency: str
+    ) -> list[Found]:
         """The `k` nearest, and all that tie with the last: which are told apart by id."""
         wanted = min(k + 1, MOST)
         while True:
-            hits = sorted(self._hits(query, wanted, only), key=_by_distance)
+            hits = sorted(self._hits(query, wanted, only, consistency), key=_by_distance)
             ends = len(hits) < wanted or wanted == MOST
             if ends or hits[-1].distance > hits[k - 1].distance:
                 return hits
             wanted = min(4 * wanted, MOST)
 
-    def _hits(self, query: np.ndarray, k: int, only: str) -> Iterator[Found]:
+    def _hits(
+        self, query: np.ndarray, k: int, only: str, consistency: str
+    ) -> Iterator[Found]:
         """The nearest of those that fulfil an expression."""
         exact = self._described_index()["index_type"] in TRUE_DISTANCES
         wanted = k if exact else min(OVERSAMPLED * k, MOST)
@@ -353,7 +381,7 @@ class Milvus:
             anns_field="embedding",
             output_fields=["sha256"] if exact else ["sha256", "embedding"],
             search_params={"params": self._params_for(wanted)},
-            consistency_level="Session",
+            consistency_level=consistency,
         )
         for hit in hits:
             entity = hit["entity"]
@@ -410,7 +438,7 @@ class Milvus:
         return found
 
     def _query(self, only: str, fields: list[str], **options: Any) -> list[dict[str, Any]]:
-        options = {"consistency_level": "Session"} | options
+        options = {"consistency_level": USUAL} | options
         return list(self._ask("query", filter=only, output_fields=fields, **options))
 
     # The collection
@@ -437,7 +465,7 @@ class Milvus:
                 client=client,
                 schema=schema,
                 properties={RECORD: record},
-                consistency_level="Strong",
+                consistency_level=STRONG,
             )
         except StoreError:
             # Somebody else was quicker: whether it is ours is seen next.
@@ -512,6 +540,9 @@ class Milvus:
             self._check(client)
             self._ask("load_collection", client=client)
             self._index_read = -INDEX_KNOWN_FOR
+            if self._may_lag:
+                count = {"output_fields": ["count(*)"], "consistency_level": STRONG}
+                self._ask("query", client=client, filter="", **count)
             self._checked = True
         return client
 
@@ -546,7 +577,8 @@ class Milvus:
             seconds = left(min(self.deadline, CONNECTING))
             socket.create_connection(address, seconds).close()
         except OSError as error:
-            raise StoreError(f"{self._server()} does not answer: {error}") from None
+            reason = error.strerror or error
+            raise StoreError(f"{self._server()} does not answer", reason) from None
 
     def _ask(
         self, method: str, *args: Any, client: MilvusClient | None = None, **options: Any
@@ -593,8 +625,8 @@ class Milvus:
             )
         if isinstance(code, grpc.StatusCode) or code == Status.CONNECT_FAILED:
             self.close()
-            return StoreError(f"{self._server()} does not answer: {message}")
-        return StoreError(f"{self._server()} refuses: {message}")
+            return StoreError(f"{self._server()} does not answer", message)
+        return StoreError(f"{self._server()} refuses", message)
 
 
 def expressions(where: Where | None, at_once: int = IDS_AT_ONCE) -> Iterator[str]:

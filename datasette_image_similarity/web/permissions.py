@@ -66,6 +66,8 @@ async def _may_view(
     name = table.lower()
     if name == f"{PREFIX}roots":
         return False  # where folders lie on the server is no visitor's business
+    if name == f"{PREFIX}copies":
+        return False  # nor is where engines are
     if name in (f"{PREFIX}searches", f"{PREFIX}clicks"):
         return False  # what others searched for: web/searches.py shows it to curators
     if name in (

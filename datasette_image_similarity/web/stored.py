@@ -23,7 +23,7 @@ from .. import trust
 from ..database import Collection, Connection
 from ..errors import ImageSimilarityError, StoreError
 from ..functions import AskStore
-from ..query import deadline
+from ..query import SearchTimeout, deadline
 from ..stores.opening import Stores
 from ..stores.patience import within
 from ..stores.remote import RemoteVectors
@@ -125,8 +125,13 @@ class StoreThreads:
         if left <= 0:
             raise StoreError(WAITED.format(seconds))
         conn = self._connection(db)
-        with within(left), deadline(conn, left):
-            return work(conn)
+        try:
+            with within(left), deadline(conn, left):
+                return work(conn)
+        except SearchTimeout:
+            if left > seconds / 2:
+                raise  # its own time, not that of those before it
+            raise StoreError(WAITED.format(seconds)) from None
 
     # Connections
 
@@ -193,19 +198,22 @@ def _address(db: Database, datasette: Datasette) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A store's URL as visitors may read it: where files lie on the server is not for
-    them."""
+    """A store's URL as visitors may read it: where files lie on the server, and what
+    computers there are beside it, is not for them."""
     scheme, _, rest = url.partition(":")
-    shown = f"{scheme}:{PurePath(rest).name}" if scheme == "milvus-lite" else url
+    shown = f"{scheme}:{PurePath(rest).name}" if rest else url
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def shown_error(error: StoreError, collection: Collection) -> StoreError:
     """An error of a collection's store as visitors may read it."""
-    said, url = str(error), collection.store
-    file = url.partition(":")[2]
-    name = PurePath(file).name
-    return StoreError(said.replace(url, shown_url(url)).replace(file, name))
+    said, url = error.said, collection.store
+    address = url.partition(":")[2]
+    host = address.removeprefix("//").rpartition("/")[0]
+    said = said.replace(url, shown_url(url))
+    if address.startswith("//") and host:
+        return StoreError(said.replace(f" at {host}", ""))
+    return StoreError(said.replace(address, PurePath(address).name))
 
 
 async def store_problem(
