@@ -232,7 +232,7 @@ class Milvus:
             self.delete(known.id for known in page)
         # A file is this process's alone. On a server somebody may write between a count
         # and a drop, and nothing there drops a collection only where it is empty.
-        if self.place.lite and self.stats().count == 0:
+        if self.address.lite and self.stats().count == 0:
             self._ask("drop_collection")
 
     def close(self) -> None:
@@ -353,7 +353,7 @@ class Milvus:
         """Whether what is not found may be there: a server that was started again answers
         before it has read its log, some seconds to a minute long, unless it is told to
         be consistent."""
-        return not self.place.lite
+        return not self.address.lite
 
     def _nearest(
         self, query: np.ndarray, k: int, only: str, consistency: str
