@@ -38,6 +38,15 @@ def no_children_left() -> Iterator[None]:
         sys.modules["serving"].close_all()
 
 
+def close_the_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the test ends, whatever is fetched goes to a proxy that is not there."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # urllib keeps what it made of these for all that is fetched later.
+    monkeypatch.setattr("urllib.request._opener", None)
+
+
 def picture(colour: str = "red", seed: int = 0, size: tuple[int, int] = (80, 60)) -> bytes:
     """A PNG: stripes of one colour, their direction and width drawn from the seed."""
     from PIL import Image, ImageDraw

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import close_the_internet
 
 from datasette_image_similarity.encoders import (
     EncoderSpec,
@@ -56,9 +57,7 @@ SPEC = EncoderSpec(
 def empty_cache(tmp_path, monkeypatch):
     """A torch cache of the test's own; the way to the internet is closed."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    close_the_internet(monkeypatch)
 
 
 def noise(n, size, seed=0):
