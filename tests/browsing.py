@@ -122,7 +122,7 @@ def tab(browser: Any, server: str, scripts: bool) -> Iterator[Any]:
         java_script_enabled=scripts,
         viewport={"width": 1280, "height": 900},
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)  # for a busy machine
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
