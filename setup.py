@@ -70,6 +70,8 @@ setup(
             "pytest",
             "pytest-asyncio",
             "pytest-xdist",
+            "hypothesis>=6.100",
+            "psutil",
             "httpx",
             "playwright",
             "ruff",
