@@ -39,6 +39,13 @@ def open_datasette(
     return datasette
 
 
+def open_folder(folder: Path) -> Datasette:
+    """A Datasette configured by a folder, with the databases in it."""
+    datasette = Datasette([], config_dir=folder)
+    _opened.append(datasette)
+    return datasette
+
+
 def close_all() -> None:
     """End what the plugin has started; 0.65 does not call its shutdown hook."""
     while _opened:
