@@ -34,26 +34,27 @@ setup(
     entry_points={"datasette": ["image_similarity = datasette_image_similarity"]},
     python_requires=">=3.10",
     install_requires=[
-        "datasette>=0.65",
+        # Lower bounds are where known vulnerabilities end, or what the code needs.
+        "datasette>=0.65.4",  # permissions and caches
         "sqlite-vec>=0.1.9",
         # Many Pythons cannot load SQLite extensions; this one can, where it has wheels.
         'pysqlite3>=0.6; sys_platform == "linux" and platform_machine == "x86_64"',
         'pysqlite3>=0.6; sys_platform == "darwin" and platform_machine == "arm64"',
         'pysqlite3>=0.6; sys_platform == "win32"',
-        "torch>=2.10",
+        "torch>=2.10",  # loading of weights
         "torchvision>=0.25",
         "numpy>=2",
         "click",
         "pillow>=12.3",
-        "python-multipart>=0.0.20",
+        "python-multipart>=0.0.30",  # forms that take for ever
         # For downloads: whom to believe, and names in other alphabets than the Latin.
-        "certifi",
+        "certifi>=2024.7.4",
         "idna>=3.7",
     ],
     extras_require={
         "explore": ["scikit-learn>=1.6", "openTSNE>=1.0.4"],
         "umap": ["umap-learn>=0.5.9"],
-        "heic": ["pillow-heif>=1.1"],
+        "heic": ["pillow-heif>=1.3"],
         "int8": ["openvino>=2026.1", "nncf>=3.0"],
         "safetensors": ["safetensors"],
         "timm": ["timm>=1.0.20", "safetensors"],
@@ -76,12 +77,12 @@ setup(
             "playwright",
             "ruff",
             "build",
-            "setuptools>=77",
+            "setuptools>=78.1.1",
             "sqlite-utils",
             "safetensors",
             "timm>=1.0.20",
             "open_clip_torch>=3.2",
-            "pillow-heif>=1.1",
+            "pillow-heif>=1.3",
             "scikit-learn>=1.6",
             "openTSNE>=1.0.4",
             "pymilvus>=2.6",
