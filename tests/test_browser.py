@@ -207,6 +207,17 @@ def test_a_picture_of_ones_own(either: Any, scripts: bool) -> None:
     assert not set(first) & set(captions(page))
 
 
+def test_a_file_chosen_before_the_script_has_come(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/image_similarity.js*", lambda route: held.append(route))
+    page.goto("/gallery/images/-/search-by-image", wait_until="commit")
+    page.locator("#ims-file").set_input_files(file())
+    assert page.locator(TILES).count() == 0
+    held.pop().continue_()
+    shown(page)
+    assert captions(page)[0] == "red-3.png"
+
+
 def test_a_wrong_file_is_told_and_shows_nothing(either: Any, scripts: bool) -> None:
     page = either
     page.goto("/gallery/images/-/search-by-image")

@@ -53,10 +53,12 @@ function setUpSearch() {
   if (answered) latest = { body: new FormData(answered), name: "your picture" };
 
   for (const input of inputs) {
-    input.addEventListener("change", () => {
+    const take = () => {
       if (input.files[0]) choose(input.files[0]);
       input.value = ""; // so that the same file can be chosen again
-    });
+    };
+    input.addEventListener("change", take);
+    take(); // a file may have been chosen before this script came
   }
   drop.addEventListener("click", (event) => {
     if (!event.target.closest("label, input, button")) inputs[0].click();
