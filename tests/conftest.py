@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasette.utils.sqlite import sqlite3
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = SHARED / "photos"
@@ -74,40 +77,49 @@ def make_photos(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def photos_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `photos` copies."""
+    return make_photos(tmp_path_factory.mktemp("made") / "photos")
+
+
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path: Path, photos_once: Path) -> Path:
     """A folder of 24 pictures: eight each in red/, green/ and blue/."""
-    return make_photos(tmp_path / "photos")
-
-
-@pytest.fixture
-def gallery(tmp_path: Path, photos: Path) -> Path:
-    """A database with those pictures embedded, and a label column."""
-    from datasette_image_similarity.collection import EncoderOptions, ImageCollection
-
-    path = tmp_path / "gallery.db"
-    with ImageCollection(path) as collection:
-        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
-    return path
+    return shutil.copytree(photos_once, tmp_path / "photos")
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `copied` copies."""
+def made_once(photos_once: Path) -> Path:
+    """What `gallery` and `copied` copy."""
     from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
-    folder = tmp_path_factory.mktemp("made")
-    path = folder / "gallery.db"
+    path = photos_once.parent / "gallery.db"
     with pytest.MonkeyPatch.context() as patch, ImageCollection(path) as collection:
-        patch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
-        photos = make_photos(folder / "photos")
-        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
+        patch.setattr("click.get_app_dir", lambda *_, **__: str(path.parent))
+        collection.embed(photos_once, encoder=EncoderOptions("hog"), label_from_folder=True)
+    return path
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, photos: Path, made_once: Path) -> Path:
+    """A database with the pictures of `photos` embedded, and a label column.
+
+    It is as if it had been made here: copies keep the time of each file.
+    """
+    from datasette_image_similarity import trust
+
+    path = tmp_path / "gallery.db"
+    path.write_bytes(made_once.read_bytes())
+    with closing(sqlite3.connect(str(path))) as conn, conn:
+        conn.execute("update _image_similarity_roots set path = ?", (str(photos),))
+    trust.note_root(path, photos)
     return path
 
 
 @pytest.fixture
 def copied(tmp_path: Path, made_once: Path) -> Path:
-    """As `gallery`, but quick: its folder is shared, so change the database only."""
+    """As `gallery`, but quicker: its folder is shared, so change the database only."""
     from datasette_image_similarity import trust
 
     path = tmp_path / "gallery.db"
