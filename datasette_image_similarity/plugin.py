@@ -41,9 +41,9 @@ def prepare_connection(conn: Any, database: str, datasette: Any) -> None:
 
 @hookimpl
 def asgi_wrapper() -> Any:
-    from .web.beside import remember_scope
+    from .web.answering import note_requests
 
-    return remember_scope
+    return note_requests
 
 
 @hookimpl

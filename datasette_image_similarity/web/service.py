@@ -37,6 +37,7 @@ from ..index import IndexCache
 from ..pipeline import finished_vector
 from ..roots import Root, WebRoot, is_address, is_object
 from ..text_helper import TextHelper
+from .answering import answering
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
 from .log import Log
@@ -104,26 +105,56 @@ class Service:
     # What is embedded
 
     async def collections(self, database: str) -> list[Collection]:
-        """The collections of a database, read again when its file has changed."""
+        """The collections of a database, read again when its file has changed, but once
+        for a request."""
         db = self.datasette.databases.get(database)
         if db is None:
             return []
-        state = _file_state(db)
-        known = self._inventory.get(database)
-        if known is None or state is None or known[0] != state:
-            known = (state, await db.execute_fn(_readable_collections))
-            self._inventory[database] = known
-            if any(collection.store for collection in known[1]):
+        known = self._known_collections(db)
+        return known if known is not None else await db.execute_fn(self.reading(db))
+
+    def reading(self, db: Database) -> Callable[[Any], list[Collection]]:
+        """As `collections()`, for a SQL thread that has a connection to the database."""
+        known = self._known_collections(db)
+        if known is not None:
+            return lambda _: known
+        now, state = answering(), _file_state(db)
+
+        def read(conn: Any) -> list[Collection]:
+            found = _readable_collections(conn)
+            self._inventory[db.name] = state, found
+            if now is not None:
+                now.collections[db.name] = found
+            if any(collection.store for collection in found):
                 self.stored.get_ready()
-        return known[1]
+            return found
+
+        return read
+
+    def _known_collections(self, db: Database) -> list[Collection] | None:
+        now = answering()
+        if now is not None and db.name in now.collections:
+            return now.collections[db.name]
+        state, found = self._inventory.get(db.name, (None, None))
+        if state is None or state != _file_state(db):
+            return None
+        if now is not None:
+            now.collections[db.name] = found
+        return found
 
     async def collection(
         self, database: str, table: str, name: str | None = None
     ) -> Collection | None:
         """The collection to use for a table: by name, as configured, or the default."""
-        there = [c for c in await self.collections(database) if c.table == table]
+        return self.choose(await self.collections(database), database, table, name)
+
+    def choose(
+        self, there: list[Collection], database: str, table: str, name: str | None
+    ) -> Collection | None:
+        """As `collection()`, of all that there are in the database."""
+        there = [one for one in there if one.table == table]
         name = name or (self.config(database, table).collection if there else None)
-        return next((c for c in there if name in (None, c.name)), None)
+        return next((one for one in there if name in (None, one.name)), None)
 
     def config(self, database: str, table: str) -> Config:
         """The settings for a table, read once: every cell of a table page asks."""
