@@ -13,7 +13,6 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from datasette.utils import StartupError
 from datasette.utils.sqlite import sqlite3
 
 from .. import sources, trust, words
+from ..daemons import DaemonThreads
 from ..database import Collection, collections, item_count, load_vec
 from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
@@ -32,7 +32,7 @@ from ..errors import (
     ImageError,
     ImageSimilarityError,
 )
-from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
+from ..images import LOCAL_FILES, Crop, Decoded, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
 from ..roots import Root, WebRoot, is_address, is_object
@@ -80,23 +80,23 @@ class Service:
         self._configs: dict[tuple[str, str], Config] = {}
         self._pairs: dict[tuple[str, int, str, int], RandomPairs] = {}
         self._waiting = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="image-similarity-upload")
+        self._thread = DaemonThreads(1, "image-similarity-upload")
         self._encoders: dict[str, Encoder] = {}
         self._texts: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._upload_decoders: dict[Limits, Decoder] = {}
+        self._upload_decoders: dict[Limits, DecoderPool] = {}
         # Few threads show pictures: none waits because a host asks for a pause.
         self._reader = sources.Reader(seconds=REMOTE_SECONDS, patience=0)
         self._pictures = DecoderPool(LOCAL_FILES, min(4, os.cpu_count() or 1))
-        self._picture_threads = ThreadPoolExecutor(
-            min(4, os.cpu_count() or 1), thread_name_prefix="image-similarity-picture"
+        self._picture_threads = DaemonThreads(
+            min(4, os.cpu_count() or 1), "image-similarity-picture"
         )
 
     def close(self) -> None:
-        """End the threads and child processes."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        self._picture_threads.shutdown(wait=False, cancel_futures=True)
-        for decoder in self._upload_decoders.values():
-            decoder.close()
+        """End the threads and child processes, also busy ones. May be called again."""
+        self._thread.shutdown()
+        self._picture_threads.shutdown()
+        for decoders in self._upload_decoders.values():
+            decoders.close()
         self._pictures.close()
         self._reader.close()
         self.stored.close()
@@ -274,7 +274,7 @@ class Service:
     ) -> Decoded:
         limits = config.upload_limits
         if limits not in self._upload_decoders:
-            self._upload_decoders[limits] = Decoder(limits)
+            self._upload_decoders[limits] = DecoderPool(limits, 1)
         spec = EncoderSpec.from_json(collection.encoder)
         # The same request as when embedding: see ImageCollection.encode().
         thumbnail = THUMBNAIL if collection.thumbnails else None

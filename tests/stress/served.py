@@ -44,8 +44,9 @@ class Served:
     def __init__(
         self, database: Path, *, plugin: Mapping[str, Any] | None = None, **settings: object
     ) -> None:
-        self.database = database
         self.folder = database.parent
+        self.temporary = self.folder / "tmp"
+        self.temporary.mkdir(exist_ok=True)
         self.port = free_port()
         self.log = self.folder / f"server-{self.port}.log"
         config = {"plugins": {PLUGIN: dict(plugin or {})}}
@@ -69,7 +70,7 @@ class Served:
                 self.command,
                 stdout=log,
                 stderr=log,
-                env=environment(self.folder),
+                env={**environment(self.folder), "TMPDIR": str(self.temporary)},
                 start_new_session=True,
             )
         until = time.monotonic() + START_SECONDS
@@ -165,25 +166,20 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send a request whose reply is read by somebody else, or by nobody."""
+        await self.send(request(self.port, path, body, headers))
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, a whole request or less."""
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(
                 "127.0.0.1", self.port
             )
-        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1"]
-        lines += [f"host: 127.0.0.1:{self.port}"]
-        if body is not None:
-            lines += [f"content-length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        self._writer.write("\r\n".join([*lines, "", ""]).encode() + (body or b""))
+        self._writer.write(data)
         await self._writer.drain()
 
     async def read(self, size: int) -> bytes:
         """Some bytes of a reply as they come."""
         return await self._reader.read(size)
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
 
     async def _reply(self) -> Reply:
         reader = self._reader
@@ -208,6 +204,21 @@ class Client:
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None
+
+
+def request(
+    port: int,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """A GET as it is sent, or with a body a POST."""
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1"]
+    lines += [f"host: 127.0.0.1:{port}"]
+    if body is not None:
+        lines += [f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
 def upload(picture: bytes) -> tuple[bytes, dict[str, str]]:
