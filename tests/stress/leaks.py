@@ -37,7 +37,7 @@ from .served import Client, Served, environment, request, upload
 SETTLE = 30  # seconds that it may take until all is as it was
 GONE = 10  # seconds that an end may take
 SLOW_BYTES = 5  # that a slow client reads, one a second
-PATIENT = 20  # seconds that somebody else's page may take meanwhile
+PATIENT = 60  # seconds that somebody else's page may take meanwhile
 
 # What is big, or is made by somebody else than a SQL thread.
 ANSWERS = (

@@ -49,7 +49,10 @@ class Served:
         self.temporary.mkdir(exist_ok=True)
         self.port = free_port()
         self.log = self.folder / f"server-{self.port}.log"
-        config = {"plugins": {PLUGIN: dict(plugin or {})}}
+        config = {
+            "plugins": {PLUGIN: dict(plugin or {})},
+            "permissions": {"permissions-debug": True},  # 1.0 keeps /-/threads to itself
+        }
         file = self.folder / f"server-{self.port}.json"
         file.write_text(json.dumps(config), encoding="utf-8")
         self.command = [sys.executable, "-m", "datasette", "serve", str(database)]
