@@ -18,7 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,16 +176,13 @@ class Decoder:
         self.close()
 
     def _start(self) -> None:
-        self._process = process = subprocess.Popen(
-            worker_command("image_worker", asdict(self.limits)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
+        command = worker_command("image_worker", asdict(self.limits))
+        self._guard = Guard(command, OPENBLAS_NUM_THREADS="1")
+        self._process = process = self._guard.process
         for pipe in (process.stdin, process.stdout):
             widen(pipe)
-        self._guard = Guard(process)
+        if self._closed:  # meanwhile
+            process.kill()
         try:
             with self._guard.limit(START_SECONDS):
                 receive(process.stdout)  # its greeting
@@ -334,31 +332,38 @@ def worker_command(module: str, *arguments: object) -> list[str]:
 # Ctrl-C in a terminal reaches the whole process group; it is this process that
 # decides what to do about it.
 WORKER = """
-import importlib, json, signal, sys
+import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+import importlib, json, sys
 start = json.loads(sys.argv[1])
 sys.path[:] = start["path"]
+from datasette_image_similarity.orphans import end_with_parent
+end_with_parent()
 importlib.import_module(start["module"]).serve(*start["arguments"])
 """
 
 
 class Guard:
-    """Kills a process that takes too long for one thing.
+    """Starts a child process, and kills it when it takes too long for one thing.
 
     One thread serves it all its life: to start a timer for each picture would cost as
     much as to decode a small one. It wakes when the earliest time limit may have
-    passed, and mostly finds that another is running by then.
+    passed, and mostly finds that another is running by then. It also is the thread that
+    starts the child, which may die with the one that did (`orphans.py`).
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, command: Sequence[str], **environment: str) -> None:
         self.expired = False  # it was killed
-        self._process = process
         self._deadline = math.inf  # of what is under way
         self._wakes = math.inf  # when the thread looks again
         self._ended = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        started: Future[subprocess.Popen[bytes]] = Future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(command, environment, started), daemon=True
+        )
         self._thread.start()
+        self.process = started.result()
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
@@ -380,13 +385,30 @@ class Guard:
             self._changed.notify()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _serve(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        started: Future[subprocess.Popen[bytes]],
+    ) -> None:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **environment},
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(process)
         with self._changed:
             while not self._ended:
                 left = self._deadline - time.monotonic()
                 if left <= 0:
                     self.expired = True
-                    self._process.kill()
+                    process.kill()
                     self._deadline = left = math.inf
                 self._wakes = self._deadline
                 self._changed.wait(None if left == math.inf else left)

@@ -423,13 +423,16 @@ class IndexCache:
         if row is None or row["recall"] is None or crowded(conn, collection, row["listed"]):
             return None
         key = (db.file_of(conn), collection.id)
-        with self._lock:
-            kept = self._kept.pop(key, None)
-            if kept is None or kept.version != row["version"]:
-                kept = _Kept(row["version"], _model(conn, collection, row))
-            elif kept.lists is None:
+        kept, claimed = self._find(key, row["version"])
+        if kept is None:
+            kept = _Kept(row["version"], _model(conn, collection, row))
+            with self._lock:
+                self._kept[key] = kept
+        elif claimed:
+            try:
                 self._keep_lists(kept, StoredLists(conn, collection, row["axes"]), row)
-            self._kept[key] = kept
+            finally:
+                kept.reading = False
         return Index(
             recall=row["recall"],
             probes=row["probes"],
@@ -440,15 +443,33 @@ class IndexCache:
             lists=kept.lists or StoredLists(conn, collection, row["axes"]),
         )
 
+    def _find(self, key: tuple[str, int], version: int) -> tuple[_Kept | None, bool]:
+        """What is kept of an index, and whether who asks is to read its lists.
+
+        One thread does that, without the lock: it may take a second, in which the others
+        read the few lists they need.
+        """
+        with self._lock:
+            kept = self._kept.pop(key, None)
+            if kept is None or kept.version != version:
+                return None, False
+            self._kept[key] = kept  # the last to go
+            claimed = kept.lists is None and not kept.reading
+            kept.reading |= claimed
+            return kept, claimed
+
     def _keep_lists(self, kept: _Kept, stored: StoredLists, row: sqlite3.Row) -> None:
         """Read all lists into memory, where they have room."""
         size = row["listed"] * (code_bytes(row["axes"]) + 32)
         if size > self.limit:
             return
-        while size + sum(one.size for one in self._kept.values()) > self.limit:
-            self._kept.pop(next(iter(self._kept)))
+        with self._lock:
+            kept.size = 0
+            while size + sum(one.size for one in self._kept.values()) > self.limit:
+                self._kept.pop(next(iter(self._kept)))
+            kept.size = size
         with suppress(_Changed):  # then the next question reads them
-            kept.lists, kept.size = ResidentLists(stored, row["lists"]), size
+            kept.lists = ResidentLists(stored, row["lists"])
 
 
 @dataclass
@@ -457,6 +478,7 @@ class _Kept:
     model: Model
     lists: ResidentLists | None = None
     size: int = 0  # bytes of the lists
+    reading: bool = False  # a thread is reading them
 
 
 def open_index(

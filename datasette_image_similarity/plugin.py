@@ -40,10 +40,13 @@ def prepare_connection(conn: Any, database: str, datasette: Any) -> None:
 
 
 @hookimpl
-def asgi_wrapper() -> Any:
-    from .web.beside import remember_scope
+def asgi_wrapper(datasette: Any) -> Any:
+    from .web.answering import note_requests
+    from .web.compat import told_of_the_end
 
-    return remember_scope
+    return lambda app: note_requests(
+        told_of_the_end(datasette, app, lambda: shutdown(datasette))
+    )
 
 
 @hookimpl

@@ -8,7 +8,6 @@ What the child has answered is remembered, so that the next to ask has it at onc
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 from collections import OrderedDict
@@ -180,19 +179,15 @@ class TextHelper:
         return blobs
 
     def _started(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self._command or worker_command("text_worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
+        command = self._command or worker_command("text_worker")
+        guard = Guard(command, TOKENIZERS_PARALLELISM="false")
+        process = guard.process
         with self._lock:
-            self._process, self._guard, self._loaded = process, Guard(process), None
+            self._process, self._guard, self._loaded = process, guard, None
             if self._closed:
                 process.kill()
         try:
-            with self._guard.limit(START_SECONDS):
+            with guard.limit(START_SECONDS):
                 receive(process.stdout)  # its greeting
         except (OSError, EOFError):
             self._stop()

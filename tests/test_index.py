@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,7 +17,13 @@ from datasette_image_similarity import database as db
 from datasette_image_similarity import index as indexes
 from datasette_image_similarity.encoders import load_encoder
 from datasette_image_similarity.errors import CollectionError, DatabaseError
-from datasette_image_similarity.index import IndexCache, build_index, index_status
+from datasette_image_similarity.index import (
+    IndexCache,
+    ResidentLists,
+    StoredLists,
+    build_index,
+    index_status,
+)
 from datasette_image_similarity.query import Filter, Query, search
 from datasette_image_similarity.verify import verify_database
 
@@ -476,3 +484,28 @@ async def test_pages_say_how_they_answer(own: Path) -> None:
     for table in ("indexes", "lists"):
         path = f"/own/_image_similarity_{table}.json"
         assert (await ask(site, path)).status_code == 403
+
+
+def test_while_lists_are_read_into_memory_others_ask(
+    indexed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, reading, go_on = IndexCache(), Event(), Event()
+
+    def slowly(*arguments: object) -> ResidentLists:
+        reading.set()
+        assert go_on.wait(30)
+        return ResidentLists(*arguments)
+
+    def get() -> object:
+        with opened(indexed) as conn:
+            return cache.get(conn, db.collections(conn)[0]).lists
+
+    get()
+    monkeypatch.setattr("datasette_image_similarity.index.ResidentLists", slowly)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(get)
+        assert reading.wait(30)
+        assert isinstance(get(), StoredLists)
+        go_on.set()
+        assert isinstance(first.result(30), ResidentLists)
+    assert isinstance(get(), ResidentLists)

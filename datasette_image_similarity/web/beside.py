@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ..database import Collection, SourceTable, item_id, live_sql, quote, source_of
 from ..errors import ImageSimilarityError, StoreError
 from ..query import Hit, Query, deadline, mean_vector, pk_path, search
+from .answering import PictureColumn, answering
 from .answers import PAGES, about_url, static_url
 from .compat import may_insert, similar_url, table_tools_url
 from .question import Place, is_filter
@@ -29,26 +30,16 @@ STRIP = 12  # nearest neighbours on a row page
 FACTS = 16  # of a row, beside its picture; Datasette's own table below has them all
 FACT = 300  # characters of one
 
-# The address being answered: `render_cell` on 0.65 is not told the request.
-_scope: ContextVar[dict | None] = ContextVar("image_similarity_scope", default=None)
 
-
-def remember_scope(app: Any) -> Any:
-    """ASGI middleware that notes which address is being answered."""
-
-    async def wrapped(scope: dict, receive: Any, send: Any) -> None:
-        token = _scope.set(scope)
-        try:
-            await app(scope, receive, send)
-        finally:
-            _scope.reset(token)
-
-    return wrapped
+def _scope() -> dict[str, Any]:
+    """The ASGI scope of the page being shown: `render_cell` on 0.65 is not told it."""
+    now = answering()
+    return {} if now is None else now.scope
 
 
 def _filters_of_page() -> list[tuple[str, str]]:
     """The filters of the table page being shown."""
-    query = (_scope.get() or {}).get("query_string", b"").decode("latin-1")
+    query = _scope().get("query_string", b"").decode("latin-1")
     return [
         (name, value)
         for name, value in parse_qsl(query, keep_blank_values=True)
@@ -56,19 +47,46 @@ def _filters_of_page() -> list[tuple[str, str]]:
     ]
 
 
-async def cell(
+def cell(
+    datasette: Datasette, row: Any, value: object, column: str, table: str, database: str
+) -> Awaitable[Markup | None] | None:
+    """The cell of the picture's column: thumbnail, its value, and "Find similar"."""
+    now = answering()
+    if now is not None and (database, table) in now.cells:
+        shown = now.cells[database, table]
+        if shown is None or shown.name != column:
+            return None  # most of a page's cells: nothing to wait for
+    return _cell(datasette, row, value, column, table, database)
+
+
+async def _picture_column(
+    datasette: Datasette, database: str, table: str
+) -> PictureColumn | None:
+    """Where a table page shows pictures; looked up once for a page."""
+    now = answering()
+    if now is not None and (database, table) in now.cells:
+        return now.cells[database, table]
+    it = service(datasette)
+    collection = await it.collection(database, table)
+    shown = None
+    if collection is not None:
+        name = it.config(database, table).image_column or collection.column
+        pks = await datasette.get_database(database).primary_keys(table)
+        shown = PictureColumn(name, collection, pks)
+    if now is not None:
+        now.cells[database, table] = shown
+    return shown
+
+
+async def _cell(
     datasette: Datasette, row: Any, value: object, column: str, table: str, database: str
 ) -> Markup | None:
-    """The cell of the picture's column: thumbnail, its value, and "Find similar"."""
-    collection = await service(datasette).collection(database, table)
-    if collection is None:
+    shown = await _picture_column(datasette, database, table)
+    if shown is None or shown.name != column:
         return None
-    config = service(datasette).config(database, table)
-    if column != (config.image_column or collection.column):
+    source, pks = shown.collection.column, shown.pks
+    if source in row.keys() and row[source] in (None, ""):  # noqa: SIM118
         return None
-    if collection.column in row.keys() and row[collection.column] in (None, ""):  # noqa: SIM118
-        return None
-    pks = await datasette.get_database(database).primary_keys(table)
     try:
         pk = path_from_row_pks(row, pks, not pks)
     except (IndexError, KeyError):  # a query that does not select the key
@@ -98,7 +116,7 @@ def _is_shown(url: str) -> bool:
 
     A server behind a proxy may have been asked without the `base_url`.
     """
-    scope = _scope.get() or {}
+    scope = _scope()
     raw = scope.get("raw_path") or scope.get("path", "").encode()
     path = raw.split(b"?")[0].decode("latin-1").rstrip("/")
     return path.count("/") > 2 and url.endswith(path)

@@ -23,7 +23,7 @@ from datasette.utils import (
 )
 from datasette.utils.sqlite import sqlite3
 
-from ..database import Collection, Key, SourceTable, need_vectors, source_of
+from ..database import Collection, Key, SourceTable, need_vectors, source_of, table_exists
 from ..errors import CollectionError, ImageError, ImageSimilarityError
 from ..images import Crop
 from ..query import HEAVIEST, Filter, pk_path, split_weight
@@ -127,22 +127,26 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
     db = datasette.databases[database]
     if not await may_view(datasette, request.actor, database, table):
         raise PageError(403, f"You may not view {database}/{table}")
-    if not await db.table_exists(table):
-        raise PageError(404, f"There is no table {table} in {database}")
     it = service(datasette)
     name = request.args.get("_collection")
-    collection = await it.collection(database, table, name)
-    if collection is None:
-        raise PageError(404, await _no_collection(it, database, table, name))
+    read = it.reading(db)
 
-    def look(conn: sqlite3.Connection) -> SourceTable:
+    def look(conn: sqlite3.Connection) -> tuple[Collection, SourceTable] | None:
+        if not table_exists(conn, table):
+            raise PageError(404, f"There is no table {table} in {database}")
+        collection = it.choose(read(conn), database, table, name)
+        if collection is None:
+            return None
         need_vectors(conn, collection)
-        return source_of(conn, collection)
+        return collection, source_of(conn, collection)
 
     try:
-        source = await db.execute_fn(look)
+        found = await db.execute_fn(look)
     except CollectionError as error:
         raise PageError(404, str(error)) from None
+    if found is None:
+        raise PageError(404, await _no_collection(it, database, table, name))
+    collection, source = found
     config = it.config(database, table)
     return Place(datasette, it, request, db, table, collection, source, config)
 

@@ -13,7 +13,6 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from datasette.utils import StartupError
 from datasette.utils.sqlite import sqlite3
 
 from .. import sources, trust, words
+from ..daemons import DaemonThreads
 from ..database import Collection, collections, item_count, load_vec
 from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
@@ -32,11 +32,12 @@ from ..errors import (
     ImageError,
     ImageSimilarityError,
 )
-from ..images import LOCAL_FILES, Crop, Decoded, Decoder, DecoderPool, Limits, Request
+from ..images import LOCAL_FILES, Crop, Decoded, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
 from ..roots import Root, WebRoot, is_address, is_object
 from ..text_helper import TextHelper
+from .answering import answering
 from .compat import configured_tables
 from .config import Config, ConfigError, read_config
 from .log import Log
@@ -79,23 +80,23 @@ class Service:
         self._configs: dict[tuple[str, str], Config] = {}
         self._pairs: dict[tuple[str, int, str, int], RandomPairs] = {}
         self._waiting = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="image-similarity-upload")
+        self._thread = DaemonThreads(1, "image-similarity-upload")
         self._encoders: dict[str, Encoder] = {}
         self._texts: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._upload_decoders: dict[Limits, Decoder] = {}
+        self._upload_decoders: dict[Limits, DecoderPool] = {}
         # Few threads show pictures: none waits because a host asks for a pause.
         self._reader = sources.Reader(seconds=REMOTE_SECONDS, patience=0)
         self._pictures = DecoderPool(LOCAL_FILES, min(4, os.cpu_count() or 1))
-        self._picture_threads = ThreadPoolExecutor(
-            min(4, os.cpu_count() or 1), thread_name_prefix="image-similarity-picture"
+        self._picture_threads = DaemonThreads(
+            min(4, os.cpu_count() or 1), "image-similarity-picture"
         )
 
     def close(self) -> None:
-        """End the threads and child processes."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        self._picture_threads.shutdown(wait=False, cancel_futures=True)
-        for decoder in self._upload_decoders.values():
-            decoder.close()
+        """End the threads and child processes, also busy ones. May be called again."""
+        self._thread.shutdown()
+        self._picture_threads.shutdown()
+        for decoders in self._upload_decoders.values():
+            decoders.close()
         self._pictures.close()
         self._reader.close()
         self.stored.close()
@@ -104,26 +105,56 @@ class Service:
     # What is embedded
 
     async def collections(self, database: str) -> list[Collection]:
-        """The collections of a database, read again when its file has changed."""
+        """The collections of a database, read again when its file has changed, but once
+        for a request."""
         db = self.datasette.databases.get(database)
         if db is None:
             return []
-        state = _file_state(db)
-        known = self._inventory.get(database)
-        if known is None or state is None or known[0] != state:
-            known = (state, await db.execute_fn(_readable_collections))
-            self._inventory[database] = known
-            if any(collection.store for collection in known[1]):
+        known = self._known_collections(db)
+        return known if known is not None else await db.execute_fn(self.reading(db))
+
+    def reading(self, db: Database) -> Callable[[Any], list[Collection]]:
+        """As `collections()`, for a SQL thread that has a connection to the database."""
+        known = self._known_collections(db)
+        if known is not None:
+            return lambda _: known
+        now, state = answering(), _file_state(db)
+
+        def read(conn: Any) -> list[Collection]:
+            found = _readable_collections(conn)
+            self._inventory[db.name] = state, found
+            if now is not None:
+                now.collections[db.name] = found
+            if any(collection.store for collection in found):
                 self.stored.get_ready()
-        return known[1]
+            return found
+
+        return read
+
+    def _known_collections(self, db: Database) -> list[Collection] | None:
+        now = answering()
+        if now is not None and db.name in now.collections:
+            return now.collections[db.name]
+        state, found = self._inventory.get(db.name, (None, None))
+        if state is None or state != _file_state(db):
+            return None
+        if now is not None:
+            now.collections[db.name] = found
+        return found
 
     async def collection(
         self, database: str, table: str, name: str | None = None
     ) -> Collection | None:
         """The collection to use for a table: by name, as configured, or the default."""
-        there = [c for c in await self.collections(database) if c.table == table]
+        return self.choose(await self.collections(database), database, table, name)
+
+    def choose(
+        self, there: list[Collection], database: str, table: str, name: str | None
+    ) -> Collection | None:
+        """As `collection()`, of all that there are in the database."""
+        there = [one for one in there if one.table == table]
         name = name or (self.config(database, table).collection if there else None)
-        return next((c for c in there if name in (None, c.name)), None)
+        return next((one for one in there if name in (None, one.name)), None)
 
     def config(self, database: str, table: str) -> Config:
         """The settings for a table, read once: every cell of a table page asks."""
@@ -243,7 +274,7 @@ class Service:
     ) -> Decoded:
         limits = config.upload_limits
         if limits not in self._upload_decoders:
-            self._upload_decoders[limits] = Decoder(limits)
+            self._upload_decoders[limits] = DecoderPool(limits, 1)
         spec = EncoderSpec.from_json(collection.encoder)
         # The same request as when embedding: see ImageCollection.encode().
         thumbnail = THUMBNAIL if collection.thumbnails else None
