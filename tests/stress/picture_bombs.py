@@ -14,6 +14,8 @@ import zipfile
 import zlib
 from collections.abc import Callable
 
+from PIL import Image
+
 from .picture_seeds import file_of, photo, tiff, tiled_tiff
 
 FRAMES = 100_000
@@ -89,7 +91,10 @@ def png_bombs() -> dict[str, Maker]:
 
 def apng(frames: int = FRAMES) -> bytes:
     row = zlib.compress(b"\0\0\0\0\0")
-    out = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 8, 0, 0, 0, 0))]
+    out = [
+        b"\x89PNG\r\n\x1a\n",
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 8, 0, 0, 0, 0)),
+    ]
     out.append(chunk(b"acTL", struct.pack(">II", frames, 0)))
     for number in range(frames):
         sequence = 2 * number - 1
@@ -108,7 +113,8 @@ def laughs() -> bytes:
         f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "SECRET"}">' for n in range(10)
     )
     return (
-        f'<?xml version="1.0"?><!DOCTYPE x [{entities}]><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        f'<?xml version="1.0"?><!DOCTYPE x [{entities}]>'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
         f"&l9;{'<a>' * 50_000}</x:xmpmeta>"
     ).encode()
 
@@ -230,43 +236,9 @@ def gif(
     return head + (b"\x21\xf9\4\0\1\0\0\0" + image + blocks + b"\0") * frames + b";"
 
 
-def lzw_zeros(pixels: int) -> bytes:
-    """GIF's LZW of zeros, each code one longer than the last, in codes of up to 12 bits."""
-    out = value = filled = 0
-    coded = bytearray()
-    width, following, length, done = 3, 6, 1, 0
-
-    def put(code: int) -> None:
-        nonlocal value, filled
-        value |= code << filled
-        filled += width
-        while filled >= 8:
-            coded.append(value & 255)
-            value >>= 8
-            filled -= 8
-
-    put(4)
-    while done < pixels:
-        put(0 if length == 1 else following - 1)
-        done += length
-        if out and following < 4096:
-            following += 1
-            if following > 1 << width and width < 12:
-                width += 1
-        out = 1
-        if following >= 4095:
-            put(4)
-            width, following, length, out = 3, 6, 1, 0
-        else:
-            length += 1
-    put(5)
-    coded.append(value & 255)
-    return bytes(coded) + b"\0"
-
-
 def gif_bombs() -> dict[str, Maker]:
     return {
-        "just": lambda: gif(JUST, JUST, lzw_zeros(JUST[0] * JUST[1])),
+        "just": lambda: file_of(Image.new("P", JUST), "GIF"),
         "wide screen": lambda: gif((65_535, 65_535), (2, 2), b"\x84\x51"),
         "wide frame": lambda: gif((2, 2), (65_535, 65_535), b"\x84\x51"),
         "just a screen": lambda: gif(JUST, (2, 2), b"\x84\x51"),
@@ -290,9 +262,7 @@ def riff(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def webp_animation(size: tuple[int, int], frames: int) -> bytes:
-    three = b"".join(
-        (number - 1).to_bytes(3, "little") for number in size
-    )
+    three = b"".join((number - 1).to_bytes(3, "little") for number in size)
     still = file_of(photo(size=(2, 2)), "WEBP", lossless=True)[12:]
     frame = bytes(6) + b"\1\0\0" * 2 + b"\1\0\0\0" + still
     chunks = [(b"VP8X", b"\2\0\0\0" + three), (b"ANIM", bytes(6))]
@@ -304,8 +274,7 @@ def webp_with(kind: bytes, flag: int, data: bytes) -> bytes:
     head = bytes([flag, 0, 0, 0]) + (63).to_bytes(3, "little") + (47).to_bytes(3, "little")
     start = b"VP8X" + struct.pack("<I", 10) + head
     if kind == b"ICCP":
-        start, still = start + kind + struct.pack("<I", len(data)) + data, still
-        data = b""
+        start, data = start + kind + struct.pack("<I", len(data)) + data, b""
     body = start + still
     if data:
         body += kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) & 1)
@@ -313,13 +282,11 @@ def webp_with(kind: bytes, flag: int, data: bytes) -> bytes:
 
 
 def modern_bombs() -> dict[str, Maker]:
-    from PIL import Image
-
     def plain(format: str, size: tuple[int, int] = JUST, **options: object) -> Maker:
         return lambda: file_of(Image.new("RGB", size), format, **options)
 
-    frames = [Image.new("RGB", (16, 16), (n % 256, n // 256, 0)) for n in range(300)]
-    more = {"save_all": True, "append_images": frames}
+    tiny = [Image.new("RGB", (16, 16), (n % 256, n // 256, 0)) for n in range(300)]
+    frames = {"save_all": True, "append_images": tiny, "speed": 10}
     return {
         "WEBP just": plain("WEBP", (16_000, 3100), quality=1, method=0),
         "WEBP lossless": plain("WEBP", (16_000, 3100), lossless=True, quality=0, method=0),
@@ -337,7 +304,7 @@ def modern_bombs() -> dict[str, Maker]:
         "AVIF lies": lambda: lying(
             file_of(photo(size=(61, 47)), "AVIF"), b"ispe", 8, ">II", 7000, 7000
         ),
-        "AVIF frames": lambda: file_of(Image.new("RGB", (16, 16)), "AVIF", speed=10, **more),
+        "AVIF frames": plain("AVIF", (16, 16), **frames),
         "JPEG2000 just": plain("JPEG2000"),
         "JPEG2000 far over": lambda: lying(
             file_of(photo(), "JPEG2000", no_jp2=True), b"\xff\x51", 6, ">II", 60_000, 60_000
@@ -348,12 +315,20 @@ def modern_bombs() -> dict[str, Maker]:
         "JPEG2000 tiles of one pixel": lambda: lying(
             lying(
                 file_of(photo(), "JPEG2000", no_jp2=True),
-                b"\xff\x51", 6, ">II", 7000, 7000,
+                b"\xff\x51",
+                6,
+                ">II",
+                7000,
+                7000,
             ),
-            b"\xff\x51", 22, ">II", 1, 1,
+            b"\xff\x51",
+            22,
+            ">II",
+            1,
+            1,
         ),
         "JPEG2000 tiles": plain("JPEG2000", (4000, 4000), tile_size=(64, 64)),
-    }  # fmt: skip
+    }
 
 
 def lying(data: bytes, after: bytes, offset: int, form: str, *values: int) -> bytes:
@@ -400,7 +375,16 @@ def strip(
 def directories(count: int, loop: bool) -> bytes:
     """Directories of one grey pixel, one behind the other; the last leads to the first."""
     size = 2 + 12 * 8 + 4
-    entries = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (279, 1)]
+    entries = [
+        (256, 1),
+        (257, 1),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (279, 1),
+    ]
     table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
     out = [b"II*\0", struct.pack("<I", 8)]
     for number in range(count):
@@ -414,6 +398,7 @@ def directories(count: int, loop: bool) -> bytes:
 def tiff_bombs() -> dict[str, Maker]:
     square = JUST[0] * JUST[1]
     line = zlib.compress(bytes(7000 * 3))
+    tile = zlib.compress(bytes(256))
     return {
         "deflate": lambda: strip(JUST, packed_zeros(square), 8),
         "deflate, 16-bit": lambda: strip(JUST, packed_zeros(2 * square), 8, bits=16),
@@ -428,11 +413,11 @@ def tiff_bombs() -> dict[str, Maker]:
         "far over": lambda: strip((2**31, 2**31), b"x", 8),
         "a pixel a strip": lambda: strip((1, 3_000_000), b"\0", 1, rows=1),
         "rows lie": lambda: strip((64, 48), packed_zeros(1 << 28), 8, rows=2**32 - 1),
-        "a tile of 4 GB": lambda: tiled_tiff((100, 100), (65_536, 65_536), 8, packed_zeros(99)),
+        "a tile of 4 GB": lambda: tiled_tiff((100, 100), (65_536,) * 2, 8, tile),
         "a tile of 400 MB": lambda: tiled_tiff(
             (100, 100), (20_480, 20_480), 8, packed_zeros(20_480 * 20_480)
         ),
-        "tiles of 16": lambda: tiled_tiff((6400, 6400), (16, 16), 8, zlib.compress(bytes(256))),
+        "tiles of 16": lambda: tiled_tiff((6400, 6400), (16, 16), 8, tile),
         "samples": lambda: strip((64, 48), packed_zeros(1 << 28), 8, samples=60_000),
         "length lies": lambda: strip((64, 48), b"x", 1, length=2**32 - 1),
         "directories": lambda: directories(FRAMES, False),
@@ -441,10 +426,8 @@ def tiff_bombs() -> dict[str, Maker]:
         "EXIF": lambda: exif_of_entries(60_000, 14_000_000),
         "EXIF of itself": exif_loop,
         "RLE of zeros (lzma)": lambda: strip(JUST, xz(square), 34925),
-        "JPEG inside": lambda: strip(
-            JUST, resized(file_of(photo("L"), "JPEG"), JUST), 7
-        ),
-    }  # fmt: skip
+        "JPEG inside": lambda: strip(JUST, resized(file_of(photo("L"), "JPEG"), JUST), 7),
+    }
 
 
 def xz(size: int) -> bytes:
@@ -461,9 +444,13 @@ def rle_bmp(size: tuple[int, int]) -> bytes:
     body = run * size[1] + b"\0\1"
     head = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(body), 0, 0, 256, 0)
     offset = 14 + 40 + 1024
-    return b"BM" + struct.pack("<IHHI", offset + len(body), 0, 0, offset) + head + bytes(
-        1024
-    ) + body
+    return (
+        b"BM"
+        + struct.pack("<IHHI", offset + len(body), 0, 0, offset)
+        + head
+        + bytes(1024)
+        + body
+    )
 
 
 def bmp_header(size: tuple[int, int], bits: int = 24, compression: int = 0) -> bytes:
@@ -495,27 +482,49 @@ def plain_bombs() -> dict[str, Maker]:
         "ICO png": lambda: icon + png_inside,
         "ICNS png": lambda: b"icns" + struct.pack(">I", 8 + len(container)) + container,
         "TGA RLE": lambda: tga + b"\xff\0\0\0\0" * (7000 * 7000 // 128 + 1),
-        "PSD RLE": lambda: struct.pack(
-            ">4sH6sHIIHHIIIH", b"8BPS", 1, bytes(6), 3, 30_000, 30_000, 8, 3, 0, 0, 0, 1
-        ) + bytes(99_999),
-        "PSD layers": lambda: struct.pack(
-            ">4sH6sHIIHHIIII", b"8BPS", 1, bytes(6), 3, 7000, 7000, 8, 3, 0, 0, 99_999, 99_995
-        ) + b"\x7f\xff" * 50_000,
+        "PSD RLE": lambda: (
+            struct.pack(
+                ">4sH6sHIIHHIIIH", b"8BPS", 1, bytes(6), 3, 30_000, 30_000, 8, 3, 0, 0, 0, 1
+            )
+            + bytes(99_999)
+        ),
+        "PSD layers": lambda: (
+            struct.pack(
+                ">4sH6sHIIHHIIII",
+                b"8BPS",
+                1,
+                bytes(6),
+                3,
+                7000,
+                7000,
+                8,
+                3,
+                0,
+                0,
+                99_999,
+                9999,
+            )
+            + b"\x7f\xff" * 50_000
+        ),
         "SGI": lambda: struct.pack(">HBBHHHH", 474, 1, 1, 3, 65_535, 65_535, 4).ljust(999),
-        "PCX": lambda: struct.pack("<BBBBHHHH", 10, 5, 1, 8, 0, 0, 65_534, 65_534).ljust(
-            128, b"\1"
-        ) + b"\xff\0" * 99_999,
-        "DDS": lambda: b"DDS " + struct.pack("<7I", 124, 0x1007, 60_000, 60_000, 0, 0, 0).ljust(
-            124, b"\0"
+        "PCX": lambda: (
+            struct.pack("<BBBBHHHH", 10, 5, 1, 8, 0, 0, 65_534, 65_534).ljust(128, b"\1")
+            + b"\xff\0" * 99_999
+        ),
+        "DDS": lambda: (
+            b"DDS " + struct.pack("<4I", 124, 0x1007, 60_000, 60_000).ljust(124, b"\0")
         ),
         "FLI": lambda: struct.pack(
             "<IHHHHHHI", 999, 0xAF12, 65_535, 65_535, 65_535, 8, 3, 5
         ).ljust(999, b"\0"),
-        "BLP": lambda: b"BLP2" + struct.pack("<IBBBBII", 1, 2, 8, 7, 0, 65_535, 65_535).ljust(
-            2000, b"\0"
+        "BLP": lambda: (
+            b"BLP2"
+            + struct.pack("<IBBBBII", 1, 2, 8, 7, 0, 65_535, 65_535).ljust(2000, b"\0")
         ),
         "QOI": lambda: b"qoif" + struct.pack(">IIBB", 7000, 7000, 4, 0) + b"\xfd" * 800_000,
-        "XBM": lambda: b"#define x_width 99999\n#define x_height 99999\n" + b"0x00," * 99_999,
+        "XBM": lambda: (
+            b"#define x_width 99999\n#define x_height 99999\n" + b"0x00," * 99_999
+        ),
         "XPM": lambda: b"/* XPM */\n" + b'"99999 99999 2 1",\n' * 9999,
         "GZIP": lambda: b"\x1f\x8b\x08" + packed_zeros(1 << 28),
         "SVG laughs": lambda: b"<svg>" + laughs() + b"</svg>",
@@ -523,7 +532,7 @@ def plain_bombs() -> dict[str, Maker]:
         "nothing but zeros": lambda: bytes(19_000_000),
         "noise": lambda: random.Random(1).randbytes(19_000_000),
         "nothing but spaces": lambda: b" " * 19_000_000,
-    }  # fmt: skip
+    }
 
 
 def bombs() -> dict[str, Maker]:
@@ -555,10 +564,16 @@ PHAR = b"<?php __HALT_COMPILER(); ?>"
 
 def polyglots() -> dict[str, tuple[bytes, bool]]:
     """(file, whether a picture is at its beginning) by name: only those may be decoded."""
-    images = {name: file_of(photo(), name) for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF")}
+    images = {
+        name: file_of(photo(), name) for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+    }
     images["GIF"] = file_of(photo("P"), "GIF")
     others = {"ZIP": zipped(), "HTML": HTML, "PDF": file_of(photo(), "PDF"), "PHP": PHAR}
-    others |= {"EPS": EPS, "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "JS": b"=1;"}
+    others |= {
+        "EPS": EPS,
+        "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "JS": b"=1;",
+    }
     found = {}
     for name, image in images.items():
         for other, data in others.items():
@@ -575,7 +590,13 @@ def polyglots() -> dict[str, tuple[bytes, bool]]:
     found["EPS"] = (EPS, False)
     found["EPS, DOS"] = (binary + EPS, False)
     found["PostScript behind a line"] = (b"\n" + EPS, False)
-    found["MVG"] = (b"push graphic-context\nimage over 0,0 0,0 'url(http://127.0.0.1/)'", False)
-    found["SVG with entities"] = (b"<?xml version='1.0'?><!DOCTYPE svg [<!ENTITY x SYSTEM "
-        b"'file:///etc/passwd'>]><svg xmlns='http://www.w3.org/2000/svg'>&x;</svg>", False)  # fmt: skip
+    found["MVG"] = (
+        b"push graphic-context\nimage over 0,0 0,0 'url(http://127.0.0.1/)'",
+        False,
+    )
+    entity = b"<!DOCTYPE svg [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>"
+    found["SVG with entities"] = (
+        b"<?xml version='1.0'?>" + entity + b"<svg>&x;</svg>",
+        False,
+    )
     return found

@@ -233,7 +233,10 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
     yield "DCX pages", struct.pack("<4I", 0x3ADE68B1, 16, 16, 0) + pcx
     cards = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2"]
     cards += [f"NAXIS1  = {width}", f"NAXIS2  = {height}", "END"]
-    yield "FITS plain", "".join(card.ljust(80) for card in cards).ljust(2880).encode() + grey
+    yield (
+        "FITS plain",
+        "".join(card.ljust(80) for card in cards).ljust(2880).encode() + grey,
+    )
     yield "FLI frames", fli()
     mipmap = bytes(width * height * 3)
     head = struct.pack("<4s5i", b"FTEX", 0x14, width, height, 1, 1)
@@ -249,42 +252,67 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
     )
     yield "IPTC plain", block + struct.pack(">BBBH", 0x1C, 8, 10, len(grey)) + grey
     words = [0] * 64
-    words[1], words[8], words[9], words[10], words[13], words[33] = 4, height, width, 1, 1, 256
+    words[1], words[8], words[9], words[10], words[13], words[33] = (
+        4,
+        height,
+        width,
+        1,
+        1,
+        256,
+    )
     yield "MCIDAS area", struct.pack(">64i", *words) + grey
-    head = b"\0\0\1\xb3" + bytes([width >> 4, (width & 15) << 4 | height >> 8, height & 255])
+    head = b"\0\0\1\xb3" + bytes(
+        [width >> 4, (width & 15) << 4 | height >> 8, height & 255]
+    )
     yield "MPEG header", head + b"\x13\xff\xff\xe0" + bytes(64)
     yield "PCD header", b"PCD_OPA".ljust(2048, b"\0") + b"PCD_" + bytes(768 * 512 * 3 // 8)
     pixar = b"\x80\xe8\0\0".ljust(416, b"\0") + struct.pack("<HH", height, width)
     pixar = pixar.ljust(424, b"\0") + struct.pack("<HH", 14, 2)
     yield "PIXAR plain", pixar.ljust(1024, b"\0") + bytes(width * height * 3)
-    yield "PSD plain", (
-        struct.pack(">4sH6sHIIHH", b"8BPS", 1, bytes(6), 1, height, width, 8, 1)
-        + struct.pack(">IIIH", 0, 0, 0, 0)
-        + grey
+    yield (
+        "PSD plain",
+        (
+            struct.pack(">4sH6sHIIHH", b"8BPS", 1, bytes(6), 1, height, width, 8, 1)
+            + struct.pack(">IIIH", 0, 0, 0, 0)
+            + grey
+        ),
     )
     sun = struct.pack(">8I", 0x59A66A95, width + 1, height, 8, 0, 1, 0, 0)
     yield "SUN plain", sun + bytes((width + 1) * height)
-    yield "WMF placeable", (
-        struct.pack("<IHHHHHH", 0x9AC6CDD7, 0, 0, 0, width, height, 96)
-        + bytes(6)
-        + b"\1\0\x09\0\0\3"
-        + bytes(40)
+    yield (
+        "WMF placeable",
+        (
+            struct.pack("<IHHHHHH", 0x9AC6CDD7, 0, 0, 0, width, height, 96)
+            + bytes(6)
+            + b"\1\0\x09\0\0\3"
+            + bytes(40)
+        ),
     )
     rows = ",\n".join(f'"{"ab"[row % 2] * width}"' for row in range(height))
-    yield "XPM plain", (
-        f'/* XPM */\nstatic char *x[] = {{\n"{width} {height} 2 1",\n'
-        f'"a c #ff0000",\n"b c #00ff00",\n{rows}}};\n'
-    ).encode()
+    yield (
+        "XPM plain",
+        (
+            f'/* XPM */\nstatic char *x[] = {{\n"{width} {height} 2 1",\n'
+            f'"a c #ff0000",\n"b c #00ff00",\n{rows}}};\n'
+        ).encode(),
+    )
     yield "XVTHUMB plain", b"P7 332\n#SECRET\n#END_OF_COMMENTS\n%d %d 255\n" % SIZE + grey
     yield "BUFR stub", b"BUFR" + bytes(60)
     yield "GRIB stub", b"GRIB" + bytes(3) + b"\1" + bytes(60)
     yield "HDF5 stub", b"\x89HDF\r\n\x1a\n" + bytes(60)
-    yield "PPM text", b"P3 # " + SECRET.encode() + b"\n%d %d 255\n" % SIZE + b"1 22 133 " * (
-        width * height
+    yield (
+        "PPM text",
+        b"P3 # "
+        + SECRET.encode()
+        + b"\n%d %d 255\n" % SIZE
+        + b"1 22 133 " * (width * height),
     )
-    yield "SVG plain", (
-        b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="61" '
-        b'height="47"><script>alert(1)</script><rect width="9" height="9"/></svg>'
+    yield (
+        "SVG plain",
+        (
+            b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="61" '
+            b'height="47"><script>alert(1)</script><rect width="9" height="9"/></svg>'
+        ),
     )
 
 
@@ -310,4 +338,3 @@ def recognised(data: bytes) -> str | None:
             return (image.format or "").upper()
     except Exception:  # nearly every kind
         return None
-

@@ -79,7 +79,8 @@ class Server:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {self.cookie}\r\n"
             f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
-            f"Content-Length: {length}\r\n\r\n".encode() + HEAD
+            f"Content-Length: {length}\r\n\r\n".encode()
+            + HEAD
         )
         return connection
 
@@ -208,6 +209,32 @@ def all_at_once(
     if watch.wrong:
         say(f"other requests were answered {watch.wrong}")
     return figures
+
+
+def slow_and_gone(
+    server: Server, good: bytes, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Uploads that stop half way, and some whose client goes away: others are served
+    meanwhile, and what was held of those that have gone is given back."""
+    chunk, sent = bytes(1_000_000), 0
+    with Watch(server) as watch:
+        slow = [server.upload_begun(SEARCH, 15_000_000) for _ in range(40)]
+        for connection in slow:
+            connection.sendall(chunk)
+        if (status := server.post(SEARCH, good)[0]) != 200:
+            say(f"an upload beside {len(slow)} slow ones was answered {status}")
+        for connection in slow:
+            connection.close()
+        for _ in range(20):  # three times of what may be held
+            gone = server.upload_begun(SEARCH, 19_000_000)
+            gone.sendall(chunk * 15)
+            sent += 15
+            gone.close()
+        if (status := server.post(SEARCH, good)[0]) != 200:
+            say(f"an upload after some that went away was answered {status}")
+    if watch.wrong:
+        say(f"other requests beside slow uploads were answered {watch.wrong}")
+    return {"slow": len(slow), "gone": 20, "gone_mb": sent, **watch.figures()}
 
 
 def in_words(body: bytes) -> str | None:
