@@ -37,7 +37,7 @@ from datasette_image_similarity.web.service import service
 
 # One of each way to cost much; the long form throws all of them, and larger ones.
 FEW = [
-    "PNG far over",
+    "PNG header only",
     "PNG eXIf of itself",
     "PNG XMP entities",
     "JPEG dimensions lie",
