@@ -55,6 +55,9 @@ THUMBNAIL = {"format": "WEBP", "quality": 80, "method": 0}
 # As a WebP a large view would have 30 % fewer bytes, but take twelve times as long.
 PICTURE = {"format": "JPEG", "quality": 80}
 STRIP_PIXELS = 4_000_000
+# Cameras write some 64 KB. Each of its entries may claim the whole block, so that 16 MB
+# of them would take minutes.
+EXIF_BYTES = 1 << 20
 
 
 def serve(settings: dict) -> None:
@@ -522,6 +525,8 @@ SIDEWAYS = {TURNS[5], TURNS[6], TURNS[7], TURNS[8]}
 
 
 def exif_of(picture: Image.Image) -> Image.Exif:
+    if len(picture.info.get("exif") or b"") > EXIF_BYTES:
+        return Image.Exif()
     try:
         return picture.getexif()
     except Exception:  # a broken block is as good as none

@@ -42,7 +42,15 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
         return await _form(place, fields, {})
     if not same_origin(request):
         raise PageError(403, "This form was sent from another site")
-    form = await read_form(request, place.config.upload_max_bytes)
+    with place.service.holding(place.config) as held:
+        form = await read_form(request, place.config.upload_max_bytes, held)
+        return await _added(place, form, fields, root)
+
+
+async def _added(
+    place: Place, form: Form, fields: list[dict[str, Any]], root: Path | None
+) -> Response:
+    """Store and embed the picture in a form, and lead to its row."""
     data = form.files.get("image")
     if not data:
         raise PageError(
@@ -66,12 +74,12 @@ async def add_picture(datasette: Datasette, request: Any) -> Response:
         if is_locked(error) or not isinstance(error, (sqlite3.Error, CollectionError)):
             raise
         message = f"The row could not be inserted: {error}"
-        if wants_json(request):
+        if wants_json(place.request):
             raise PageError(400, message) from None
         return await _form(place, fields, {"error": message, "given": form.fields}, 400)
     pk = place.row_path(key)
     url = f"{place.table_url}/{pk}"
-    if wants_json(request):
+    if wants_json(place.request):
         return Response.json({"ok": True, "pk": pk, "url": url}, status=201)
     return Response.redirect(url)
 

@@ -18,7 +18,7 @@ from ..query import SearchTimeout, deadline
 from . import stored
 from .compat import may_execute_sql, sql_url
 from .curate import is_curator
-from .forms import BadForm, UploadTooBig
+from .forms import BadForm, UploadTooBig, UploadTooSlow
 from .question import PageError, Place, Question, lookups
 from .service import QueueFull, TooSlow
 from .switch import choices, compare_url
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STATUSES: dict[type[ImageSimilarityError], int] = {
     UploadTooBig: 413,
+    UploadTooSlow: 408,
     QueueFull: 429,
     TooSlow: 503,
     BadForm: 400,

@@ -52,10 +52,14 @@ if TYPE_CHECKING:
 PICTURE = 1600  # longest side of the large picture, in pixels
 THUMBNAIL = 320
 ENCODERS_KEPT = 2
+HELD_BYTES = 100_000_000  # of all uploads that come in or wait: 25 photos of a telephone
 TEXTS_KEPT = 1000  # a page, its histogram and its next page ask with the same words
 REMOTE_SECONDS = 10  # that an object of a bucket may take
 REMOTE_BYTES = 100_000_000  # of a picture that is read from elsewhere, at most
 TEXT_SECONDS = 30  # for words; the first time the model is loaded
+
+
+BUSY = "Too many pictures and words are being looked at just now. Try again in a moment"
 
 
 class QueueFull(ImageSimilarityError):
@@ -64,6 +68,30 @@ class QueueFull(ImageSimilarityError):
 
 class TooSlow(ImageSimilarityError):
     """The encoder has not answered in time."""
+
+
+class Held:
+    """The bytes of one upload that are in memory, counted with those of all others.
+
+    Uploads come in at the same time, however many, and wait to be looked at one by one.
+    """
+
+    def __init__(self, service: Service, config: Config) -> None:
+        self._service = service
+        # One upload always has room; of a form that is its fields as well.
+        self._most = max(HELD_BYTES, 2 * config.upload_max_bytes)
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """So many more have come. Raises QueueFull where they are too many."""
+        if self._service.held + size > self._most:
+            raise QueueFull(BUSY)
+        self._service.held += size
+        self._size += size
+
+    def release(self) -> None:
+        self._service.held -= self._size
+        self._size = 0
 
 
 class Service:
@@ -79,6 +107,7 @@ class Service:
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
         self._pairs: dict[tuple[str, int, str, int], RandomPairs] = {}
+        self.held = 0  # bytes of uploads: see `Held`
         self._waiting = 0
         self._thread = DaemonThreads(1, "image-similarity-upload")
         self._encoders: dict[str, Encoder] = {}
@@ -174,6 +203,15 @@ class Service:
 
     # Uploads
 
+    @contextmanager
+    def holding(self, config: Config) -> Iterator[Held]:
+        """What counts the bytes of an upload, from the first until it was looked at."""
+        held = Held(self, config)
+        try:
+            yield held
+        finally:
+            held.release()
+
     async def embed_upload(
         self, db: Database, data: bytes, collection: Collection, config: Config
     ) -> tuple[bytes, Decoded]:
@@ -253,10 +291,7 @@ class Service:
     def _waits(self, config: Config) -> Iterator[None]:
         """One more question waits for the encoder. Raises QueueFull."""
         if self._waiting >= config.upload_queue:
-            raise QueueFull(
-                "Too many pictures and words are being looked at just now. Try again in a "
-                "moment"
-            )
+            raise QueueFull(BUSY)
         self._waiting += 1
         try:
             yield

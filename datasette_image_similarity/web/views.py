@@ -463,19 +463,20 @@ async def _query_of_upload(place: Place) -> tuple[bytes, dict[str, Any], str | N
 
     A form's "next" button sends the vector back instead, so that nothing is stored here.
     """
-    form = await read_form(place.request, place.config.upload_max_bytes)
-    if form.files.get("image"):
-        vector, decoded = await place.service.embed_upload(
-            place.db, form.files["image"], place.collection, place.config
-        )
-        facts = {
-            "width": decoded.width,
-            "height": decoded.height,
-            "format": decoded.format,
-            "bytes": len(form.files["image"]),
-        }
-        preview = decoded.thumbnail and base64.b64encode(decoded.thumbnail).decode()
-        return vector, facts, preview
+    with place.service.holding(place.config) as held:
+        form = await read_form(place.request, place.config.upload_max_bytes, held)
+        if form.files.get("image"):
+            vector, decoded = await place.service.embed_upload(
+                place.db, form.files["image"], place.collection, place.config
+            )
+            facts = {
+                "width": decoded.width,
+                "height": decoded.height,
+                "format": decoded.format,
+                "bytes": len(form.files["image"]),
+            }
+            preview = decoded.thumbnail and base64.b64encode(decoded.thumbnail).decode()
+            return vector, facts, preview
     if form.fields.get("embedding"):
         preview = form.fields.get("preview")
         return _sent_back(form.fields["embedding"], preview), {}, preview
