@@ -451,7 +451,7 @@ async def ask_datasette(matrix: Matrix) -> None:
     for database, name in our_tables(matrix.world):
         path = f"/{database}/{name}"
         pages += [path, f"{path}.json?_shape=array", f"{path}.csv", f"{path}/1.json"]
-        pages += [f"{path}.json?_facet=collection_id", f"/{database}/-/schema/{name}.json"]
+        pages += [f"{path}/-/schema.json", f"{path}.json?_size=max"]
     for table in TABLES:
         path = f"/{table.database}/{table.name}"
         pages += [path, f"{path}/1", f"{path}/1.json", f"{path}.csv?_stream=1"]
