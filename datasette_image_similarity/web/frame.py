@@ -39,12 +39,17 @@ NOTHING_RUNS = (
 )
 
 # Elements with text that is no markup, other tags, and comments.
+TAG = r"[^>\"']*(?:(?:\"[^\"]*\"|'[^']*')[^>\"']*)*>"
 MARKUP = re.compile(
-    r"<!--.*?-->|<(script|style)\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*>.*?</\1\s*>"
-    r"|<[a-z](?:[^>\"']|\"[^\"]*\"|'[^']*')*>",
+    rf"<!--.*?-->|<(script|style)\b{TAG}.*?</\1\s*>|<[a-z]{TAG}",
     re.IGNORECASE | re.DOTALL,
 )
-ATTRIBUTE = re.compile(r"\s([a-z-]+)\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s\"'>]+)", re.IGNORECASE)
+NAME = re.compile(r"<[^\s/>]+")
+# Attributes that load something, or run.
+NAMING = re.compile(
+    r"\s(src|href|action|style|on[a-z]+)\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s\"'>]+)",
+    re.IGNORECASE,
+)
 ORIGIN = re.compile(r"((?:https?:)?//[a-z0-9.:-]+)", re.IGNORECASE)
 
 
@@ -66,9 +71,9 @@ class Frame:
         markup = found[0]
         if markup.startswith("<!"):
             return markup
-        name = re.match("<([a-z0-9-]+)", markup, re.IGNORECASE)[1].lower()
+        name = NAME.match(markup)[0][1:].lower()
         tag = markup[: markup.index(">") + 1] if name in ("script", "style") else markup
-        for attribute, quoted in ATTRIBUTE.findall(tag):
+        for attribute, quoted in NAMING.findall(tag):
             self._note(name, attribute.lower(), html.unescape(quoted.strip("\"'")))
         if name not in ("script", "style", "link"):
             return markup
