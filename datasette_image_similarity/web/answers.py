@@ -19,6 +19,7 @@ from . import stored
 from .compat import may_execute_sql, sql_url
 from .curate import is_curator
 from .forms import BadForm, UploadTooBig, UploadTooSlow
+from .frame import framed_page, guarded
 from .question import PageError, Place, Question, lookups
 from .service import QueueFull, TooSlow
 from .switch import choices, compare_url
@@ -62,14 +63,17 @@ def wants_json(request: Any) -> bool:
 def tells_errors(view: View) -> View:
     """Answer what went wrong on a page of its own, or as JSON where that is asked for."""
 
-    @wraps(view)
-    async def handle(datasette: Datasette, request: Any) -> Response:
+    async def answered(datasette: Datasette, request: Any) -> Response:
         try:
             return await view(datasette, request)
         except ImageSimilarityError as error:
             return await _error(datasette, request, error)
         except sqlite3.DatabaseError as error:
             return await _error(datasette, request, database_error(error))
+
+    @wraps(view)
+    async def handle(datasette: Datasette, request: Any) -> Response:
+        return guarded(await answered(datasette, request))
 
     return handle
 
@@ -115,13 +119,9 @@ async def _error(
         return Response.json(body, status=status, headers=headers)
     if status == 403:
         raise Forbidden(sentence(error))  # plugins may offer a login
-    html = await datasette.render_template(
-        "image_similarity_error.html",
-        {"status": status, "message": sentence(error)},
-        request=request,
-        view_name="image-similarity",
-    )
-    return Response.html(html, status=status, headers=headers)
+    context = {"status": status, "message": sentence(error)}
+    template = "image_similarity_error.html"
+    return await framed_page(datasette, request, template, context, status, headers)
 
 
 async def ask_database(
@@ -189,7 +189,9 @@ async def page(
     datasette = place.datasette
     logs = place.config.history
     more = {"searches": "Searches"} if logs and await is_curator(place) else {}
-    html = await datasette.render_template(
+    return await framed_page(
+        datasette,
+        place.request,
         template,
         {
             "database": place.database,
@@ -207,10 +209,9 @@ async def page(
             "compare_url": compare_url(place),
             **context,
         },
-        request=place.request,
-        view_name="image-similarity",
+        status,
+        _retry_header(status),
     )
-    return Response.html(html, status=status, headers=_retry_header(status))
 
 
 def json_answer(place: Place, body: dict[str, Any]) -> Response:

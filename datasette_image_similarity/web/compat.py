@@ -135,7 +135,11 @@ def same_origin(request: Any) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return True
-    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    sent_by = urlsplit(origin)
+    # Whoever can write into what goes over plain HTTP speaks for no HTTPS site. Not the
+    # other way round: behind a proxy, HTTPS may end before it comes to us.
+    weaker = request.scope.get("scheme") == "https" and sent_by.scheme != "https"
+    return sent_by.netloc.lower() == headers.get("host", "").lower() and not weaker
 
 
 def has_own_csrf_check(scope: Mapping[str, Any]) -> bool:

@@ -24,10 +24,14 @@ async def may_curate(place: Place) -> bool:
 
 async def is_curator(place: Place) -> bool:
     """Whoever the setting `curators` (an allow block of Datasette's, or true) names;
-    without it, whoever may insert rows into the table."""
-    curators = place.config.curators
-    if curators is not None:
-        return actor_matches_allow(place.request.actor, curators)
+    without it, whoever may insert rows into the table.
+
+    A token that is restricted to some actions ("_r") has no others: what the setting names
+    is none of Datasette's, so that with such a token the right to insert is needed.
+    """
+    curators, actor = place.config.curators, place.request.actor
+    if curators is not None and not (actor and "_r" in actor):
+        return actor_matches_allow(actor, curators)
     return await may_insert(
         place.datasette, place.request.actor, place.database, place.table
     )

@@ -91,7 +91,10 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
     found: list[Card] = []
     asked: dict[int, Coroutine[Any, Any, str]] = {}  # by the place of the card
     for database, db in datasette.databases.items():
+        tables = await db.table_names()
         for collection in sorted(await it.collections(database), key=lambda c: c.table):
+            if collection.table not in tables:
+                continue  # dropped or renamed: there is no telling who may know of it
             if await may_view(datasette, request.actor, database, collection.table):
                 config = it.config(database, collection.table)
                 try:

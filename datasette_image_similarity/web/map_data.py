@@ -58,10 +58,6 @@ CLUSTER_SQL = (
     "where m.item_id = p.item_id and typeof(c.name) = 'text')"
 )
 ATLAS_BYTES = 50_000_000
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'",
-}
 
 
 # Points
@@ -100,7 +96,7 @@ def _map_of(conn: sqlite3.Connection, place: Place) -> MapStatus:
 def _answer(place: Place, data: bytes, kind: str, cache: str = "no-cache") -> Response:
     """Bytes that a browser may keep, asking each time whether they are still right."""
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    headers = {**HEADERS, "ETag": etag, "Cache-Control": f"private, {cache}"}
+    headers = {"ETag": etag, "Cache-Control": f"private, {cache}"}
     if place.datasette.cors:
         headers["access-control-allow-origin"] = "*"
     if etag in place.request.headers.get("if-none-match", ""):

@@ -25,7 +25,7 @@ async def may_view_ours(
     datasette: Datasette, actor: Any, database: str, table: str
 ) -> bool | None:
     """False for a table of ours that the actor may not look at; else None, no opinion."""
-    if not is_ours(table):
+    if not (is_ours(table) or _counts(table)):
         return None
     told = await service(datasette).collections(database)
     return None if await _may_view(datasette, actor, database, table, told) else False
@@ -39,9 +39,12 @@ async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str
     try:
         denied = []
         for database, db in list(datasette.databases.items()):
-            ours = [table for table in await db.table_names() if is_ours(table)]
+            names = await db.table_names()
+            ours = any(is_ours(table) for table in names)
             told = await service(datasette).collections(database) if ours else []
-            for table in ours:
+            for table in names if ours else ():
+                if not (is_ours(table) or _counts(table)):
+                    continue
                 if not await _may_view(datasette, actor, database, table, told):
                     denied.append((database, table))
         return denied
@@ -60,10 +63,17 @@ def as_sql_rules(denied: list[tuple[str, str]]) -> tuple[str, dict[str, str]]:
     return sql, {"image_similarity_denied": json.dumps(denied)}
 
 
+def _counts(table: str) -> bool:
+    """Whether this is where SQLite keeps how many rows tables have had: vec0's, too."""
+    return table.lower() == "sqlite_sequence"
+
+
 async def _may_view(
     datasette: Datasette, actor: Any, database: str, table: str, told: list[Collection]
 ) -> bool:
     name = table.lower()
+    if _counts(table) and not told:
+        return True  # it tells of other tables alone
     if name == f"{PREFIX}roots":
         return False  # where folders lie on the server is no visitor's business
     if name == f"{PREFIX}copies":
@@ -81,7 +91,9 @@ async def _may_view(
         told = [collection for collection in told if collection.vectors == name]
     if not told:  # made by a newer version, or left over: there is no telling
         return False
+    # Of a table that was renamed there is no telling who may view it.
+    there = await datasette.databases[database].table_names()
     for source in {collection.table for collection in told}:
-        if not await may_view(datasette, actor, database, source):
+        if source not in there or not await may_view(datasette, actor, database, source):
             return False
     return True

@@ -46,12 +46,7 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     digest = re.sub("[^0-9a-f]", "", str(row.sha256))[:32]
     stored = row.thumbnail
     etag = f'"{digest}-{"image" if large else "thumbnail"}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": "private, max-age=3600",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'",
-    }
+    headers = {"ETag": etag, "Cache-Control": "private, max-age=3600"}
     if etag in request.headers.get("if-none-match", ""):
         return Response("", status=304, headers=headers)
     data = None if large else stored

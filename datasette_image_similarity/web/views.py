@@ -48,6 +48,7 @@ from .compat import may_execute_sql, same_origin, sql_url
 from .crops import Cropped, embed_crop
 from .exports import export_answer
 from .forms import BadForm, read_form
+from .frame import framed_page
 from .histogram import as_svg
 from .question import (
     PageError,
@@ -226,11 +227,7 @@ async def _histogram(
         return _measure(conn, place, _query(conn, place, question, words, crop=crop)[1])
 
     svg = as_svg(await ask_vectors(place, measure), question.max_distance)
-    headers = {
-        "Cache-Control": "private, max-age=60",
-        "Content-Security-Policy": "default-src 'none'",
-        "X-Content-Type-Options": "nosniff",
-    }
+    headers = {"Cache-Control": "private, max-age=60"}
     return Response(svg, headers=headers, content_type="image/svg+xml; charset=utf-8")
 
 
@@ -511,10 +508,5 @@ async def home(datasette: Datasette, request: Any) -> Response:
         return Response.json(
             {"ok": True, "collections": [card.as_json() for card in shown]}
         )
-    html = await datasette.render_template(
-        "image_similarity_home.html",
-        {"cards": by_table(shown), "static_url": static_url(datasette)},
-        request=request,
-        view_name="image-similarity",
-    )
-    return Response.html(html)
+    context = {"cards": by_table(shown), "static_url": static_url(datasette)}
+    return await framed_page(datasette, request, "image_similarity_home.html", context)
