@@ -1429,12 +1429,19 @@ def item_key(conn: sqlite3.Connection, item: int) -> Key:
 
 
 def item_count(conn: sqlite3.Connection, collection: Collection) -> int:
-    """How many pictures of a collection have been embedded."""
+    """How many pictures of a collection have been embedded.
+
+    Raises DatabaseError for what is no such number.
+    """
     sql = "select pictures from _image_similarity_collections where id = ?"
     if not is_current(conn, since=5):
         sql = "select count(*) from _image_similarity_items where collection_id = ?"
     row = conn.execute(sql, (collection.id,)).fetchone()
-    return row[0] if row else 0  # removed meanwhile
+    if row is None:  # removed meanwhile
+        return 0
+    if not isinstance(row[0], int) or not 0 <= row[0] < 2**40:
+        raise DatabaseError(DAMAGED)
+    return row[0]
 
 
 def put_item_count(conn: sqlite3.Connection, collection: Collection, count: int) -> None:

@@ -26,6 +26,8 @@ PLANTED = (
     "update _image_similarity_collections set name = x'ff00'",
     "update _image_similarity_collections set dimensions = 'abc'",
     "update _image_similarity_collections set encoder = '{}'",
+    "update _image_similarity_collections set pictures = '/'",
+    "update _image_similarity_collections set pictures = -1",
     "update _image_similarity_schema set version = 'zz'",
     "delete from _image_similarity_schema",
     "alter table _image_similarity_collections rename column metric to x",
@@ -48,7 +50,7 @@ async def test_pages_of_other_databases_go_on_working(
     assert "gallery" in [card["database"] for card in found]
     for page in ("", "/1", "/-/similar?_like=1", "/-/thumbnail/1", "/-/image/1"):
         response = await ask(site, f"/planted/images{page}")
-        assert response.status_code in (200, 403, 404, 503), page
+        assert response.status_code in (200, 400, 403, 404, 503), page
         assert "x-planted" not in response.headers
 
 
