@@ -106,3 +106,12 @@ async def test_a_row_with_another_picture_is_nothing_to_ask_with(blobs: Path) ->
     assert response.status_code != 200 or response.json() == [{"e": None}]
     embed(blobs, table="blobs")
     assert (await ask(site, "/blobs/blobs/-/thumbnail/1")).status_code == 200
+
+
+def test_a_file_whose_row_names_another_one_gets_a_row_in_the_same_run(
+    copied: Path,
+) -> None:
+    sql(copied, "update images set path = 'elsewhere.png' where id = 3")
+    embed(copied)
+    assert len(found(copied, "images")) == 24
+    assert faults(copied) == []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -87,6 +90,18 @@ async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Pa
     response = await ask(site, path)
     assert response.status_code == 400
     assert json.loads(response.text)["ok"] is False
+
+
+def test_nothing_in_it_is_obeyed() -> None:
+    """A process of its own: nobody takes an audit hook off again."""
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-m", "stress.strangers", "--some", "3", "--few", "3"],
+        env={**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 NARROWED = {

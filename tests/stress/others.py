@@ -24,6 +24,7 @@ import random
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -227,6 +228,7 @@ class World:
         self.done: Counter[str] = Counter()
         self.unsure: dict[str, set[str]] | None = None  # by file: what it held meanwhile
         self.turn = 0
+        self.history: list[str] = []  # since the world began anew
 
     def begin(self) -> None:
         """Tables of every kind, filled, and each embedded in two collections."""
@@ -259,7 +261,6 @@ class World:
         """In place, as sqlite3's .restore does: whoever has the file open goes on."""
         copy = self.copies[name]
         with self.plain() as conn, closing(sqlite3.connect(copy.file)) as old:
-            conn.execute("pragma journal_mode = delete")
             old.backup(conn)
         self.embedded = {which: dict(rows) for which, rows in copy.embedded.items()}
         self.metrics, self.transforms = {**copy.metrics}, {**copy.transforms}
@@ -703,12 +704,21 @@ class Others(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world.turn = 0
+        self.world.history.clear()
         self.world.restore("beginning")
         self.world.put_files()
         self.world.copies.pop("backup", None)
 
+    def teardown(self) -> None:
+        """Tell at once what went wrong: where it does not come again, nobody else does."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception):
+            did = ", ".join(self.world.history[-20:])
+            print(f"{error!r} after {did}", file=sys.stderr, flush=True)
+
     def did(self, what: str) -> None:
         self.world.done[what] += 1
+        self.world.history.append(what)
 
     # Embedding
 
@@ -1124,7 +1134,7 @@ def main() -> int:
         except Exception as error:  # with what makes it again in its notes
             notes = "\n".join(getattr(error, "__notes__", ())).splitlines()
             told = [line for line in notes if "every_answer_is_true" not in line]
-            report.failed("\n".join([repr(error), *told]))
+            report.failed("\n".join([traceback.format_exc(), *told]))
     return report.end(**dict(sorted(counted.items())))
 
 
