@@ -7,7 +7,8 @@ endless JSON, numbers that no program has room for. Then all pages are asked and
 run. An audit hook, which Python does not let anybody take off again, notes what is opened,
 asked and started meanwhile: this program is for a process of its own.
 
-The long form: tests/stress/run strangers, every column with every payload.
+The long form: tests/stress/run strangers, 400 changes drawn by chance, and for each some
+of the pages and commands; with --every all that there are, which takes a day.
 """
 
 from __future__ import annotations
@@ -440,17 +441,18 @@ class Attack:
 
 def main() -> int:
     parser = options("strangers", __doc__.splitlines()[0])
-    parser.add_argument("--some", type=int, help="so many changes, drawn by chance")
+    parser.add_argument("--some", type=int, default=400, help="changes drawn by chance")
+    parser.add_argument("--every", action="store_true", help="every change there is")
+    parser.add_argument("--few", type=int, default=6, help="commands a change; pages: 4 ×")
     parser.add_argument("--only", help="TABLE.COLUMN/PAYLOAD, or the beginning of it")
-    parser.add_argument(
-        "--few", type=int, help="commands a change, and four pages for each"
-    )
     asked = parser.parse_args()
     report = Report("strangers", asked)
     with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
         configuration = Path(folder).resolve() / "configuration"
         with mock.patch("click.get_app_dir", return_value=str(configuration)):
-            attack = Attack(Path(folder).resolve(), port=9, few=asked.few)
+            attack = Attack(
+                Path(folder).resolve(), port=9, few=None if asked.every else asked.few
+            )
             figures = attack_all(attack, asked, report)
     return report.end(**figures)
 
@@ -466,7 +468,7 @@ def attack_all(attack: Attack, asked: Any, report: Report) -> dict[str, Any]:
     count = len(changes)
     if not attack.watch_sees():
         report.failed("the audit hook does not see what is opened")
-    if asked.some:
+    if not (asked.every or asked.only):
         changes = chance.sample(changes, min(asked.some, count))
     for table, column, name in changes:
         print(f"{table}.{column}/{name}", file=sys.stderr, flush=True)
