@@ -522,8 +522,9 @@ class ImageCollection:
 
         collection, conn = self._open()
         parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
-        key = db.source_of(conn, collection).find(conn, parts)
-        item = None if key is None else db.item_id(conn, collection, key)
+        source = db.source_of(conn, collection)
+        key = source.find(conn, parts)
+        item = None if key is None else sources.live_item(conn, collection, source, key)
         data = None if item is None else vector_of_item(conn, collection, item)
         if data is None:
             raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")

@@ -477,12 +477,14 @@ class Collection:
 class SourceTable:
     """A table of the user's and how its rows are told apart.
 
-    `pks` is empty for a table without a primary key: rows go by their rowid.
+    `pks` is empty for a table without a primary key: rows go by their rowid. Where it
+    `collates`, keys that differ may be equal to SQLite: "a" and "A".
     """
 
     name: str
     columns: tuple[str, ...]
     pks: tuple[str, ...]
+    collates: bool = False
 
     @property
     def key_columns(self) -> tuple[str, ...]:
@@ -498,14 +500,20 @@ class SourceTable:
         """SQL condition that finds the row of `alias` whose key is the SQL `key`.
 
         Each key column stands alone on the left, so that its index is used and its
-        type rules apply.
+        type rules apply. Keys are the same to the letter, whatever the column's collation.
+        A key that is not of this table, whose primary key may have changed, finds nothing.
         """
-        if len(self.key_columns) == 1:
-            return f"{alias}.{quote(self.key_columns[0])} = {key}"
-        return " and ".join(
-            f"{alias}.{quote(name)} = json_extract({key}, '$[{i}]')"
-            for i, name in enumerate(self.key_columns)
-        )
+        parts = [key]
+        if len(self.key_columns) > 1:
+            array = f"case when json_valid({key}) then {key} end"
+            parts = [f"json_extract({array}, '$[{i}]')" for i in range(len(self.pks))]
+        same = [
+            f"{alias}.{quote(name)} = {part}"
+            for name, part in zip(self.key_columns, parts, strict=True)
+        ]
+        if self.collates:
+            same += [f"{condition} collate binary" for condition in same]
+        return " and ".join(same)
 
     def parts(self, key: Key) -> list[Key]:
         """The values of the key columns, in order."""
@@ -774,6 +782,7 @@ def source_table(conn: sqlite3.Connection, name: str) -> SourceTable:
         name=row["name"],
         columns=tuple(column["name"] for column in info if column["hidden"] != 1),
         pks=tuple(column["name"] for column in keyed),
+        collates="collate" in (row["sql"] or "").lower(),
     )
 
 
@@ -1420,12 +1429,19 @@ def item_key(conn: sqlite3.Connection, item: int) -> Key:
 
 
 def item_count(conn: sqlite3.Connection, collection: Collection) -> int:
-    """How many pictures of a collection have been embedded."""
+    """How many pictures of a collection have been embedded.
+
+    Raises DatabaseError for what is no such number.
+    """
     sql = "select pictures from _image_similarity_collections where id = ?"
     if not is_current(conn, since=5):
         sql = "select count(*) from _image_similarity_items where collection_id = ?"
     row = conn.execute(sql, (collection.id,)).fetchone()
-    return row[0] if row else 0  # removed meanwhile
+    if row is None:  # removed meanwhile
+        return 0
+    if not isinstance(row[0], int) or not 0 <= row[0] < 2**40:
+        raise DatabaseError(DAMAGED)
+    return row[0]
 
 
 def put_item_count(conn: sqlite3.Connection, collection: Collection, count: int) -> None:
@@ -1705,7 +1721,7 @@ def live_sql(
     same = (
         f"typeof({column}) = 'blob' and length({column}) = i.size"
         if collection.source == "blob"
-        else f"{column} = i.path"
+        else f"{column} = i.path collate binary"
     )
     return (
         f"from {items} cross join {quote(source.name)} t "

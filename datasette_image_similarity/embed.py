@@ -653,15 +653,21 @@ class Run:
     # What is gone
 
     def _drop_rowless(self) -> None:
-        """Forget items whose source row was deleted, and failures with them."""
+        """Forget items whose source row was deleted, and failures with them.
+
+        An item of a folder's file goes as well where its row names another one by now: the
+        file is there still, and gets a row again.
+        """
         conn, collection, table = self.conn, self.collection, self.table
         name = db.quote(table.name)
+        same = "and t.path = i.path collate binary" if self.source == "folder" else ""
         for ours in ("items", "failures"):
             with db.transaction(conn):
                 rowless = conn.execute(
                     f"select i.id from {db.PREFIX}{ours} i where i.collection_id = ? "
                     f"and i.pk is not null and not exists (select 1 from {name} t "
-                    f"where {table.join_sql('t', 'i.pk')})",
+                    f"where {table.join_sql('t', 'i.pk')} "
+                    f"{same if ours == 'items' else ''})",
                     (collection.id,),
                 ).fetchall()
                 ids = [row[0] for row in rowless]

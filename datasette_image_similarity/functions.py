@@ -19,7 +19,7 @@ and, for vectors that are in a store beside the database,
     image_store_problem(table [, collection])           words; NULL if there is none
 
 A compound key is a JSON array of its parts. Weights below 0 are of pictures to be less
-like: see `query.rocchio()`. A row without an embedding gives NULL; an
+like: see `query.rocchio()`. A row whose picture is not embedded gives NULL; an
 unknown table or collection is an error. None of them takes the path of a file.
 """
 
@@ -41,6 +41,7 @@ from .errors import (
     TextError,
 )
 from .query import HEAVIEST, Query, mean_vector, rocchio, search, stored_vectors
+from .sources import live_item
 from .stores.remote import RemoteVectors
 from .words import cleaned, require_words
 
@@ -194,7 +195,7 @@ def _item(conn: sqlite3.Connection, collection: db.Collection, pk: db.Key) -> in
     parts = json.loads(str(pk)) if len(source.key_columns) > 1 else [pk]
     # Through the table: a parameter from an address is text, its column a number.
     key = source.find(conn, parts) if isinstance(parts, list) else None
-    item = None if key is None else db.item_id(conn, collection, key)
+    item = None if key is None else live_item(conn, collection, source, key)
     if item is None:
         raise _NoEmbedding
     return item

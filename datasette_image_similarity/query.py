@@ -46,6 +46,7 @@ from .errors import CollectionError, ImageSimilarityError
 from .folding import QUERY, Folded, fold, rules_of
 from .index import open_index
 from .ranking import DEEP, ByIndex, ByStore, Exact, Ranking
+from .sources import live_item
 from .stores.items import vector_of_item, vectors_of
 from .stores.vec0 import KNN_LIMIT
 
@@ -336,12 +337,16 @@ def _json_value(value: object) -> object:
 def items_of(
     conn: sqlite3.Connection, collection: Collection, pks: Sequence[Key]
 ) -> list[int]:
-    """The items of source rows. Raises CollectionError for a row without an embedding."""
+    """The items of source rows. Raises CollectionError for a row without an embedding, or
+    with one of another picture than it has now."""
     items = []
+    source = source_of(conn, collection)
     for pk in pks:
-        item = item_id(conn, collection, pk)
+        item = live_item(conn, collection, source, pk)
         if item is None:
-            raise CollectionError(f"Row {pk} of {collection.table!r} has no embedding")
+            changed = item_id(conn, collection, pk) is not None
+            of = " of its present picture" if changed else ""
+            raise CollectionError(f"Row {pk} of {collection.table!r} has no embedding{of}")
         items.append(item)
     return items
 

@@ -11,6 +11,7 @@ the bytes of a picture, wherever it is.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -568,10 +569,26 @@ class Kept(NamedTuple):
     thumbnail: bytes | None
 
 
+def live_item(
+    conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
+) -> int | None:
+    """The item of a row, or None where the picture that it has now is not embedded."""
+    blob = f"t.{quote(collection.column)}" if collection.source == "blob" else "null"
+    sql = f"select i.id, i.sha256, {blob} {live_sql(collection, source)} and i.pk = ?"
+    row = conn.execute(sql, (pk,)).fetchone()
+    if row is None:
+        return None
+    item, sha256, data = row
+    same = data is None or hashlib.sha256(data).hexdigest() == sha256
+    return item if same else None
+
+
 def kept_picture(
     conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
 ) -> Kept | None:
     """What is known of a live row's picture, or None without one."""
+    if collection.source == "blob" and live_item(conn, collection, source, pk) is None:
+        return None
     items = (
         "_image_similarity_items i left join _image_similarity_roots r on r.id = i.root_id"
     )

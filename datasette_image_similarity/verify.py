@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from datasette.utils.sqlite import sqlite3
@@ -55,8 +56,9 @@ def _verify_count(
     conn: sqlite3.Connection, collection: db.Collection, items: set[int], repair: bool
 ) -> list[Fault]:
     """The number of items is kept by triggers, which a script may have switched off."""
-    if db.item_count(conn, collection) == len(items):
-        return []
+    with suppress(DatabaseError):  # it is no number
+        if db.item_count(conn, collection) == len(items):
+            return []
     if repair:
         db.put_item_count(conn, collection, len(items))
     return [Fault(collection.table, "the number of pictures is kept wrongly")]

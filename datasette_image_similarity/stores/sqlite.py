@@ -111,8 +111,8 @@ class SqliteVec:
         column = db.quote(self.collection.column)
         cell = self.conn.execute(
             f"select {column} from {db.quote(self._table.name)} t "
-            f"where {self._table.join_sql('t', '?')}",
-            [key] * len(self._table.key_columns),
+            f"where {self._table.join_sql('t', ':key')}",
+            {"key": key},
         ).fetchone()[0]
         blob = isinstance(cell, bytes)
         db.put_item(

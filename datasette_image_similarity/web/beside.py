@@ -10,9 +10,10 @@ from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
-from ..database import Collection, SourceTable, item_id, live_sql, quote, source_of
+from ..database import Collection, SourceTable, live_sql, quote, source_of
 from ..errors import ImageSimilarityError, StoreError
 from ..query import Hit, Query, deadline, mean_vector, pk_path, search
+from ..sources import live_item
 from .answering import PictureColumn, answering
 from .answers import PAGES, about_url, static_url
 from .compat import may_insert, similar_url, table_tools_url
@@ -203,7 +204,7 @@ def _shown(
     try:
         source = source_of(conn, collection)
         key = source.find(conn, urlsafe_components(pk))
-        item = None if key is None else item_id(conn, collection, key)
+        item = None if key is None else live_item(conn, collection, source, key)
         if item is None:
             return None
         live = f"{live_sql(collection, source)} and i.id = ?"
