@@ -23,7 +23,7 @@ from datasette.utils import (
 )
 from datasette.utils.sqlite import sqlite3
 
-from ..database import Collection, Key, SourceTable, need_vectors, source_of
+from ..database import Collection, Key, SourceTable, collections, need_vectors, source_of
 from ..errors import CollectionError, ImageError, ImageSimilarityError
 from ..images import Crop
 from ..query import HEAVIEST, Filter, pk_path, split_weight
@@ -133,6 +133,7 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
     name = request.args.get("_collection")
     collection = await it.collection(database, table, name)
     if collection is None:
+        await db.execute_fn(collections)  # says so where a newer version made the tables
         raise PageError(404, await _no_collection(it, database, table, name))
 
     def look(conn: sqlite3.Connection) -> SourceTable:
