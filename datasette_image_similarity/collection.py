@@ -1126,7 +1126,8 @@ class ImageCollection:
         conn = self.connect()
         if Path(database).resolve() == self.database.resolve():
             raise CollectionError("The output must be another file than the database")
-        if before is None and db.table_exists(conn, self.table):
+        there = before is None and db.table_exists(conn, self.table)
+        if there and not db.is_part_of(conn, self.table, database):
             raise CollectionError(
                 f"{self.database} has a table {self.table!r} of its own, which would be "
                 "lost: name another output"

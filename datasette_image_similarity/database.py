@@ -47,6 +47,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from .stores.opening import Stores
 
 PREFIX = "_image_similarity_"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 MOST_DIMENSIONS = 8192  # that vec0 takes
 # Tables that refer to those behind them.
@@ -447,6 +449,11 @@ MIGRATIONS = (
         where id = old.collection_id;
     end;
     """,
+    """
+    -- The CRC-32 of an item's vector as it lies in this file, where neither SQLite nor vec0
+    -- would notice a flipped bit; NULL where it has not been noted yet
+    alter table _image_similarity_items add column crc32 integer;
+    """,
 )
 
 
@@ -637,6 +644,14 @@ def connect(path: str | Path, *, create: bool = False, check: bool = True) -> Co
     return conn
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room on the disk. vec0 has words of its own for that."""
+    text = str(error)
+    return isinstance(error, sqlite3.Error) and (
+        "full" in text or "Could not insert a new vector chunk" in text
+    )
+
+
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
     """Turn SQLite's errors about the file into a DatabaseError that says what to do."""
@@ -649,18 +664,29 @@ def explained(path: str | Path) -> Iterator[None]:
                 f"is locked: another process has been writing to it for over "
                 f"{BUSY_SECONDS} seconds. Wait for it to end, then run this again"
             )
-        elif "full" in text or "Could not insert a new vector chunk" in text:
+        elif is_full(error):
             advice = "cannot grow: the disk is full. Make space, then run this again"
         elif "readonly" in text or "read-only" in text:
             advice = "cannot be written to: the file or its folder is read-only"
         elif "not a database" in text:
             advice = "is not a SQLite database"
         elif "malformed" in text:
-            advice = "is damaged: restore a copy, or try sqlite3's .recover command"
+            advice = (
+                "is damaged, or its disk cannot be read: restore a copy, or try sqlite3's "
+                ".recover command"
+            )
         elif "unable to open" in text:
             advice = "cannot be opened: check that its folder exists and is writable"
+        elif "vector blob" in text or text == "SQL logic error":  # all that vec0 tells
+            advice = (
+                "cannot be written to: most likely the disk is full. Make space, then run "
+                "this again; verify tells whether the vectors are damaged"
+            )
         elif "disk I/O" in text:
-            advice = "cannot be read or written: the disk reports an error"
+            advice = (
+                "cannot be read or written: the disk reports an error, or a limit is "
+                "reached (a quota, the largest size of a file)"
+            )
         else:
             raise
         raise DatabaseError(f"{path} {advice}.") from error
@@ -696,6 +722,8 @@ def table_exists(conn: sqlite3.Connection, name: str) -> bool:
 def schema_version(conn: sqlite3.Connection) -> int:
     """The version of our tables in this database; 0 where there are none."""
     if not table_exists(conn, f"{PREFIX}schema"):
+        if table_exists(conn, f"{PREFIX}collections"):
+            raise DatabaseError(DAMAGED)
         return 0
     try:
         version = conn.execute("select version from _image_similarity_schema").fetchone()[0]
@@ -730,12 +758,12 @@ def migrate(conn: sqlite3.Connection) -> None:
         return
     with transaction(conn):
         for version in range(schema_version(conn), SCHEMA_VERSION):
-            for statement in _statements(MIGRATIONS[version]):
+            for statement in statements(MIGRATIONS[version]):
                 conn.execute(statement)
             conn.execute("update _image_similarity_schema set version = ?", (version + 1,))
 
 
-def _statements(script: str) -> Iterator[str]:
+def statements(script: str) -> Iterator[str]:
     """The statements of a script. (executescript() would end the transaction.)"""
     statement = ""
     for part in script.split(";"):
@@ -797,17 +825,31 @@ def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
 
 
 def need_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
-    """Raises CollectionError when the vec0 table lacks a part: sqlite-vec would crash."""
+    """Raises CollectionError when the vec0 table lacks a part, at which sqlite-vec would
+    crash, or is one of another length or metric."""
     if collection.store:
         return
     names = [collection.vectors, *(collection.vectors + part for part in VEC0_PARTS)]
     named = "name in (select value from json_each(?))"
     sql = f"select count(*) from sqlite_master where {named}"
-    if conn.execute(sql, (json.dumps(names),)).fetchone()[0] < len(names):
-        raise CollectionError(
-            f"The vectors of {collection.table} are damaged: run datasette "
-            "image-similarity verify DATABASE --repair, then embed"
-        )
+    whole = conn.execute(sql, (json.dumps(names),)).fetchone()[0] == len(names)
+    if not whole or vec0_of(conn, collection) != (collection.dimensions, collection.metric):
+        raise damaged_vectors(collection)
+
+
+def damaged_vectors(collection: Collection) -> CollectionError:
+    return CollectionError(
+        f"The vectors of {collection.table} are damaged: run datasette "
+        "image-similarity verify DATABASE --repair, then embed"
+    )
+
+
+def vec0_of(conn: sqlite3.Connection, collection: Collection) -> tuple[int, str] | None:
+    """Dimensions and metric that a collection's vec0 table was made with."""
+    sql = "select sql from sqlite_master where name = ?"
+    row = conn.execute(sql, (collection.vectors,)).fetchone()
+    made = row and re.search(r"float\[(\d+)\] distance_metric=(\w+)", row[0] or "")
+    return (int(made[1]), made[2]) if made else None
 
 
 def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
@@ -899,15 +941,39 @@ def add_column(conn: sqlite3.Connection, table: str, column: str, kind: str) -> 
         conn.execute(f"alter table {quote(table)} add column {quote(column)} {kind}")
 
 
+@contextmanager
+def _attached(conn: sqlite3.Connection, path: str | Path) -> Iterator[None]:
+    """Meanwhile the database file `path` is there as `copied`."""
+    if "://" in str(path):
+        raise DatabaseError(f"{path} is not a file")
+    conn.execute("attach ? as copied", (f"{path}",))
+    try:
+        yield
+    finally:
+        conn.execute("detach copied")
+
+
+def is_part_of(conn: sqlite3.Connection, table: str, path: str | Path) -> bool:
+    """Whether `table` here holds nothing that `table` in the database file `path` does
+    not: a run that was cut off leaves it so, in which it was copied."""
+    with _attached(conn, path):
+        made = "select sql from {}.sqlite_master where name = ? collate nocase"
+        both = [
+            conn.execute(made.format(n), (table,)).fetchone() for n in ("main", "copied")
+        ]
+        if None in both or both[0][0] != both[1][0]:
+            return False
+        name = quote(table)
+        sql = f"select * from main.{name} except select * from copied.{name} limit 1"
+        return conn.execute(sql).fetchone() is None
+
+
 def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
     """Make `table` here an exact copy of `table` in the database file `path`.
 
     Rows keep their keys and rowids; indexes and triggers stay behind.
     """
-    if "://" in str(path):
-        raise DatabaseError(f"{path} is not a file")
-    conn.execute("attach ? as copied", (f"{path}",))
-    try:
+    with _attached(conn, path):
         row = conn.execute(
             "select name, sql, type from copied.sqlite_master where name = ? "
             "collate nocase and type in ('table', 'view')",
@@ -930,8 +996,6 @@ def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
                 f"insert into main.{quote(row['name'])} ({columns}) "
                 f"select {columns} from copied.{quote(row['name'])}"
             )
-    finally:
-        conn.execute("detach copied")
 
 
 # Collections
@@ -1287,11 +1351,11 @@ def put_item(
     _forget_old_picture(conn, collection, pk, sha256)
     item = conn.execute(
         "insert into _image_similarity_items (collection_id, pk, root_id, path, size, "
-        "mtime_ns, sha256, width, height) values (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "mtime_ns, sha256, width, height, crc32) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "on conflict (collection_id, pk) do update set root_id = excluded.root_id, "
         "path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns, "
         "sha256 = excluded.sha256, width = excluded.width, height = excluded.height, "
-        "embedded_at = excluded.embedded_at returning id",
+        "crc32 = excluded.crc32, embedded_at = excluded.embedded_at returning id",
         (
             collection.id,
             pk,
@@ -1302,6 +1366,7 @@ def put_item(
             sha256,
             width,
             height,
+            zlib.crc32(vector),
         ),
     ).fetchone()[0]
     conn.execute(
@@ -1353,6 +1418,14 @@ def _drop_vector(conn: sqlite3.Connection, collection: Collection, item: int) ->
         _drop_copied_vector(conn, collection, item)
     else:
         conn.execute(f"delete from {quote(collection.vectors)} where id = ?", (item,))
+
+
+def note_vectors(conn: sqlite3.Connection, vectors: Iterable[tuple[int, bytes]]) -> None:
+    """These vectors of items lie in this file as they should. Call inside a transaction."""
+    conn.executemany(
+        "update _image_similarity_items set crc32 = ? where id = ?",
+        ((zlib.crc32(vector), item) for item, vector in vectors),
+    )
 
 
 def _drop_copied_vector(
@@ -1429,19 +1502,23 @@ def item_key(conn: sqlite3.Connection, item: int) -> Key:
 
 
 def item_count(conn: sqlite3.Connection, collection: Collection) -> int:
-    """How many pictures of a collection have been embedded.
+    """How many pictures of a collection have been embedded."""
+    count = kept_count(conn, collection)
+    if count is not None:
+        return count
+    sql = "select count(*) from _image_similarity_items where collection_id = ?"
+    return conn.execute(sql, (collection.id,)).fetchone()[0]
 
-    Raises DatabaseError for what is no such number.
-    """
-    sql = "select pictures from _image_similarity_collections where id = ?"
+
+def kept_count(conn: sqlite3.Connection, collection: Collection) -> int | None:
+    """The number of items as triggers keep it; None in an older schema, or for nonsense."""
     if not is_current(conn, since=5):
-        sql = "select count(*) from _image_similarity_items where collection_id = ?"
+        return None
+    sql = "select pictures from _image_similarity_collections where id = ?"
     row = conn.execute(sql, (collection.id,)).fetchone()
     if row is None:  # removed meanwhile
         return 0
-    if not isinstance(row[0], int) or not 0 <= row[0] < 2**40:
-        raise DatabaseError(DAMAGED)
-    return row[0]
+    return row[0] if isinstance(row[0], int) and 0 <= row[0] < 2**40 else None
 
 
 def put_item_count(conn: sqlite3.Connection, collection: Collection, count: int) -> None:

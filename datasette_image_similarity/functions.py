@@ -190,6 +190,13 @@ def _image_store_problem(
         RemoteVectors(conn, collection).try_out()
 
 
+def _collection(conn: sqlite3.Connection, table: str, name: str | None) -> db.Collection:
+    """A collection whose vectors can be asked. Raises CollectionError."""
+    collection = db.find_collection(conn, table, name)
+    db.need_vectors(conn, collection)
+    return collection
+
+
 def _item(conn: sqlite3.Connection, collection: db.Collection, pk: db.Key) -> int:
     source = db.source_of(conn, collection)
     parts = json.loads(str(pk)) if len(source.key_columns) > 1 else [pk]
@@ -204,14 +211,14 @@ def _item(conn: sqlite3.Connection, collection: db.Collection, pk: db.Key) -> in
 def _image_embedding(
     conn: sqlite3.Connection, table: str, pk: db.Key, name: str | None = None
 ) -> bytes:
-    collection = db.find_collection(conn, table, name)
+    collection = _collection(conn, table, name)
     return mean_vector(conn, collection, [_item(conn, collection, pk)])
 
 
 def _mean_image_embedding(
     conn: sqlite3.Connection, table: str, pks: str, name: str | None = None
 ) -> bytes:
-    collection = db.find_collection(conn, table, name)
+    collection = _collection(conn, table, name)
     keys = json.loads(pks)
     if isinstance(keys, list):
         weights = [(json.dumps(k) if isinstance(k, list) else k, 1.0) for k in keys]
@@ -241,7 +248,7 @@ def _is_weight(value: object) -> bool:
 def _image_distance(
     conn: sqlite3.Connection, table: str, a: db.Key, b: db.Key, name: str | None = None
 ) -> float:
-    collection = db.find_collection(conn, table, name)
+    collection = _collection(conn, table, name)
     items = _item(conn, collection, a), _item(conn, collection, b)
     vectors = stored_vectors(conn, collection, items)
     sql = f"select {db.DISTANCES[collection.metric]}(?, ?)"
@@ -256,7 +263,7 @@ def _similar_images(
     k: int,
     name: str | None = None,
 ) -> str:
-    collection = db.find_collection(conn, table, name)
+    collection = _collection(conn, table, name)
     item = _item(conn, collection, pk)
     vector = mean_vector(conn, collection, [item])
     query = Query(vector, int(k), without=frozenset({item}))

@@ -34,6 +34,7 @@ from .database import (
     Collection,
     Key,
     SourceTable,
+    damaged_vectors,
     floats,
     item_id,
     literal,
@@ -276,6 +277,7 @@ def _hits(
         stale |= {i for i, row in found.items() if _sha256(row[blob]) != row[4]}
     if stale:
         raise _Stale(stale)
+    _check_distances(conn, collection, query.vector, ranked)
     cosines = _cosines(conn, collection, query.vector, ranked)
     hits = []
     for rank, (distance, item) in enumerate(ranked, query.offset + 1):
@@ -295,6 +297,26 @@ def _hits(
             )
         )
     return hits
+
+
+def _check_distances(
+    conn: sqlite3.Connection,
+    collection: Collection,
+    vector: bytes,
+    ranked: Sequence[tuple[float, int]],
+) -> None:
+    """Raises CollectionError where a hit's vector is damaged, or its distance is not the
+    one that was found: vec0 answers wrongly, without an error, when its tables are."""
+    if collection.store:
+        return
+    vectors = vectors_of(conn, collection)
+    items = [item for _, item in ranked]
+    sound = {item for item, _ in vectors.get(items)}
+    true = dict(vectors.distances(vector, items))
+    for distance, item in ranked:
+        now = true.get(item)
+        if item not in sound or now is None or abs(now - distance) > 1e-4 * (1 + distance):
+            raise damaged_vectors(collection)
 
 
 def _cosines(

@@ -99,7 +99,7 @@ class Exact(Ranking):
         if len(candidates) <= max(FEW, stored // FEWER):
             return _within(query, self.vectors.distances(query.vector, candidates))
         # Leaving a few out afterwards is cheaper than handing over a long list of ids.
-        others = stored - len(candidates)
+        others = max(0, stored - len(candidates))  # the number may be kept wrongly
         among = candidates if others > SLACK else None
         k = wanted + 1 + (others if among is None else 0)
         if limited:

@@ -5,16 +5,23 @@ tables are damaged, so what it says is checked against them and against our own 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import index
-from .errors import CollectionError, DatabaseError, EncoderError
+from .errors import CollectionError, DatabaseError, EncoderError, StoreError
+from .explore import albums
+from .explore.decisions import last_scan
+from .explore.evaluations import damaged_runs, forget_run
+from .explore.map import map_status, read_points
 from .stores.items import vector_of_item
+from .stores.opening import store_url
+from .tables import ROOTLESS, check_tables
 
 NO_TABLE = "the table or its column is gone: remove, or restore it"
 NOT_LIVE = "items whose row is gone or has changed"
@@ -22,11 +29,12 @@ NOT_LIVE = "items whose row is gone or has changed"
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that does not fit: what, and how often."""
+    """Something that does not fit: what, how often, and whether a repair mends it."""
 
     table: str
     what: str
     count: int = 1
+    mends: bool = True
 
     def __str__(self) -> str:
         return f"{self.what} ({self.count:,})"
@@ -39,16 +47,30 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
     """Every fault found, mended if asked for.
 
     Mending forgets items whose vector or row is not right, so that the next `embed` makes
-    them anew, and rebuilds a damaged vec0 table from the vectors that can be read.
-    Vectors in a store are left to `reconcile`.
+    them anew, rebuilds a damaged vec0 table from the vectors that can be read, and drops
+    what was made of a collection where it cannot be read.
+    Vectors in a store are left to `reconcile`. Raises DatabaseError where it cannot be
+    told what there is.
     """
-    faults: list[Fault] = []
-    if repair and db.schema_version(conn):
+    if not db.schema_version(conn):
+        return []
+    if repair:
         db.migrate(conn)
+    with db.transaction(conn):
+        found = check_tables(conn, repair)
+    faults = [
+        Fault("(all)", what, count, mends=not what.startswith(ROOTLESS))
+        for what, count in found.items()
+    ]
     for collection in db.collections(conn):
-        with db.transaction(conn):
-            faults += _verify(conn, collection, repair)
-    faults += _verify_orphans(conn, repair)
+        try:
+            with db.transaction(conn):
+                faults += _verify(conn, collection, repair)
+                faults += _verify_made(conn, collection, repair)
+        except sqlite3.OperationalError as error:
+            # Tables that are not as they were made cannot be looked into further.
+            if repair or not found or not str(error).startswith("no such "):
+                raise
     return faults
 
 
@@ -56,9 +78,8 @@ def _verify_count(
     conn: sqlite3.Connection, collection: db.Collection, items: set[int], repair: bool
 ) -> list[Fault]:
     """The number of items is kept by triggers, which a script may have switched off."""
-    with suppress(DatabaseError):  # it is no number
-        if db.item_count(conn, collection) == len(items):
-            return []
+    if db.schema_version(conn) < 5 or db.kept_count(conn, collection) == len(items):
+        return []
     if repair:
         db.put_item_count(conn, collection, len(items))
     return [Fault(collection.table, "the number of pictures is kept wrongly")]
@@ -75,6 +96,9 @@ def _verify(
         )
     }
     miscounted = _verify_count(conn, collection, items, repair)
+    if not collection.store:
+        collection, odd = _verify_vec0(conn, collection, repair)
+        miscounted += odd
     live = _live_items(conn, collection)
     if collection.store:
         return miscounted + _verify_stored(conn, collection, items, live, repair)
@@ -88,11 +112,35 @@ def _verify(
         checks[NO_TABLE] = 1
         live = items
     checks[NOT_LIVE] = len(items - live)
-    faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
+    faults = [_fault(collection, what, n) for what, n in checks.items() if n]
     if repair and faults:
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
+    if repair:
+        _note_sums(conn, collection, good)
     faults += _verify_transform(conn, collection)
     return miscounted + faults + _verify_index(conn, collection, repair)
+
+
+def _fault(collection: db.Collection, what: str, count: int) -> Fault:
+    return Fault(collection.table, what, count, mends=what != NO_TABLE)
+
+
+def _verify_vec0(
+    conn: sqlite3.Connection, collection: db.Collection, repair: bool
+) -> tuple[db.Collection, list[Fault]]:
+    """The vec0 table says length and metric, too: it is what the vectors were put into."""
+    made = db.vec0_of(conn, collection)
+    if made is None or made == (collection.dimensions, collection.metric):
+        return collection, []
+    fault = Fault(collection.table, "length or metric are not those of the vec0 table")
+    if repair and made[1] in db.DISTANCES:
+        conn.execute(
+            "update _image_similarity_collections set dimensions = ?, metric = ? "
+            "where id = ?",
+            (*made, collection.id),
+        )
+        collection = replace(collection, dimensions=made[0], metric=made[1])
+    return collection, [fault]
 
 
 def _verify_stored(
@@ -108,6 +156,7 @@ def _verify_stored(
         "where collection_id = ? and vector is not null",
         (collection.id,),
     )
+    urls = _verify_url(collection)
     unusable = [row[0] for row in rows if not _usable(row[1], collection)]
     checks = {"vectors that wait to be sent and are not usable": len(unusable)}
     checks |= {NO_TABLE: 1} if live is None else {NOT_LIVE: len(items - live)}
@@ -120,8 +169,17 @@ def _verify_stored(
         ).fetchall()
         gone = items - live if live is not None else set()
         db.drop_items(conn, collection, gone.union(row[0] for row in lost))
-    faults = [Fault(collection.table, what, n) for what, n in checks.items() if n]
-    return faults + _verify_transform(conn, collection)
+    faults = [_fault(collection, what, n) for what, n in checks.items() if n]
+    return urls + faults + _verify_transform(conn, collection)
+
+
+def _verify_url(collection: db.Collection) -> list[Fault]:
+    try:
+        store_url(collection.store)
+    except StoreError as error:
+        what = f"{error}: remove the collection and make it again"
+        return [Fault(collection.table, what, mends=False)]
+    return []
 
 
 def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> list[Fault]:
@@ -131,11 +189,12 @@ def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> li
     try:
         transform = stored_transform(conn, collection)
     except EncoderError as error:
-        return [Fault(collection.table, f"{collection.name!r}: {error}")]
+        return [Fault(collection.table, f"{collection.name!r}: {error}", mends=False)]
     if transform is None or transform.dimensions == collection.dimensions:
         return []
     what = f"what was learned of {collection.name!r} gives vectors of another length"
-    return [Fault(collection.table, f"{what}: remove the collection and make it again")]
+    what = f"{what}: remove the collection and make it again"
+    return [Fault(collection.table, what, mends=False)]
 
 
 def _verify_index(
@@ -153,6 +212,15 @@ def _verify_index(
         index.list_waiting(conn, collection)
     what = "items that the compressed index lacks"
     return [Fault(collection.table, what, len(missing))] if missing else []
+
+
+def _note_sums(
+    conn: sqlite3.Connection, collection: db.Collection, good: dict[int, bytes]
+) -> None:
+    """Vectors of before there were sums get theirs."""
+    sql = "select id from _image_similarity_items where collection_id = ? and crc32 is null"
+    bare = [row[0] for row in conn.execute(sql, (collection.id,))]
+    db.note_vectors(conn, [(item, good[item]) for item in bare if item in good])
 
 
 def _listed_places(
@@ -232,8 +300,13 @@ def _live_items(conn: sqlite3.Connection, collection: db.Collection) -> set[int]
         source = db.source_of(conn, collection)
     except CollectionError:
         return None
-    sql = f"select i.id {db.live_sql(collection, source)}"
-    return {row[0] for row in conn.execute(sql)}
+    if collection.source != "blob":
+        sql = f"select i.id {db.live_sql(collection, source)}"
+        return {row[0] for row in conn.execute(sql)}
+    # As long as it was is not enough: searches leave out what has another hash, too.
+    columns = f"i.id, i.sha256, t.{db.quote(collection.column)}"
+    rows = conn.execute(f"select {columns} {db.live_sql(collection, source)}")
+    return {id for id, noted, blob in rows if sha256(blob).hexdigest() == noted}
 
 
 def _rebuild(
@@ -252,30 +325,41 @@ def _rebuild(
     db.drop_items(conn, collection, [row[0] for row in items if row[0] not in vectors])
 
 
-ORPHANS = {
-    "thumbnails without an item": "thumbnails where id not in "
-    "(select id from _image_similarity_items)",
-    "items of no collection": "items where collection_id not in "
-    "(select id from _image_similarity_collections)",
-    "transforms of no collection": "transforms where collection_id not in "
-    "(select id from _image_similarity_collections)",
-    "failures of no collection": "failures where collection_id not in "
-    "(select id from _image_similarity_collections)",
-}
-
-
-def _verify_orphans(conn: sqlite3.Connection, repair: bool) -> list[Fault]:
-    if not db.schema_version(conn):
-        return []
+def _verify_made(
+    conn: sqlite3.Connection, collection: db.Collection, repair: bool
+) -> list[Fault]:
+    """What was made of a collection can be read, or is dropped: it can be made again."""
     faults = []
-    with db.transaction(conn):
-        for what, table in ORPHANS.items():
-            if not db.table_exists(conn, f"{db.PREFIX}{table.partition(' ')[0]}"):
-                continue  # it came with a later version
-            sql = f"from {db.PREFIX}{table}"
-            count = conn.execute(f"select count(*) {sql}").fetchone()[0]
-            if count:
-                faults.append(Fault("(all)", what, count))
-                if repair:
-                    conn.execute(f"delete {sql}")
+    for name, (look, tables) in MADE.items():
+        try:
+            look(conn, collection)
+        except DatabaseError:
+            what = f"{name} of {collection.name!r} cannot be read: to be made anew"
+            faults.append(Fault(collection.table, what))
+            if repair:
+                db.clear(conn, collection, *tables)
+    for run in damaged_runs(conn, collection):
+        faults.append(Fault(collection.table, f"evaluation {run} cannot be read"))
+        if repair:
+            forget_run(conn, run)
     return faults
+
+
+def _look_at_map(conn: sqlite3.Connection, collection: db.Collection) -> None:
+    with suppress(CollectionError):  # its table is gone: told already
+        if map_status(conn, collection) is not None:
+            read_points(conn, collection, db.source_of(conn, collection))
+
+
+def _look_at_clusters(conn: sqlite3.Connection, collection: db.Collection) -> None:
+    with suppress(CollectionError):
+        if how := albums.made(conn, collection):
+            albums.albums(conn, collection, how)
+
+
+# How it is read, and where it is, those that refer to others first.
+MADE: dict[str, tuple[Callable, tuple[str, ...]]] = {
+    "the map": (_look_at_map, ("points", "atlases", "maps")),
+    "the clusters": (_look_at_clusters, ("members", "clusters", "clusterings")),
+    "the scan for duplicates": (last_scan, ("grouped", "groups", "hashes", "scans")),
+}

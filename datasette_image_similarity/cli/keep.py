@@ -283,13 +283,19 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
         if not faults:
             click.echo("All is well.")
         elif repair and left:
-            click.echo("Mended, but for what only you can mend:")
+            some = any(fault.mends for fault in faults)
+            mended = "Mended, but for" if some else "Nothing was mended:"
+            click.echo(f"{mended} what only you can mend:")
             for fault in left:
                 click.echo(f"{fault.table}: {fault}")
         elif repair:
             click.echo("Mended. Run embed again to fill in what was dropped.")
-        else:
+        elif all(fault.mends for fault in faults):
             click.echo("Mend it with --repair.")
+        elif any(fault.mends for fault in faults):
+            click.echo("Mend it with --repair, but for what only you can mend.")
+        else:
+            click.echo("That only you can mend: --repair cannot.")
         for one in stored:
             click.echo(
                 f"{one.table} ({one.name}): its vectors are in {one.store}, which was not "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -226,6 +226,23 @@ def runs(conn: sqlite3.Connection, table: str) -> tuple[list[Evaluation], list[s
         except DatabaseError as error:
             faults.append(str(error))
     return sorted(found, key=lambda run: -run.id), faults
+
+
+def damaged_runs(conn: sqlite3.Connection, collection: db.Collection) -> list[int]:
+    """The runs of a collection that cannot be read."""
+    damaged = []
+    for one, row in _stored(conn, collection.table):
+        if one.id != collection.id:
+            continue
+        try:
+            run = _read(conn, one, row)
+            classes_of(conn, run)
+            confusions_of(conn, run)
+            with suppress(CollectionError):  # its table is gone
+                worst_queries(conn, run, -1)
+        except DatabaseError:
+            damaged.append(row["id"])
+    return damaged
 
 
 def find_run(conn: sqlite3.Connection, table: str, run: int) -> Evaluation:

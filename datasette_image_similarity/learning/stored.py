@@ -164,7 +164,9 @@ def _put_vectors(
         if made.metric == "cosine":
             moved = moved / np.where(lengths > 0, lengths, 1)
         rows = zip(block[usable].tolist(), moved[usable].astype("<f4"), strict=True)
-        conn.executemany(sql, ((items[old], one.tobytes()) for old, one in rows))
+        put = [(items[old], one.tobytes()) for old, one in rows]
+        conn.executemany(sql, put)
+        db.note_vectors(conn, put)
         for old in block[usable].tolist():
             del items[old]
         done += read

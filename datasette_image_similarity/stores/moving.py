@@ -124,10 +124,11 @@ class InFile:
             self.conn.executemany(
                 f"delete from {self.table} where id = ?", [(row.item,) for row in fresh]
             )
+            put = [(row.item, vectors[row.item]) for row in fresh]
             self.conn.executemany(
-                f"insert into {self.table} (id, embedding) values (?, ?)",
-                [(row.item, vectors[row.item]) for row in fresh],
+                f"insert into {self.table} (id, embedding) values (?, ?)", put
             )
+            db.note_vectors(self.conn, put)
 
 
 class InStore:

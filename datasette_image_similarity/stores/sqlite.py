@@ -106,6 +106,7 @@ class SqliteVec:
             "update _image_similarity_items set sha256 = ? where id = ?",
             (entry.sha256, item),
         )
+        db.note_vectors(self.conn, [(item, entry.vector)])
 
     def _put_least_item(self, key: db.Key, entry: Entry) -> None:
         column = db.quote(self.collection.column)

@@ -7,17 +7,22 @@ together with the items.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 
 from datasette.utils.sqlite import sqlite3
 
-from ..database import DISTANCES, Collection, quote
+from ..database import DISTANCES, Collection, is_current, quote
 
 KNN_LIMIT = 4096  # vec0 refuses a larger k
 
 
 class Vec0:
-    """A collection's vec0 table: `items.ItemVectors`."""
+    """A collection's vec0 table: `items.ItemVectors`.
+
+    `get()` and `scan()` check what they give by the sums noted with the items; distances
+    are computed by vec0, which cannot: see `query.search()`.
+    """
 
     most = KNN_LIMIT
 
@@ -28,14 +33,24 @@ class Vec0:
     def get(self, items: Iterable[int]) -> list[tuple[int, bytes]]:
         # Joined so that vec0 is asked for one id after the other: with "id in (…)" it
         # reads the whole table.
-        sql = (
-            f"select v.id, v.embedding from json_each(?) j cross join {self.table} v "
-            "where v.id = j.value"
-        )
-        return self.conn.execute(sql, (json.dumps([int(i) for i in items]),)).fetchall()
+        among = f"json_each(?) j cross join {self.table} v on v.id = j.value"
+        return list(self._sound(among, (json.dumps([int(i) for i in items]),)))
 
     def scan(self) -> Iterator[tuple[int, bytes]]:
-        return iter(self.conn.execute(f"select id, embedding from {self.table}"))
+        return self._sound(f"{self.table} v")
+
+    def _sound(
+        self, among: str, params: tuple[object, ...] = ()
+    ) -> Iterator[tuple[int, bytes]]:
+        """Ids and vectors, but for vectors that are not as they were put there."""
+        crc32 = "i.crc32" if is_current(self.conn, 6) else "null"
+        sql = (
+            f"select v.id, v.embedding, {crc32} from {among} "
+            "left join _image_similarity_items i on i.id = v.id"
+        )
+        for item, vector, noted in self.conn.execute(sql, params):
+            if noted is None or (isinstance(vector, bytes) and zlib.crc32(vector) == noted):
+                yield item, vector
 
     def distances(
         self,

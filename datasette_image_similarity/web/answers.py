@@ -13,6 +13,7 @@ from datasette.utils import tilde_encode
 from datasette.utils.asgi import Forbidden, Response
 from datasette.utils.sqlite import sqlite3
 
+from ..database import is_full
 from ..errors import EncoderError, ImageError, ImageSimilarityError, StoreError
 from ..query import SearchTimeout, deadline
 from . import stored
@@ -82,6 +83,10 @@ def database_error(error: sqlite3.DatabaseError) -> PageError:
     """What SQLite refused, where no view knows better."""
     if is_locked(error):
         return PageError(503, "The database is being written to: try again soon")
+    if is_full(error):
+        return PageError(507, "Nothing was changed: the server's disk is full")
+    if "disk I/O" in str(error):
+        return PageError(503, "The server's disk reports an error")
     if "readonly" in str(error):
         return PageError(403, "The database cannot be written to: its file is read-only")
     return PageError(500, f"The database cannot be used: {error}")

@@ -10,6 +10,7 @@ from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from ..database import plain_columns, quote
+from ..errors import DatabaseError
 from ..explore.albums import (
     DAMAGED,
     Album,
@@ -148,7 +149,7 @@ def _read(
     next = end if end < len(found.clusters) else None
     for one in [member for strip in members.values() for member in strip] + rest:
         if not isinstance(one.distance, (float, int, type(None))):
-            raise PageError(500, DAMAGED)
+            raise DatabaseError(DAMAGED)
     return Shown(how, found, members, rest, sort, next)
 
 

@@ -23,7 +23,15 @@ from datasette.utils import (
 )
 from datasette.utils.sqlite import sqlite3
 
-from ..database import Collection, Key, SourceTable, need_vectors, source_of, table_exists
+from ..database import (
+    Collection,
+    Key,
+    SourceTable,
+    collections,
+    need_vectors,
+    source_of,
+    table_exists,
+)
 from ..errors import CollectionError, ImageError, ImageSimilarityError
 from ..images import Crop
 from ..query import HEAVIEST, Filter, pk_path, split_weight
@@ -136,6 +144,7 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
             raise PageError(404, f"There is no table {table} in {database}")
         collection = it.choose(read(conn), database, table, name)
         if collection is None:
+            collections(conn)  # says so where a newer version made the tables
             return None
         need_vectors(conn, collection)
         return collection, source_of(conn, collection)
