@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from datasette.database import QueryInterrupted
 from datasette.utils import tilde_encode
 from datasette.utils.asgi import Forbidden, Response
 from datasette.utils.sqlite import sqlite3
 
 from ..errors import EncoderError, ImageError, ImageSimilarityError, StoreError
-from ..query import SearchTimeout, deadline
+from ..query import SearchTimeout
 from . import stored
+from .clock import limited
 from .compat import may_execute_sql, sql_url
 from .curate import is_curator
 from .forms import BadForm, UploadTooBig
@@ -37,6 +39,8 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     StoreError: 503,
     stored.QueueFull: 503,
 }
+
+TOO_BUSY = "The database is too busy to answer in time: try again soon"
 
 # Pages about a table as a whole, by the end of their address.
 PAGES = {
@@ -69,6 +73,8 @@ def tells_errors(view: View) -> View:
             return await _error(datasette, request, error)
         except sqlite3.DatabaseError as error:
             return await _error(datasette, request, database_error(error))
+        except QueryInterrupted:  # one of Datasette's own
+            return await _error(datasette, request, SearchTimeout(TOO_BUSY))
 
     return handle
 
@@ -128,16 +134,13 @@ async def ask_database(
 ) -> Any:
     """Run a search on a SQL thread, under Datasette's time limit. Raises PageError.
 
-    `patience` is so many times that limit: for what is read whole, whoever asks.
+    That limit is for everything asked for one request. `patience` is so many times as long:
+    for what is read whole, whoever asks.
     """
-    seconds = patience * place.datasette.setting("sql_time_limit_ms") / 1000
-
-    def limited(conn: sqlite3.Connection) -> Any:
-        with deadline(conn, seconds):
-            return ask(conn)
-
     with _in_words(place):
-        return await place.db.execute_fn(limited)
+        return await place.db.execute_fn(
+            limited(place.datasette, place.request, ask, patience)
+        )
 
 
 async def ask_vectors(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -12,7 +11,7 @@ from datasette.utils.sqlite import sqlite3
 
 from ..database import Collection
 from ..errors import ImageSimilarityError
-from ..query import Answer, Hit, SearchTimeout, pk_path, search
+from ..query import Answer, Hit, pk_path, search
 from ..words import reads_words
 from .answers import (
     ask_database,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 100  # results at least, among which the other collection's are looked for
 MOST = 1000  # results that can be compared
-NO_TIME = "There was no time left for it: the other search took it all"
 
 
 @dataclass(frozen=True)
@@ -196,17 +194,13 @@ def _other(place: Place, there: list[Collection]) -> Collection:
 async def _ask_both(
     place: Place, other: Collection, question: Question
 ) -> tuple[Side, Side]:
-    """Both answers, together under the time limit of one search."""
-    first, spent = await _ask(place, question, 1.0)
+    """Both answers, together under the time limit of one request."""
+    first = await _ask(place, question)
     try:
         beside = await _place_of(place, other)
     except PageError as error:  # its own tables are damaged
         return first, _side(other, problem=error)
-    left = 1 - spent / (place.datasette.setting("sql_time_limit_ms") / 1000)
-    if left <= 0:
-        return first, _side(other, problem=SearchTimeout(NO_TIME))
-    second, _ = await _ask(beside, question, left)
-    return first, second
+    return first, await _ask(beside, question)
 
 
 async def _place_of(place: Place, collection: Collection) -> Place:
@@ -216,10 +210,9 @@ async def _place_of(place: Place, collection: Collection) -> Place:
     return await find_place(place.datasette, Request(scope, None))
 
 
-async def _ask(place: Place, question: Question, patience: float) -> tuple[Side, float]:
-    """What one collection answers, or why it does not, and the seconds of searching."""
+async def _ask(place: Place, question: Question) -> Side:
+    """What one collection answers, or why it does not."""
     side = _side(place.collection, place=place)
-    started = time.monotonic()
     try:
         query_of = await prepared(place, question)
 
@@ -229,14 +222,12 @@ async def _ask(place: Place, question: Question, patience: float) -> tuple[Side,
             asked = replace(asked, offset=0, k=depth)
             return items, search(conn, place.collection, asked, place.service.indexes)
 
-        started = time.monotonic()
-        items, answer = await ask_vectors(place, ask, patience)
-        side = replace(side, items=tuple(items), answer=answer)
+        items, answer = await ask_vectors(place, ask)
+        return replace(side, items=tuple(items), answer=answer)
     except ImageSimilarityError as error:
-        side = replace(side, problem=error)
+        return replace(side, problem=error)
     except sqlite3.DatabaseError as error:  # its tables are damaged, the other's may not be
-        side = replace(side, problem=database_error(error))
-    return side, time.monotonic() - started
+        return replace(side, problem=database_error(error))
 
 
 def _side(collection: Collection, **found: Any) -> Side:

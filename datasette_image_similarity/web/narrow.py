@@ -19,6 +19,7 @@ from ..errors import CollectionError, ImageSimilarityError
 from ..explore.albums import cluster_name
 from ..explore.duplicates import DECISION_SQL
 from ..explore.map import region_slots
+from .clock import limited
 from .service import service
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ async def filters(
         )
 
     try:
-        return await datasette.databases[database].execute_fn(read)
+        return await datasette.databases[database].execute_fn(
+            limited(datasette, request, read)
+        )
     except ImageSimilarityError as error:
         raise BadRequest(str(error)) from None
     except sqlite3.DatabaseError as error:
