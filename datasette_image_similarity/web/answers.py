@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasette.database import QueryInterrupted
 from datasette.utils import tilde_encode
@@ -40,6 +49,8 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     stored.QueueFull: 503,
 }
 
+METHODS = ("GET", "HEAD", "POST")
+TURN = 20  # of a list's things are written without a pause
 TOO_BUSY = "The database is too busy to answer in time: try again soon"
 
 # Pages about a table as a whole, by the end of their address.
@@ -52,6 +63,7 @@ PAGES = {
 }
 
 View = Callable[..., Awaitable[Response]]
+Thing = TypeVar("Thing")
 
 
 def wants_json(request: Any) -> bool:
@@ -68,6 +80,8 @@ def tells_errors(view: View) -> View:
     @wraps(view)
     async def handle(datasette: Datasette, request: Any) -> Response:
         try:
+            if request.method not in METHODS:
+                raise PageError(405, f"This page answers {', '.join(METHODS)} alone")
             return await view(datasette, request)
         except ImageSimilarityError as error:
             return await _error(datasette, request, error)
@@ -207,12 +221,21 @@ async def page(
             "static_url": static_url(datasette),
             "collections": await choices(place),
             "compare_url": compare_url(place),
+            "in_turns": in_turns,
             **context,
         },
         request=place.request,
         view_name="image-similarity",
     )
     return Response.html(html, status=status, headers=_retry_header(status))
+
+
+async def in_turns(things: Iterable[Thing]) -> AsyncIterator[Thing]:
+    """The same, for a long list in a template: others are answered while it is written."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if number % TURN == 0:
+            await asyncio.sleep(0)
 
 
 def json_answer(place: Place, body: dict[str, Any]) -> Response:

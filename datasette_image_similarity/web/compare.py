@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -267,12 +268,38 @@ async def _column(
     if side.answer is None or side.place is None:
         return {"side": side, "problem": sentence(side.problem), "results": []}
     place, start = side.place, question.offset
-    hits = side.hits[start : start + question.size]
-    shown = replace(side.answer, hits=hits)
     caption = await caption_column(place)
+    return {
+        "side": side,
+        "results": await asyncio.to_thread(
+            _results, place, side, other, question, path, letter, caption
+        ),
+        "similar_url": question.url(
+            place.path("similar"),
+            drop=("_with",),
+            _collection=side.name,
+            _next=start or None,
+        ),
+        "absent": "not there"
+        if other.complete
+        else f"not in the first {len(other.hits):,} there",
+    }
+
+
+def _results(
+    place: Place,
+    side: Side,
+    other: Side,
+    question: Question,
+    path: str,
+    letter: str,
+    caption: str | None,
+) -> list[Result]:
+    """What one collection finds, on this page."""
+    hits = side.hits[question.offset : question.offset + question.size]
+    shown = replace(side.answer, hits=hits)
     tiles = tiles_of(place, question, path, shown, caption)
     ranks = other.ranks
-    similar = place.path("similar")
 
     def url_of(rank: int | None) -> str | None:
         if rank is None:
@@ -281,28 +308,20 @@ async def _column(
         here = "" if start == question.offset else question.url(path, _next=start or None)
         return f"{here}#{letter}-{rank}"
 
-    def alone(**changes: object) -> str:
-        return question.url(similar, drop=("_with",), _collection=side.name, **changes)
-
+    similar = place.path("similar")
+    alone = {"drop": ("_with",), "_collection": side.name}
     drop = dict.fromkeys(OF_ONE_QUERY)
-    return {
-        "side": side,
-        "results": [
-            Result(
-                tile=tile,
-                rank=hit.rank,
-                there=ranks.get(tile.pk),
-                there_url=url_of(ranks.get(tile.pk)),
-                again_url=question.url(path, **{**drop, "_like": tile.pk}),
-                similar_url=alone(**{**drop, "_like": tile.pk}),
-            )
-            for tile, hit in zip(tiles, hits, strict=True)
-        ],
-        "similar_url": alone(_next=start or None),
-        "absent": "not there"
-        if other.complete
-        else f"not in the first {len(other.hits):,} there",
-    }
+    return [
+        Result(
+            tile=tile,
+            rank=hit.rank,
+            there=ranks.get(tile.pk),
+            there_url=url_of(ranks.get(tile.pk)),
+            again_url=question.url(path, **{**drop, "_like": tile.pk}),
+            similar_url=question.url(similar, **alone, **{**drop, "_like": tile.pk}),
+        )
+        for tile, hit in zip(tiles, hits, strict=True)
+    ]
 
 
 async def _frame(

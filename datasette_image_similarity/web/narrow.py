@@ -19,6 +19,7 @@ from ..errors import CollectionError, ImageSimilarityError
 from ..explore.albums import cluster_name
 from ..explore.duplicates import DECISION_SQL
 from ..explore.map import region_slots
+from ..query import SearchTimeout
 from .clock import limited
 from .service import service
 
@@ -125,8 +126,12 @@ def narrows(name: str) -> bool:
 async def filters(
     datasette: Datasette, request: Any, database: str, table: str
 ) -> FilterArguments | None:
-    """The conditions that a request's parameters stand for. Raises BadRequest."""
+    """The conditions that a request's parameters stand for.
+
+    Raises BadRequest, or DatasetteError where there is no time to find them out.
+    """
     from datasette.utils.asgi import BadRequest
+    from datasette.views.base import DatasetteError
 
     asked = [(n, v) for n in NARROWINGS for v in request.args.getlist(n)]
     if not asked:
@@ -161,6 +166,8 @@ async def filters(
         return await datasette.databases[database].execute_fn(
             limited(datasette, request, read)
         )
+    except SearchTimeout as error:
+        raise DatasetteError(str(error), status=503) from None
     except ImageSimilarityError as error:
         raise BadRequest(str(error)) from None
     except sqlite3.DatabaseError as error:

@@ -101,9 +101,9 @@ def _make_rows(conn: sqlite3.Connection, numbers: dict[str, int]) -> None:
     with db.transaction(conn):
         conn.execute(
             f"{NUMBERS} insert into {TABLE} select i + 1, printf('%07d.jpg', i), "
-            "'a picture of a ' || char(97 + i % 26) || char(97 + i / 26 % 26) || ' "
-            f"|| 'thing ' || i, printf('c%02d', i % {CATEGORIES}), "
-            "1900 + i % 125, i % 9973 / 7.0 from n",
+            "'a picture of a ' || char(97 + i % 26) || char(97 + i / 26 % 26) || "
+            f"' thing ' || i, printf('c%02d', i % {CATEGORIES}), 1900 + i % 125, "
+            "i % 9973 / 7.0 from n",
             {"rows": numbers["rows"]},
         )
     conn.execute(f"create index photos_category on {TABLE} (category)")
