@@ -118,19 +118,18 @@ def test_an_interrupt_comes_again_until_the_block_ends(many: Path) -> None:
 async def test_all_that_is_asked_for_one_request_has_one_deadline(many: Path) -> None:
     """A filter of ours, the search, its captions: each alone would have time enough."""
     datasette = open_datasette(many, settings={"sql_time_limit_ms": 60})
-    # A saved question takes some statements each: a thousand of them take seconds.
+    # A hundred saved questions, some statements each.
     page = f"/many/{million.TABLE}/-/questions.json"
     await ask(datasette, page)
     clock = deadlines.Clock()
     answer = await ask(datasette, page)
     assert answer.status_code in (200, 503)
-    asked = answer.json().get("questions", [])
-    assert all(one["url"] or "no time left" in one["problem"] for one in asked)
-    assert clock.seconds() < 10
+    assert all(one["url"] for one in answer.json().get("questions", []))
+    assert clock.seconds() < 2
 
 
 async def test_a_long_page_lets_others_be_answered(many: Path) -> None:
-    datasette = open_datasette(many)
+    datasette = open_datasette(many, settings={"sql_time_limit_ms": 30_000})
     path = f"/many/{million.TABLE}/-/similar?_like=1&_size=max"
     await ask(datasette, path)
     turns = 0
