@@ -108,7 +108,7 @@ SQL = (
     f"select mean_image_embedding('{TABLE}', (select json_group_array(id) from {TABLE} "
     "where id < 20000))",
     f"select count(image_store_problem('{TABLE}')) from {TABLE}",
-    "select image_embedding(hex(zeroblob(50000000)), 1)",
+    "select image_embedding(hex(zeroblob(5000000)), 1)",
 )
 
 
