@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasette.utils.sqlite import sqlite3
 
@@ -107,7 +107,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Status:
-    """What a collection holds. `stale` items have lost their row, or it has changed."""
+    """What a collection holds. `stale` items have lost their row, or it has changed.
+
+    None is for what was not counted.
+    """
 
     name: str
     table: str
@@ -116,15 +119,15 @@ class Status:
     metric: str
     embedded: int
     failures: int
-    stale: int
-    thumbnails: int
-    bytes: int  # of vectors and thumbnails in this file
+    stale: int | None
+    thumbnails: int | None
+    bytes: int | None  # of vectors and thumbnails in this file
     updated_at: str | None
     index: IndexStatus | None
     store_index: StoreIndex | None  # of the store, where that was noted
     map: MapStatus | None
     default: bool  # used where none is named
-    behind: int  # pictures that the default has, and this one has not
+    behind: int | None  # pictures that the default has, and this one has not
     store: str  # URL of where the vectors are; empty for this file
     unsent: int  # vectors that the store does not have yet, or still has
 
@@ -1510,28 +1513,18 @@ def _image_bytes(image: Any) -> tuple[bytes, Limits]:
     return buffer.getvalue(), LOCAL_FILES
 
 
-def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> Status:
-    """What a collection holds, by counting."""
+def collection_status(
+    conn: sqlite3.Connection, collection: db.Collection, *, counted: bool = True
+) -> Status:
+    """What a collection holds, by counting; or, not `counted`, what takes no time."""
     embedded = db.item_count(conn, collection)
-    try:
-        source = db.source_of(conn, collection)
-        sql = f"select count(*) {db.live_sql(collection, source)}"
-        live = conn.execute(sql).fetchone()[0]
-    except CollectionError:  # the table was renamed or dropped
-        live = 0
-    thumbnails, thumbnail_bytes = conn.execute(
-        "select count(*), coalesce(sum(length(webp)), 0) from _image_similarity_thumbnails "
-        "where id in (select id from _image_similarity_items where collection_id = ?)",
-        (collection.id,),
-    ).fetchone()
+    counts = _counts(conn, collection, embedded) if counted else _Counts()
     failures, updated_at = conn.execute(
         "select (select count(*) from _image_similarity_failures f "
         "where f.collection_id = c.id), updated_at "
         "from _image_similarity_collections c where id = ?",
         (collection.id,),
     ).fetchone()
-    unsent, unsent_bytes = unsent_size(conn, collection)
-    vectors = unsent_bytes if collection.store else embedded * collection.dimensions * 4
     return Status(
         name=collection.name,
         table=collection.table,
@@ -1540,15 +1533,39 @@ def collection_status(conn: sqlite3.Connection, collection: db.Collection) -> St
         metric=collection.metric,
         embedded=embedded,
         failures=failures,
-        stale=embedded - live,
-        thumbnails=thumbnails,
-        bytes=vectors + thumbnail_bytes,
         updated_at=updated_at,
         index=index_status(conn, collection),
         store_index=store_index(conn, collection),
         map=map_status(conn, collection),
         default=is_default(conn, collection),
-        behind=lacking(conn, collection),
         store=collection.store,
-        unsent=unsent,
+        unsent=unsent_size(conn, collection)[0],
+        **counts._asdict(),
     )
+
+
+class _Counts(NamedTuple):
+    """What of a `Status` takes seconds where there are a million pictures."""
+
+    stale: int | None = None
+    thumbnails: int | None = None
+    bytes: int | None = None
+    behind: int | None = None
+
+
+def _counts(conn: sqlite3.Connection, collection: db.Collection, embedded: int) -> _Counts:
+    try:
+        source = db.source_of(conn, collection)
+        sql = f"select count(*) {db.live_sql(collection, source)}"
+        live = conn.execute(sql).fetchone()[0]
+    except CollectionError:  # the table was renamed or dropped
+        live = 0
+    thumbnails, size = conn.execute(
+        "select count(*), coalesce(sum(length(webp)), 0) from _image_similarity_thumbnails "
+        "where id in (select id from _image_similarity_items where collection_id = ?)",
+        (collection.id,),
+    ).fetchone()
+    vectors = embedded * collection.dimensions * 4
+    if collection.store:
+        vectors = unsent_size(conn, collection)[1]
+    return _Counts(embedded - live, thumbnails, vectors + size, lacking(conn, collection))

@@ -46,7 +46,7 @@ class Folded:
     each of these that were, and into QUERY. `walked` results were looked at.
     """
 
-    best: list[tuple[float, int]] = field(default_factory=list)
+    best: Sequence[tuple[float, int]] = field(default_factory=list)
     others: dict[int, int] = field(default_factory=dict)
     walked: int = 0
 
@@ -67,8 +67,9 @@ class Rule(Protocol):
 def fold(ranked: Sequence[tuple[float, int]], rules: Sequence[Rule], enough: int) -> Folded:
     """Walk down a ranking until more than `enough` are kept, or to its end."""
     if not rules:
-        return Folded(list(ranked), walked=len(ranked))
-    folded = Folded()
+        return Folded(ranked, walked=len(ranked))
+    best: list[tuple[float, int]] = []
+    folded = Folded(best)
     for start in range(0, len(ranked), BLOCK):
         block = ranked[start : start + BLOCK]
         for rule in rules:
@@ -82,8 +83,8 @@ def fold(ranked: Sequence[tuple[float, int]], rules: Sequence[Rule], enough: int
                 continue
             for rule in rules:
                 rule.keep(pair[1])
-            folded.best.append(pair)
-            if len(folded.best) > enough:
+            best.append(pair)
+            if len(best) > enough:
                 return folded
     return folded
 

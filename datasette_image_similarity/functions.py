@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from .index import IndexCache
 
 
+LONGEST = (
+    1_000_000  # characters or bytes of an argument: what is done with it takes no time
+)
+
 # Runs something with a connection that may ask stores, and waits for what it gives.
 AskStore = Callable[[Callable[[sqlite3.Connection], Any]], Any]
 
@@ -130,6 +134,7 @@ def _text_embedding(
             'image_embedding_text() is switched off: set "sql_text": true for this '
             "database in the configuration of datasette-image-similarity"
         )
+    _require_short(table, text, name)
     if isinstance(text, bytes):
         raise TextError("The words to search with must be text, not a BLOB")
     collection = db.find_collection(conn, table, name)
@@ -148,6 +153,11 @@ def _sql_function(
     def call(table: str | None, *arguments: object) -> object:
         if table is None or None in arguments:
             return None
+        if any(
+            isinstance(one, (str, bytes)) and len(one) > LONGEST
+            for one in (table, *arguments)
+        ):
+            raise CollectionError(f"An argument has up to {LONGEST:,} characters")
         try:
             return function(conn, table, *arguments)
         except _NoEmbedding:
@@ -167,6 +177,12 @@ def _sql_function(
             return None
 
     return call
+
+
+def _require_short(*arguments: object) -> None:
+    """Raises CollectionError."""
+    if any(isinstance(one, (str, bytes)) and len(one) > LONGEST for one in arguments):
+        raise CollectionError(f"An argument has up to {LONGEST:,} characters")
 
 
 def _told(call: Callable) -> Callable:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from threading import Timer
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from datasette.utils import tilde_encode
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 # next ten is .691 with 0, .734 with .2, .736 with .25 and .3, .705 with .5, .613 with .75.
 UNLIKE = 0.25
 HEAVIEST = 1000  # weight of a picture
+DEADLINE = "image-similarity-deadline"  # threads' name
+AGAIN = 0.01  # seconds between interrupts after a deadline
 
 
 class SearchTimeout(ImageSimilarityError):
@@ -556,26 +558,40 @@ def split_weight(text: str) -> tuple[str, float]:
 
 
 @contextmanager
-def deadline(conn: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what runs on a connection after so many seconds.
+def deadline(
+    conn: sqlite3.Connection, seconds: float | None, whole: float | None = None
+) -> Iterator[None]:
+    """Interrupt what runs on a connection after so many seconds, until the block ends.
 
     SQLite's progress handler, which Datasette's own limit uses, does not reach into a
-    vec0 scan; an interrupt does. Raises SearchTimeout.
+    vec0 scan; an interrupt does. It ends one statement only, or none when it falls between
+    two: so it comes again and again. Raises SearchTimeout, which tells of the `whole`
+    time where these seconds are what is left of it.
     """
     if seconds is None:
         yield
         return
-    timer = Timer(seconds, conn.interrupt)
-    timer.daemon = True
-    timer.start()
+    over, late = Event(), Event()
+
+    def interrupt() -> None:
+        wait = max(0.0, seconds)
+        while not over.wait(wait):
+            late.set()
+            conn.interrupt()
+            wait = AGAIN
+
+    watch = Thread(target=interrupt, name=DEADLINE, daemon=True)
+    watch.start()
     try:
         yield
     except sqlite3.OperationalError as error:
-        if "interrupted" in str(error) or "chunks iter" in str(error):
+        # vec0 has many words for it: "chunks iter error", "could not open vectors blob" …
+        if late.is_set() and "locked" not in str(error):
             raise SearchTimeout(
-                f"The search took longer than {seconds:g} seconds: narrow it with a filter"
+                f"The search took longer than {whole or seconds:g} seconds: narrow it with "
+                "a filter"
             ) from error
         raise
     finally:
-        timer.cancel()
-        timer.join()  # so that a late interrupt cannot hit the next statement
+        over.set()
+        watch.join()  # so that a late interrupt cannot hit the next statement

@@ -292,7 +292,7 @@ def test_a_deadline_ends_a_search_that_runs_on(many: dict) -> None:
             assert search(conn, collection, Query(vectors[0].tobytes())).hits
         with asking.deadline(conn, None):
             pass
-    assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+    assert not [t for t in threading.enumerate() if t.name == asking.DEADLINE]
 
 
 def test_the_mean_of_several_is_between_them(copied: Path) -> None:

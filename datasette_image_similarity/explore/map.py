@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..columns import column_blocks, read_columns
 from ..errors import CollectionError, DatabaseError
 from ..query import Filter
 from .atlas import draw_sheets, sheet_and_tile
@@ -220,18 +221,18 @@ def read_points(
     import numpy as np
 
     clause, passes = passes_sql(source, filter)
-    rows = conn.execute(
-        f"{clause}select p.item_id, p.x, p.y, i.width, i.height, ifnull(p.cell, -1), "
-        f"p.slot, {passes} {live_points(collection, source)}",
-        dict(filter.params) if filter else {},
-    ).fetchall()
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 8
+    sql = (
+        f"{clause}select p.item_id, ifnull(p.cell, -1), p.slot, p.x, p.y, i.width, "
+        f"i.height, {passes} {live_points(collection, source)}"
+    )
+    kinds = (*[np.int64] * 3, *[np.float64] * 4, np.bool_)
     try:
-        ids, cells, slots = (np.array(columns[n], np.int64) for n in (0, 5, 6))
-        x, y, width, height = (np.array(columns[n], np.float64) for n in (1, 2, 3, 4))
+        ids, cells, slots, x, y, width, height, passing = read_columns(
+            conn, sql, dict(filter.params) if filter else {}, kinds=kinds
+        )
     except (TypeError, ValueError, OverflowError):
         raise DatabaseError(DAMAGED) from None
-    if len(rows) and not (
+    if len(ids) and not (
         np.abs([x, y]).max() <= 2
         and min(width.min(), height.min()) > 0
         and -1 <= cells.min() <= cells.max() < MOST_COLUMNS**2
@@ -247,7 +248,7 @@ def read_points(
         aspect=(width / height)[order].astype(np.float32),
         cells=cells[order].astype(np.int32),
         slots=slots[order].astype(np.uint32),
-        passes=np.array(columns[7], bool)[order],
+        passes=passing[order],
     )
 
 
@@ -275,19 +276,23 @@ def region_slots(
         where, params = "cell is not null", ()
     else:
         raise CollectionError(f"The map of {collection.table!r} has no grid")
-    rows = conn.execute(
+    sql = (
         "select x, y, ifnull(cell, -1), slot from _image_similarity_points "
-        f"where +collection_id = ? and {where}",
-        (collection.id, *params),
-    ).fetchall()
+        f"where +collection_id = ? and {where}"
+    )
+    kinds = (np.float64, np.float64, np.int64, np.int64)
+    found = [np.empty(0, np.int64)]
     try:
-        table = np.array([tuple(row) for row in rows], np.float64).reshape(-1, 4)
-    except (TypeError, ValueError):
+        for x, y, cells, slots in column_blocks(
+            conn, sql, (collection.id, *params), kinds=kinds
+        ):
+            places = np.stack([x, y], axis=1)
+            if on_grid:
+                places = np.stack(np.divmod(cells, status.columns)[::-1], axis=1) + 0.5
+            found.append(slots[inside(places, corners)])
+    except (TypeError, ValueError, OverflowError):
         raise DatabaseError(DAMAGED) from None
-    places, slots = table[:, :2], table[:, 3].astype(np.int64)
-    if on_grid:
-        places = np.stack(np.divmod(table[:, 2], status.columns)[::-1], axis=1) + 0.5
-    slots = np.sort(slots[inside(places, corners)])
+    slots = np.sort(np.concatenate(found))
     ends = np.flatnonzero(np.diff(slots) > 1)
     firsts = slots[[0, *(ends + 1)]] if len(slots) else slots
     lasts = slots[[*ends, -1]] if len(slots) else slots

@@ -9,10 +9,15 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
+from ..columns import read_columns
 from ..database import DISTANCES, Collection, is_current, quote
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KNN_LIMIT = 4096  # vec0 refuses a larger k
 
@@ -71,6 +76,18 @@ class Vec0:
             f"{distance}({embedding}, :vector) from {among}"
         )
         return self.conn.execute(sql, params).fetchall()
+
+    def all_distances(self, vector: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all items that have a vector, int64 (n,), and their distances to this
+        one, float64 (n,); in any order."""
+        import numpy as np
+
+        distance = DISTANCES[self.collection.metric]
+        sql = f"select id, {distance}(embedding, :vector) from {self.table}"
+        kinds = (np.int64, np.float64)
+        ids, distances = read_columns(self.conn, sql, {"vector": vector}, kinds=kinds)
+        there = ~np.isnan(distances)  # NaN: see verify
+        return ids[there], distances[there]
 
     def nearest(
         self, vector: bytes, k: int, among: set[int] | None = None

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from datasette.database import QueryInterrupted
 from datasette.utils import tilde_encode
 from datasette.utils.asgi import Forbidden, Response
 from datasette.utils.sqlite import sqlite3
 
 from ..database import is_full
 from ..errors import EncoderError, ImageError, ImageSimilarityError, StoreError
-from ..query import SearchTimeout, deadline
+from ..query import SearchTimeout
 from . import stored
+from .clock import limited
 from .compat import may_execute_sql, sql_url
 from .curate import is_curator
 from .forms import BadForm, UploadTooBig, UploadTooSlow
@@ -41,6 +52,10 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     stored.QueueFull: 503,
 }
 
+METHODS = ("GET", "HEAD", "POST")
+TURN = 20  # of a list's things are written without a pause
+TOO_BUSY = "The database is too busy to answer in time: try again soon"
+
 # Pages about a table as a whole, by the end of their address.
 PAGES = {
     "map": "Map",
@@ -51,6 +66,7 @@ PAGES = {
 }
 
 View = Callable[..., Awaitable[Response]]
+Thing = TypeVar("Thing")
 
 
 def wants_json(request: Any) -> bool:
@@ -66,11 +82,15 @@ def tells_errors(view: View) -> View:
 
     async def answered(datasette: Datasette, request: Any) -> Response:
         try:
+            if request.method not in METHODS:
+                raise PageError(405, f"This page answers {', '.join(METHODS)} alone")
             return await view(datasette, request)
         except ImageSimilarityError as error:
             return await _error(datasette, request, error)
         except sqlite3.DatabaseError as error:
             return await _error(datasette, request, database_error(error))
+        except QueryInterrupted:  # one of Datasette's own
+            return await _error(datasette, request, SearchTimeout(TOO_BUSY))
 
     @wraps(view)
     async def handle(datasette: Datasette, request: Any) -> Response:
@@ -134,16 +154,13 @@ async def ask_database(
 ) -> Any:
     """Run a search on a SQL thread, under Datasette's time limit. Raises PageError.
 
-    `patience` is so many times that limit: for what is read whole, whoever asks.
+    That limit is for everything asked for one request. `patience` is so many times as long:
+    for what is read whole, whoever asks.
     """
-    seconds = patience * place.datasette.setting("sql_time_limit_ms") / 1000
-
-    def limited(conn: sqlite3.Connection) -> Any:
-        with deadline(conn, seconds):
-            return ask(conn)
-
     with _in_words(place):
-        return await place.db.execute_fn(limited)
+        return await place.db.execute_fn(
+            limited(place.datasette, place.request, ask, patience)
+        )
 
 
 async def ask_vectors(
@@ -212,11 +229,20 @@ async def page(
             "static_url": static_url(datasette),
             "collections": await choices(place),
             "compare_url": compare_url(place),
+            "in_turns": in_turns,
             **context,
         },
         status,
         _retry_header(status),
     )
+
+
+async def in_turns(things: Iterable[Thing]) -> AsyncIterator[Thing]:
+    """The same, for a long list in a template: others are answered while it is written."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if number % TURN == 0:
+            await asyncio.sleep(0)
 
 
 def json_answer(place: Place, body: dict[str, Any]) -> Response:

@@ -15,6 +15,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import ImageSimilarityError
+from ..query import SearchTimeout
 from .answers import ask_database, sentence
 from .question import PageError, Place, Question, is_filter, read_question
 
@@ -68,6 +69,16 @@ async def read_asked(place: Place, text: str) -> tuple[Question, list[str]]:
 
     Raises PageError where it cannot be asked here, or a row has gone.
     """
+    question = await _parsed(place, text)
+    rows = [row for row, _ in rows_of(question)]
+    gone = await ask_database(place, lambda conn: _gone(conn, place, rows))
+    if gone:
+        raise PageError(404, f"It asks with row {gone}, which is no longer there")
+    return question, rows
+
+
+async def _parsed(place: Place, text: str) -> Question:
+    """A query string as a question. Raises PageError."""
     if len(text) > LENGTH or not text.isascii():
         raise PageError(400, "The question is no query string of this page")
     # Filters of ours are about the collection that the page is about.
@@ -76,12 +87,7 @@ async def read_asked(place: Place, text: str) -> tuple[Question, list[str]]:
         "query_string": f"{text}&{urlencode(place.named)}".encode(),
     }
     asked = replace(place, request=Request(scope, None))
-    question = await read_question(asked, "")
-    rows = [row for row, _ in rows_of(question)]
-    gone = await ask_database(place, lambda conn: _gone(conn, place, rows))
-    if gone:
-        raise PageError(404, f"It asks with row {gone}, which is no longer there")
-    return question, rows
+    return await read_question(asked, "")
 
 
 def rows_of(question: Question) -> list[tuple[str, bool]]:
@@ -93,7 +99,10 @@ def rows_of(question: Question) -> list[tuple[str, bool]]:
 async def show(place: Place, text: str, page: str = "similar") -> Shown:
     """A stored question as a page shows it."""
     try:
-        question, _ = await read_asked(place, text)
+        try:
+            question, _ = await read_asked(place, text)
+        except SearchTimeout:  # whoever opens it will see
+            question = await _parsed(place, text)
     except ImageSimilarityError as error:
         return Shown(None, [], [], sentence(error))
     path = place.path(page)

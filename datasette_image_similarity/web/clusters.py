@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -162,10 +163,7 @@ def _sorted(found: Albums, sort: str) -> list[Album]:
 async def _page(place: Place, question: Question, path: str, shown: Shown) -> Response:
     sorting = None if shown.sort == "size" else shown.sort
     offset = question.offset or None
-    strips = [
-        _strip(place, question, album, shown.members.get(album.id, []))
-        for album in shown.albums_shown(question)
-    ]
+    strips = await asyncio.to_thread(_strips, place, question, shown)
     rest = _strip(place, question, None, shown.outside) if shown.outside else None
     context = {
         "made": shown.made,
@@ -194,6 +192,13 @@ async def _page(place: Place, question: Question, path: str, shown: Shown) -> Re
         "rename_url": f"{path}/rename?{place.request.query_string}",
     }
     return await page(place, "image_similarity_clusters.html", context)
+
+
+def _strips(place: Place, question: Question, shown: Shown) -> list[Strip]:
+    return [
+        _strip(place, question, album, shown.members.get(album.id, []))
+        for album in shown.albums_shown(question)
+    ]
 
 
 def _strip(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -12,7 +12,7 @@ from datasette.utils.sqlite import sqlite3
 
 from ..database import Collection
 from ..errors import ImageSimilarityError
-from ..query import Answer, Hit, SearchTimeout, pk_path, search
+from ..query import Answer, Hit, pk_path, search
 from ..words import reads_words
 from .answers import (
     ask_database,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 100  # results at least, among which the other collection's are looked for
 MOST = 1000  # results that can be compared
-NO_TIME = "There was no time left for it: the other search took it all"
 
 
 @dataclass(frozen=True)
@@ -196,17 +195,13 @@ def _other(place: Place, there: list[Collection]) -> Collection:
 async def _ask_both(
     place: Place, other: Collection, question: Question
 ) -> tuple[Side, Side]:
-    """Both answers, together under the time limit of one search."""
-    first, spent = await _ask(place, question, 1.0)
+    """Both answers, together under the time limit of one request."""
+    first = await _ask(place, question)
     try:
         beside = await _place_of(place, other)
     except PageError as error:  # its own tables are damaged
         return first, _side(other, problem=error)
-    left = 1 - spent / (place.datasette.setting("sql_time_limit_ms") / 1000)
-    if left <= 0:
-        return first, _side(other, problem=SearchTimeout(NO_TIME))
-    second, _ = await _ask(beside, question, left)
-    return first, second
+    return first, await _ask(beside, question)
 
 
 async def _place_of(place: Place, collection: Collection) -> Place:
@@ -216,10 +211,9 @@ async def _place_of(place: Place, collection: Collection) -> Place:
     return await find_place(place.datasette, Request(scope, None))
 
 
-async def _ask(place: Place, question: Question, patience: float) -> tuple[Side, float]:
-    """What one collection answers, or why it does not, and the seconds of searching."""
+async def _ask(place: Place, question: Question) -> Side:
+    """What one collection answers, or why it does not."""
     side = _side(place.collection, place=place)
-    started = time.monotonic()
     try:
         query_of = await prepared(place, question)
 
@@ -229,14 +223,12 @@ async def _ask(place: Place, question: Question, patience: float) -> tuple[Side,
             asked = replace(asked, offset=0, k=depth)
             return items, search(conn, place.collection, asked, place.service.indexes)
 
-        started = time.monotonic()
-        items, answer = await ask_vectors(place, ask, patience)
-        side = replace(side, items=tuple(items), answer=answer)
+        items, answer = await ask_vectors(place, ask)
+        return replace(side, items=tuple(items), answer=answer)
     except ImageSimilarityError as error:
-        side = replace(side, problem=error)
+        return replace(side, problem=error)
     except sqlite3.DatabaseError as error:  # its tables are damaged, the other's may not be
-        side = replace(side, problem=database_error(error))
-    return side, time.monotonic() - started
+        return replace(side, problem=database_error(error))
 
 
 def _side(collection: Collection, **found: Any) -> Side:
@@ -276,12 +268,38 @@ async def _column(
     if side.answer is None or side.place is None:
         return {"side": side, "problem": sentence(side.problem), "results": []}
     place, start = side.place, question.offset
-    hits = side.hits[start : start + question.size]
-    shown = replace(side.answer, hits=hits)
     caption = await caption_column(place)
+    return {
+        "side": side,
+        "results": await asyncio.to_thread(
+            _results, place, side, other, question, path, letter, caption
+        ),
+        "similar_url": question.url(
+            place.path("similar"),
+            drop=("_with",),
+            _collection=side.name,
+            _next=start or None,
+        ),
+        "absent": "not there"
+        if other.complete
+        else f"not in the first {len(other.hits):,} there",
+    }
+
+
+def _results(
+    place: Place,
+    side: Side,
+    other: Side,
+    question: Question,
+    path: str,
+    letter: str,
+    caption: str | None,
+) -> list[Result]:
+    """What one collection finds, on this page."""
+    hits = side.hits[question.offset : question.offset + question.size]
+    shown = replace(side.answer, hits=hits)
     tiles = tiles_of(place, question, path, shown, caption)
     ranks = other.ranks
-    similar = place.path("similar")
 
     def url_of(rank: int | None) -> str | None:
         if rank is None:
@@ -290,28 +308,20 @@ async def _column(
         here = "" if start == question.offset else question.url(path, _next=start or None)
         return f"{here}#{letter}-{rank}"
 
-    def alone(**changes: object) -> str:
-        return question.url(similar, drop=("_with",), _collection=side.name, **changes)
-
+    similar = place.path("similar")
+    alone = {"drop": ("_with",), "_collection": side.name}
     drop = dict.fromkeys(OF_ONE_QUERY)
-    return {
-        "side": side,
-        "results": [
-            Result(
-                tile=tile,
-                rank=hit.rank,
-                there=ranks.get(tile.pk),
-                there_url=url_of(ranks.get(tile.pk)),
-                again_url=question.url(path, **{**drop, "_like": tile.pk}),
-                similar_url=alone(**{**drop, "_like": tile.pk}),
-            )
-            for tile, hit in zip(tiles, hits, strict=True)
-        ],
-        "similar_url": alone(_next=start or None),
-        "absent": "not there"
-        if other.complete
-        else f"not in the first {len(other.hits):,} there",
-    }
+    return [
+        Result(
+            tile=tile,
+            rank=hit.rank,
+            there=ranks.get(tile.pk),
+            there_url=url_of(ranks.get(tile.pk)),
+            again_url=question.url(path, **{**drop, "_like": tile.pk}),
+            similar_url=question.url(similar, **alone, **{**drop, "_like": tile.pk}),
+        )
+        for tile, hit in zip(tiles, hits, strict=True)
+    ]
 
 
 async def _frame(

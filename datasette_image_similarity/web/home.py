@@ -14,9 +14,10 @@ from datasette.utils.sqlite import sqlite3
 from ..collection import Status, collection_status
 from ..database import Collection, Key, live_sql, source_of
 from ..errors import CollectionError, ImageSimilarityError
-from ..query import pk_path
+from ..query import SearchTimeout, pk_path
 from ..words import reads_words
 from .answers import PAGES
+from .clock import limited
 from .compat import may_view, similar_url, table_tools_url
 from .config import Config
 from .service import service
@@ -24,6 +25,7 @@ from .stored import shown_url, sql_seconds, store_problem
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
+    from datasette.database import Database
 
 MOSAIC = 9
 
@@ -98,12 +100,7 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
             if await may_view(datasette, request.actor, database, collection.table):
                 config = it.config(database, collection.table)
                 try:
-                    status, pks = await db.execute_fn(
-                        lambda conn, c=collection: (
-                            collection_status(conn, c),
-                            spread(conn, c),
-                        )
-                    )
+                    status, pks = await _looked_at(datasette, request, db, collection)
                 except (ImageSimilarityError, sqlite3.Error):
                     continue  # one that is damaged does not hide the others
                 usual = await it.collection(database, collection.table)
@@ -118,6 +115,21 @@ async def cards(datasette: Datasette, request: Any) -> list[Card]:
     for place, problem in zip(asked, problems, strict=True):
         found[place] = replace(found[place], away=problem)
     return found
+
+
+async def _looked_at(
+    datasette: Datasette, request: Any, db: Database, collection: Collection
+) -> tuple[Status, list[str]]:
+    """What a collection holds, as far as there is time to count it; keys of pictures."""
+
+    def look(conn: sqlite3.Connection, counted: bool = True) -> tuple[Status, list[str]]:
+        status = collection_status(conn, collection, counted=counted)
+        return status, spread(conn, collection)
+
+    try:
+        return await db.execute_fn(limited(datasette, request, look))
+    except SearchTimeout:
+        return await db.execute_fn(lambda conn: look(conn, counted=False))
 
 
 def _card(

@@ -10,6 +10,7 @@ and values of a column in the order of the points.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -23,6 +24,7 @@ from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..columns import BLOCK
 from ..errors import CollectionError
 from ..explore.exports import caption_text
 from ..explore.map import (
@@ -82,7 +84,7 @@ async def points(datasette: Datasette, request: Any) -> Response:
         return header + b"".join(part.tobytes() for part in parts)
 
     data = await ask_database(place, ask, PATIENCE)
-    return _answer(place, data, "application/octet-stream")
+    return await _answer(place, data, "application/octet-stream")
 
 
 def _map_of(conn: sqlite3.Connection, place: Place) -> MapStatus:
@@ -93,9 +95,13 @@ def _map_of(conn: sqlite3.Connection, place: Place) -> MapStatus:
         raise PageError(404, str(error)) from None
 
 
-def _answer(place: Place, data: bytes, kind: str, cache: str = "no-cache") -> Response:
+async def _answer(
+    place: Place, data: bytes, kind: str, cache: str = "no-cache"
+) -> Response:
     """Bytes that a browser may keep, asking each time whether they are still right."""
-    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    # A million points are 25 MB: others are answered meanwhile.
+    digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+    etag = f'"{digest[:32]}"'
     headers = {"ETag": etag, "Cache-Control": f"private, {cache}"}
     if place.datasette.cors:
         headers["access-control-allow-origin"] = "*"
@@ -104,9 +110,25 @@ def _answer(place: Place, data: bytes, kind: str, cache: str = "no-cache") -> Re
     return Response(data, headers=headers, content_type=kind)
 
 
-def _json(place: Place, body: object) -> Response:
-    data = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-    return _answer(place, data, "application/json; charset=utf-8")
+async def _json(place: Place, body: dict[str, object]) -> Response:
+    data = await asyncio.to_thread(_encoded, body)
+    return await _answer(place, data, "application/json; charset=utf-8")
+
+
+def _encoded(body: dict[str, object]) -> bytes:
+    """As JSON. Long lists are written in parts: no other thread runs during one."""
+
+    def written(value: object) -> str:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+    def parts(value: object) -> str:
+        if not isinstance(value, list):
+            return written(value)
+        blocks = (value[start : start + BLOCK] for start in range(0, len(value), BLOCK))
+        return f"[{','.join(written(block)[1:-1] for block in blocks)}]"
+
+    items = (f"{written(name)}:{parts(value)}" for name, value in body.items())
+    return f"{{{','.join(items)}}}".encode()
 
 
 # Atlases
@@ -132,7 +154,7 @@ async def atlas(datasette: Datasette, request: Any) -> Response:
         raise PageError(404, f"The map has no sheet {number}")
     current = request.args.get("v") == str(status.version)
     cache = "max-age=31536000, immutable" if current else "no-cache"
-    return _answer(place, webp, THUMBNAIL_TYPE, cache)
+    return await _answer(place, webp, THUMBNAIL_TYPE, cache)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -173,7 +195,9 @@ async def columns(datasette: Datasette, request: Any) -> Response:
             found.insert(0, {"name": cluster_column(place), "kind": "category"})
         return found
 
-    return _json(place, {"ok": True, "columns": await ask_database(place, ask, PATIENCE)})
+    return await _json(
+        place, {"ok": True, "columns": await ask_database(place, ask, PATIENCE)}
+    )
 
 
 def _own_columns(place: Place) -> list[str]:
@@ -245,7 +269,7 @@ async def column(datasette: Datasette, request: Any) -> Response:
         return coloured([row[0] for row in rows])
 
     found = await ask_database(place, ask, PATIENCE)
-    return _json(place, {"ok": True, "name": name, **found})
+    return await _json(place, {"ok": True, "name": name, **found})
 
 
 def coloured(values: Sequence[object]) -> dict[str, object]:
@@ -375,7 +399,7 @@ async def pictures(datasette: Datasette, request: Any) -> Response:
         return conn.execute(sql, {"ids": json.dumps([*map(int, asked)])}).fetchall()
 
     found = [asdict(_picture(place, row)) for row in await ask_database(place, ask)]
-    return _json(place, {"ok": True, "pictures": found})
+    return await _json(place, {"ok": True, "pictures": found})
 
 
 @tells_errors
@@ -388,7 +412,7 @@ async def rows(datasette: Datasette, request: Any) -> Response:
     if found.status is None:
         raise PageError(404, _no_map(place))
     next_url = found.next and question.url(path, _next=found.next)
-    return _json(
+    return await _json(
         place,
         {
             "ok": True,

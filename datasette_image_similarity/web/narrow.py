@@ -19,6 +19,8 @@ from ..errors import CollectionError, ImageSimilarityError
 from ..explore.albums import cluster_name
 from ..explore.duplicates import DECISION_SQL
 from ..explore.map import region_slots
+from ..query import SearchTimeout
+from .clock import limited
 from .service import service
 
 if TYPE_CHECKING:
@@ -124,8 +126,12 @@ def narrows(name: str) -> bool:
 async def filters(
     datasette: Datasette, request: Any, database: str, table: str
 ) -> FilterArguments | None:
-    """The conditions that a request's parameters stand for. Raises BadRequest."""
+    """The conditions that a request's parameters stand for.
+
+    Raises BadRequest, or DatasetteError where there is no time to find them out.
+    """
     from datasette.utils.asgi import BadRequest
+    from datasette.views.base import DatasetteError
 
     asked = [(n, v) for n in NARROWINGS for v in request.args.getlist(n)]
     if not asked:
@@ -157,7 +163,11 @@ async def filters(
         )
 
     try:
-        return await datasette.databases[database].execute_fn(read)
+        return await datasette.databases[database].execute_fn(
+            limited(datasette, request, read)
+        )
+    except SearchTimeout as error:
+        raise DatasetteError(str(error), status=503) from None
     except ImageSimilarityError as error:
         raise BadRequest(str(error)) from None
     except sqlite3.DatabaseError as error:

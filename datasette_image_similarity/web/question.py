@@ -374,7 +374,8 @@ async def _read_filter(
         raise PageError(403, str(error)) from None
     except (BadRequest, DatasetteError) as error:
         status = getattr(error, "status", 400)
-        raise PageError(status if 400 <= status < 500 else 400, str(error)) from None
+        known = 400 <= status < 500 or status == 503
+        raise PageError(status if known else 400, str(error)) from None
     except (KeyError, TypeError, ValueError):
         raise PageError(400, "_through must be JSON: table, column and value") from None
     if not clauses:

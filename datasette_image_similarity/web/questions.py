@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 from datasette.utils.sqlite import sqlite3
@@ -24,6 +24,8 @@ from .question import PageError, Place, find_place
 if TYPE_CHECKING:
     from datasette.app import Datasette
 
+SHOWN = 100  # a page
+
 
 @tells_errors
 async def questions(datasette: Datasette, request: Any) -> Response:
@@ -39,8 +41,16 @@ async def questions(datasette: Datasette, request: Any) -> Response:
         return Response.redirect(place.url("questions"))
     if change_name or request.method not in ("GET", "HEAD"):
         raise PageError(405, "Changes are made by POST")
-    saved = await ask_database(place, lambda conn: saved_questions(conn, place.collection))
-    shown = await asyncio.gather(*(show(place, one.question) for one in saved))
+    offset = _number(request.args.get("_next") or "0", "_next must be a whole number")
+    every = await ask_database(place, lambda conn: saved_questions(conn, place.collection))
+    saved = every[offset : offset + SHOWN]
+    # One after the other: others are answered in between.
+    shown = [await show(place, one.question) for one in saved]
+    next_url = None
+    if offset + SHOWN < len(every):
+        page_url = place.path("questions.json" if wants_json(request) else "questions")
+        pairs = [*place.named, ("_next", str(offset + SHOWN))]
+        next_url = f"{page_url}?{urlencode(pairs)}"
     if wants_json(request):
         rows = [
             {
@@ -51,9 +61,11 @@ async def questions(datasette: Datasette, request: Any) -> Response:
             }
             for one, as_shown in zip(saved, shown, strict=True)
         ]
-        return Response.json({"ok": True, "questions": rows})
+        next_url = next_url and datasette.absolute_url(request, next_url)
+        return Response.json({"ok": True, "questions": rows, "next_url": next_url})
     context = {
         "saved": list(zip(saved, shown, strict=True)),
+        "next_url": next_url,
         "may_curate": await may_curate(place),
         "rename_url": place.url("questions/rename"),
         "delete_url": place.url("questions/delete"),
@@ -112,9 +124,13 @@ def _delete(conn: sqlite3.Connection, place: Place, id: int) -> bool:
 
 
 def _id(form: Form) -> int:
-    text = form.fields.get("id", "")
+    return _number(form.fields.get("id", ""), "Say which question: its id")
+
+
+def _number(text: str, problem: str) -> int:
+    """Raises PageError 400."""
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise PageError(400, "Say which question: its id")
+        raise PageError(400, problem)
     return int(text)
 
 

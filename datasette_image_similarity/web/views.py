@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import struct
@@ -354,7 +355,7 @@ async def _results(
     caption = await caption_column(place)
     first = question.offset + 1 if answer.hits else 0
     return {
-        "tiles": tiles_of(place, question, path, answer, caption),
+        "tiles": await asyncio.to_thread(tiles_of, place, question, path, answer, caption),
         "answer": answer,
         "first": first,
         "last": question.offset + len(answer.hits),
