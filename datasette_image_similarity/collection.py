@@ -301,7 +301,7 @@ class ImageCollection:
                 stop=stop,
                 engine=_pipeline(engine if readable else None, asked),
             )
-            queue = iter(jobs)
+            queue = run.jobs()
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)
             encoder = self._encoder if readable else None
@@ -1125,12 +1125,7 @@ class ImageCollection:
         conn = self.connect()
         if Path(database).resolve() == self.database.resolve():
             raise CollectionError("The output must be another file than the database")
-        if before is None and db.table_exists(conn, self.table):
-            raise CollectionError(
-                f"{self.database} has a table {self.table!r} of its own, which would be "
-                "lost: name another output"
-            )
-        db.copy_table(conn, database, self.table)
+        db.copy_table(conn, database, self.table, replace=before is not None)
 
     @contextmanager
     def _no_empty_file(self) -> Iterator[None]:
