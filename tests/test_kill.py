@@ -38,9 +38,9 @@ def test_twenty_kills_lose_nothing() -> None:
     assert len(figures["commands"]) == 7
 
 
-def test_two_runs_and_a_busy_database() -> None:
-    figures = stress("two_runs", "--rounds", 2, "--patience", 0.5, "--locks", 0.2, 3)
-    assert figures["decoded twice"]["most"] < figures["pictures"]
+def test_two_runs_and_killed_decoders() -> None:
+    figures = stress("two_runs", "--rounds", 1, "--locks")
+    assert figures["decoded twice"]["most"] < figures["pictures"] * 3 / 4
 
 
 def test_what_a_killed_process_has_begun_to_write_goes(tmp_path: Path) -> None:

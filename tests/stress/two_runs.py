@@ -43,7 +43,7 @@ from .kill import (
 )
 from .report import Report, options
 
-PICTURES = 150
+PICTURES = 120
 EMBED = "embed {db} {photos} {hog}"
 BUSY = ("embed changes", "index", "reduce", "duplicates", "map", "remove one", "repair")
 TAKEN = "another process has been writing to it for over"
@@ -131,7 +131,7 @@ def race(beside: Beside, chance: random.Random, usual: float) -> tuple[str, list
 
 
 def shoot_decoders(beside: Beside, chance: random.Random, usual: float) -> list[str]:
-    """A run whose decoders are killed; what is wrong."""
+    """A run whose decoders are killed, two at most: it goes on; what is wrong."""
     beside.begin("many")
     child = beside.start(EMBED.replace("{hog}", "{hog} --workers 2"))
     for _ in range(2):
