@@ -304,7 +304,7 @@ class ImageCollection:
                 stop=stop,
                 engine=_pipeline(engine if readable else None, asked),
             )
-            queue = iter(jobs)
+            queue = run.jobs()
             if learns:
                 self._learn(run, queue, options.dims, how, report, opening)
             encoder = self._encoder if readable else None
@@ -1129,13 +1129,7 @@ class ImageCollection:
         conn = self.connect()
         if Path(database).resolve() == self.database.resolve():
             raise CollectionError("The output must be another file than the database")
-        there = before is None and db.table_exists(conn, self.table)
-        if there and not db.is_part_of(conn, self.table, database):
-            raise CollectionError(
-                f"{self.database} has a table {self.table!r} of its own, which would be "
-                "lost: name another output"
-            )
-        db.copy_table(conn, database, self.table)
+        db.copy_table(conn, database, self.table, replace=before is not None)
 
     @contextmanager
     def _no_empty_file(self) -> Iterator[None]:

@@ -953,25 +953,13 @@ def _attached(conn: sqlite3.Connection, path: str | Path) -> Iterator[None]:
         conn.execute("detach copied")
 
 
-def is_part_of(conn: sqlite3.Connection, table: str, path: str | Path) -> bool:
-    """Whether `table` here holds nothing that `table` in the database file `path` does
-    not: a run that was cut off leaves it so, in which it was copied."""
-    with _attached(conn, path):
-        made = "select sql from {}.sqlite_master where name = ? collate nocase"
-        both = [
-            conn.execute(made.format(n), (table,)).fetchone() for n in ("main", "copied")
-        ]
-        if None in both or both[0][0] != both[1][0]:
-            return False
-        name = quote(table)
-        sql = f"select * from main.{name} except select * from copied.{name} limit 1"
-        return conn.execute(sql).fetchone() is None
-
-
-def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
+def copy_table(
+    conn: sqlite3.Connection, path: str | Path, table: str, *, replace: bool
+) -> None:
     """Make `table` here an exact copy of `table` in the database file `path`.
 
-    Rows keep their keys and rowids; indexes and triggers stay behind.
+    Rows keep their keys and rowids; indexes and triggers stay behind. Unless `replace`,
+    raises CollectionError where there is a table that is more than an earlier copy.
     """
     with _attached(conn, path):
         row = conn.execute(
@@ -984,18 +972,43 @@ def copy_table(conn: sqlite3.Connection, path: str | Path, table: str) -> None:
         if row["type"] == "view":
             raise CollectionError(f"{table!r} is a view: name the table behind it")
         with transaction(conn):
+            if not replace and table_exists(conn, table) and not _is_copy(conn, row):
+                raise CollectionError(
+                    f"{file_of(conn)} has a table {table!r} of its own, which would be "
+                    "lost: name another output"
+                )
             conn.execute(f"drop table if exists main.{quote(row['name'])}")
             conn.execute(row["sql"])
-            source = source_table(conn, table)
-            info = conn.execute(f"pragma table_xinfo({quote(table)})")
-            names = [c["name"] for c in info if not c["hidden"]]
-            if not source.pks:
-                names.insert(0, "rowid")
-            columns = ", ".join(quote(name) for name in names)
+            columns = ", ".join(map(quote, _columns_to_copy(conn, row["name"])))
             conn.execute(
                 f"insert into main.{quote(row['name'])} ({columns}) "
                 f"select {columns} from copied.{quote(row['name'])}"
             )
+
+
+def _columns_to_copy(conn: sqlite3.Connection, table: str) -> list[str]:
+    """The columns that say all about a table, with its rowid where that is its key."""
+    info = conn.execute(f"pragma main.table_xinfo({quote(table)})")
+    names = [column["name"] for column in info if not column["hidden"]]
+    return names if source_table(conn, table).pks else ["rowid", *names]
+
+
+def _is_copy(conn: sqlite3.Connection, original: sqlite3.Row) -> bool:
+    """Whether nothing is lost with the table here that is called as one in `copied`: it
+    was made by the same SQL, and each of its rows is there, too."""
+    name = quote(original["name"])
+    made = "select 1 from main.sqlite_master where name = ? and sql = ?"
+    if conn.execute(made, (original["name"], original["sql"])).fetchone() is None:
+        return False
+    keys = source_table(conn, original["name"]).key_columns
+    columns = map(quote, _columns_to_copy(conn, original["name"]))
+    key = " and ".join(f"c.{quote(one)} is m.{quote(one)}" for one in keys)
+    same = " and ".join(f"c.{one} is m.{one}" for one in columns)
+    sql = (
+        f"select 1 from main.{name} m where not exists "
+        f"(select 1 from copied.{name} c where {key} and {same}) limit 1"
+    )
+    return conn.execute(sql).fetchone() is None
 
 
 # Collections
@@ -1742,6 +1755,11 @@ def put_store_index(
     """Note how the store finds what is near. Call inside a transaction."""
     sql = "update _image_similarity_collections set store_index = ? where id = ?"
     conn.execute(sql, (json.dumps(told), collection.id))
+
+
+def data_version(conn: sqlite3.Connection) -> int:
+    """Another number after every change by another connection."""
+    return conn.execute("pragma data_version").fetchone()[0]
 
 
 def file_of(conn: sqlite3.Connection) -> str:

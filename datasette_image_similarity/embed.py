@@ -111,6 +111,9 @@ class Run:
         self._listed: set[str] = set()  # folders that were listed as a whole
         self._roots: set[Root] = set()  # of pictures that are there
         self._root_ids: dict[Root, int] = {}
+        self._stored: Stored | None = None  # what others store is looked up in, if at all
+        self._queue: Queue
+        self._version = db.data_version(conn)
         self.total = 0  # of what there is to do
         self.learning = ""  # what is being learned, for people to know
         self.collection: db.Collection | None = None  # until `open()`
@@ -310,7 +313,8 @@ class Run:
         if self.collection is not None:
             self._drop_rowless()
             stored = Stored(self.conn, self.collection)
-        queue = Queue(self.conn)
+            self._stored = None if force else stored
+        self._queue = queue = Queue(self.conn)
         # Known failures last, or they would use up the limit run after run.
         failed = set() if limit is None or stored is None else self._known_failures()
         roots = stored.roots if stored else {}
@@ -336,6 +340,48 @@ class Run:
             queue.cut(limit)
         self.total = len(queue)
         return queue
+
+    def jobs(self) -> Iterator[Job]:
+        """What was planned, but for what another run does meanwhile.
+
+        Two runs would go through the same pictures in the same order: the one that finds
+        some stored goes on at another place, drawn at random, and so they share the work.
+        """
+        while jobs := self._queue.take():
+            if self._others_wrote():
+                jobs = self._not_done(jobs)
+            yield from jobs
+
+    def _others_wrote(self) -> bool:
+        """Whether what was planned may be done, by another run."""
+        return self._stored is not None and db.data_version(self.conn) != self._version
+
+    def _not_done(self, jobs: list[Job]) -> list[Job]:
+        """Those of these jobs that are still to be done, as they are now."""
+        items = self._stored.find_all(job.picture for job in jobs)
+        left = []
+        for job, item in zip(jobs, items, strict=True):
+            now: Job | None = job
+            if item is not None and (item.id, item.sha256) != (job.item, job.sha256):
+                now = self._job(job.picture, item, self._stored.roots, set(), False)
+            if now is not None:
+                left.append(now)
+        self.done += len(jobs) - len(left)
+        if len(left) < len(jobs):
+            self._queue.jump()
+        return left
+
+    def _is_done(self, outcome: Outcome) -> bool:
+        """Whether another run has stored the very same meanwhile."""
+        picture = outcome.picture
+        item = self._stored.find_all([picture])[0]
+        facts = (outcome.sha256, picture.path, picture.size, picture.mtime_ns)
+        return item is not None and facts == (
+            item.sha256,
+            item.path,
+            item.size,
+            item.mtime_ns,
+        )
 
     def _job(
         self,
@@ -476,14 +522,20 @@ class Run:
         """Store a batch: one transaction. Raises CollectionError as `_require_ours()`."""
         with db.transaction(self.conn):
             self._require_ours()
+            others, overtaken = self._others_wrote(), 0
             for outcome in batch:
-                if outcome.failure is not None:
+                if others and outcome.decoded is not None and self._is_done(outcome):
+                    overtaken += 1
+                elif outcome.failure is not None:
                     self._write_failure(outcome)
                 elif outcome.keep is not None:
                     self._write_kept(outcome)
                 else:
                     self._write_new(outcome)
         self.done += len(batch)
+        self.summary.unchanged += overtaken
+        if overtaken:
+            self._queue.jump()
         send_waiting(self.conn, self.collection)
         index.keep_up(self.conn, self.collection)
 

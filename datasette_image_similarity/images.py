@@ -175,7 +175,8 @@ class Decoder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _start(self, again: int = 2) -> None:
+        """Start the child; so many times again where something kills it meanwhile."""
         command = worker_command("image_worker", asdict(self.limits))
         self._guard = Guard(command, OPENBLAS_NUM_THREADS="1")
         self._process = process = self._guard.process
@@ -187,7 +188,10 @@ class Decoder:
             with self._guard.limit(START_SECONDS):
                 receive(process.stdout)  # its greeting
         except (OSError, EOFError) as error:
+            expired = self._guard.expired
             code = self._stop()
+            if code < 0 and again and not expired and not self._closed:
+                return self._start(again - 1)
             raise ImageSimilarityError(
                 f"the process that decodes images does not start (exit code {code}): "
                 "the reason was printed on standard error"

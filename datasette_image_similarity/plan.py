@@ -22,6 +22,8 @@ from .sources import Picture
 
 AT_ONCE = 500  # pictures a query: SQLite may be built for 999 parameters
 JOBS = f"temp.{db.PREFIX}jobs"
+TAKEN = 8  # jobs that are taken at once
+FIRST = -(2**62)  # before all jobs
 SEEN = f"temp.{db.PREFIX}seen"
 
 
@@ -76,7 +78,14 @@ class Stored:
         conn.execute(f"create table {SEEN} (id integer primary key)")
 
     def items(self, pictures: list[Picture]) -> list[Item | None]:
-        """The item of each picture of a chunk.
+        """The item of each picture of a chunk. They have been met: see `gone()`."""
+        items = self.find(pictures)
+        met = [(item.id,) for item in items if item is not None]
+        _insert(self._conn, f"insert or ignore into {SEEN} values (?)", met)
+        return items
+
+    def find(self, pictures: list[Picture]) -> list[Item | None]:
+        """The item of each picture of a chunk, as it is now.
 
         A file goes by its place: it may be known from a folder around the one that was
         listed, or from inside it. A row goes by its key.
@@ -84,14 +93,15 @@ class Stored:
         if self._collection.source == "folder":
             places = [place(picture.root, picture.path) for picture in pictures]
             found = self._at(pictures[0].root, places)
-            items = [found.get(one) for one in places]
-        else:
-            keys = [picture.pk for picture in pictures]
-            found = {item.pk: item for item in self._select("pk", keys)}
-            items = [found.get(key) for key in keys]
-        met = [(item.id,) for item in items if item is not None]
-        _insert(self._conn, f"insert or ignore into {SEEN} values (?)", met)
-        return items
+            return [found.get(one) for one in places]
+        keys = [picture.pk for picture in pictures]
+        found = {item.pk: item for item in self._select("pk", keys)}
+        return [found.get(key) for key in keys]
+
+    def find_all(self, pictures: Iterable[Picture]) -> list[Item | None]:
+        """As `find()`, of pictures of several roots; another run may have added some."""
+        self.roots = db.roots(self._conn, self._collection)
+        return [item for chunk in chunks(pictures) for item in self.find(chunk)]
 
     def _at(self, listed: Root, places: list[str]) -> dict[str, Item]:
         """Items by the places of their files, which all lie in the folder `listed`."""
@@ -140,10 +150,11 @@ class Stored:
 
 
 class Queue:
-    """Jobs that wait, in a temporary table. Iterating gives them in order."""
+    """Jobs that wait, in a temporary table. Iterating takes them out, in order."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
+        self._last = FIRST
         conn.execute(f"drop table if exists {JOBS}")
         conn.execute(
             f"create table {JOBS} (n integer primary key, item, sha256, pk, path, root, "
@@ -201,11 +212,27 @@ class Queue:
         return bool(self._conn.execute(sql).fetchone()[0])
 
     def __iter__(self) -> Iterator[Job]:
-        sql = f"select * from {JOBS} where n > ? order by n limit {AT_ONCE}"
-        last = -(2**62)
-        while rows := self._conn.execute(sql, (last,)).fetchall():
-            yield from map(_job, rows)
-            last = rows[-1]["n"]
+        while jobs := self.take():
+            yield from jobs
+
+    def take(self) -> list[Job]:
+        """The next jobs, which wait no more; none when all have been taken."""
+        sql = f"select * from {JOBS} where n > ? order by n limit {TAKEN}"
+        rows = self._conn.execute(sql, (self._last,)).fetchall()
+        if not rows and self._last != FIRST:
+            self._last = FIRST  # what was jumped over
+            return self.take()
+        if rows:
+            ends = self._last, rows[-1]["n"]
+            self._conn.execute(f"delete from {JOBS} where n > ? and n <= ?", ends)
+            self._last = rows[-1]["n"]
+        return list(map(_job, rows))
+
+    def jump(self) -> None:
+        """Go on at a place drawn at random, and come back for what is before it."""
+        sql = f"select n from {JOBS} order by random() limit 1"
+        for row in self._conn.execute(sql).fetchall():
+            self._last = row["n"] - 1
 
 
 def _insert(conn: sqlite3.Connection, sql: str, rows: Iterable[tuple]) -> None:

@@ -8,7 +8,6 @@ the user's own configuration folder, and a Datasette run by the same user believ
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 from datasette.utils.sqlite import sqlite3
 
 from .roots import Root, as_root
+from .whole_files import replacing
 
 NOTED = ("roots", "stores", "weights", "published")
 PATIENCE = 10.0  # seconds that others may take to note something
@@ -57,14 +57,10 @@ def _alone() -> Iterator[None]:
 def _write(noted: dict[str, dict]) -> None:
     """Replace the file as a whole. Where that is not allowed, nothing is noted."""
     file = _file()
-    temporary = file.with_suffix(f".{os.getpid()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(noted, indent=2))
-        os.replace(temporary, file)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+        with replacing(file) as out:
+            out.write(json.dumps(noted, indent=2).encode())
 
 
 def note_root(database: Path, root: Root) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from .progress import Say, silent
 from .stores.ids import entry_id, source_id
 from .stores.moving import Row, place_of
 from .vector_files import FORMAT, KEY, Record, needs_pyarrow, packed_transform, schema
+from .whole_files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,15 +54,17 @@ def export_vectors(
     source = collection.store_id or source_id(Path(db.file_of(conn)).stem, collection.table)
     columns = schema(collection.dimensions, numbers=_keys_are_numbers(conn, collection))
     transform = packed_transform(db.transform_rows(conn, collection))
-    half = file.with_name(f".{file.name}.{os.getpid()}")
     total, count = db.item_count(conn, collection), 0
     # Vectors hardly get smaller by compression, and take longer to read.
     compressed = {one: "zstd" for one in columns.names if one != "vector"}
     compressed["vector.list.element"] = "none"
     try:
-        with pq.ParquetWriter(
-            half, columns, compression=compressed, use_dictionary=["root"]
-        ) as out:
+        with (
+            replacing(file) as whole,
+            pq.ParquetWriter(
+                whole, columns, compression=compressed, use_dictionary=["root"]
+            ) as out,
+        ):
             for table in _tables(conn, collection, source, columns):
                 if stop():
                     raise Stopped
@@ -71,12 +73,9 @@ def export_vectors(
                 say("Writing vectors", count, total)
             record = _record(conn, collection, source, transform, count)
             out.add_key_value_metadata({KEY: record.to_json().encode()})
-        os.replace(half, file)
     except OSError as error:
         said = error.strerror or str(error)
         raise CollectionError(f"{file} cannot be written: {said}") from None
-    finally:
-        half.unlink(missing_ok=True)
     size = file.stat().st_size
     return ExportedVectors(str(file), count, collection.dimensions, total - count, size)
 

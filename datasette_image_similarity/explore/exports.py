@@ -40,6 +40,7 @@ from ..errors import CollectionError, ImageError
 from ..images import LOCAL_FILES, THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
 from ..roots import Root, is_address, is_object
+from ..whole_files import replacing
 from .facts import format_by_signature
 
 THUMBNAIL_BYTES = 200_000  # of one; ours have some ten thousand
@@ -419,16 +420,12 @@ def export_file(
 
     Raises CollectionError where it cannot be written.
     """
-    half = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(half, "wb") as out:
+        with replacing(file) as out:
             if file.suffix.lower() == ".zip":
                 done = write_zip(out, entries, pictures, caption)
             else:
                 done = write_sheet(out, entries, pictures, caption, title=title)
-        os.replace(half, file)
     except OSError as error:
         raise CollectionError(f"{file} cannot be written: {error.strerror}") from None
-    finally:
-        half.unlink(missing_ok=True)
     return done

@@ -240,12 +240,12 @@ def move(
     copying = _Copying(conn, collection, origin, target, say, stop)
     for attempt in range(PATIENCE + 1):
         if attempt < PATIENCE:
-            before = _version(conn)
+            before = db.data_version(conn)
             copying.until_equal()
         with db.transaction(conn):
             if attempt == PATIENCE:
                 copying.until_equal()
-            elif _version(conn) != before:
+            elif db.data_version(conn) != before:
                 continue
             _require(conn, collection)
             compared, apart = copying.check()
@@ -402,11 +402,6 @@ def _require(conn: sqlite3.Connection, collection: db.Collection) -> None:
             f"Another run has changed the embeddings of {collection.table!r} meanwhile: "
             "run this again"
         )
-
-
-def _version(conn: sqlite3.Connection) -> int:
-    """Another number after every change by another connection."""
-    return conn.execute("pragma data_version").fetchone()[0]
 
 
 def _clear_copies(

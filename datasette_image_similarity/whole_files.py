@@ -1,0 +1,50 @@
+"""Files that are written whole or not at all: for exports that take long."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody can delete a file that is being written
+    fcntl = None
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes the place of `file` when the block has ended.
+
+    Until then it lies beside it, hidden. One that a killed process has left there goes.
+    Raises OSError.
+    """
+    _clear(file)
+    half = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(half, "wb") as out:
+            with suppress(OSError):  # some network file systems have no locks
+                _lock(out)
+            yield out
+        os.replace(half, file)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _clear(file: Path) -> None:
+    """Delete what was begun for `file` by processes that are gone."""
+    half = re.compile(rf"\.{re.escape(file.name)}\.\d+")
+    for left in [one for one in file.parent.iterdir() if half.fullmatch(one.name)]:
+        with suppress(OSError):  # it is being written, or gone
+            with open(left, "rb") as begun:
+                _lock(begun)
+            left.unlink()
+
+
+def _lock(out: IO[bytes]) -> None:
+    """For as long as the file is open, or the process lives. Raises BlockingIOError."""
+    if fcntl is not None:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
