@@ -79,8 +79,8 @@ def make_photos(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def photos_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `photos` copies."""
-    return make_photos(tmp_path_factory.mktemp("made") / "photos")
+    """What `photos` copies, and nothing else uses."""
+    return make_photos(tmp_path_factory.mktemp("drawn") / "photos")
 
 
 @pytest.fixture
@@ -90,14 +90,16 @@ def photos(tmp_path: Path, photos_once: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_once(photos_once: Path) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory, photos_once: Path) -> Path:
     """What `gallery` and `copied` copy."""
     from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
-    path = photos_once.parent / "gallery.db"
+    folder = tmp_path_factory.mktemp("made")
+    path = folder / "gallery.db"
     with pytest.MonkeyPatch.context() as patch, ImageCollection(path) as collection:
-        patch.setattr("click.get_app_dir", lambda *_, **__: str(path.parent))
-        collection.embed(photos_once, encoder=EncoderOptions("hog"), label_from_folder=True)
+        patch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
+        photos = shutil.copytree(photos_once, folder / "photos")
+        collection.embed(photos, encoder=EncoderOptions("hog"), label_from_folder=True)
     return path
 
 

@@ -508,9 +508,11 @@ def test_an_encoder_noted_in_the_database_that_is_none(copied: Path, few: Path) 
 
 def test_a_wrong_number_of_dimensions_is_told(copied: Path, few: Path) -> None:
     sql(copied, "update _image_similarity_collections set dimensions = 12")
-    error = refused("search", copied, few / "a.png")
-    assert "different encoders" in error
-    refused("similar", copied, "images", "1")
+    for arguments in (
+        ("search", copied, few / "a.png"),
+        ("similar", copied, "images", "1"),
+    ):
+        assert "vectors of images are damaged" in refused(*arguments)
 
 
 def test_sources_that_do_not_fit_the_collection(copied: Path) -> None:

@@ -287,7 +287,7 @@ def test_keyboard_only(page: Any) -> None:
     page.wait_for_url(lambda url: "label__exact" not in url)
     tab_to(".ims-tools a")
     visible = "getComputedStyle(document.activeElement.closest('.ims-tools')).opacity"
-    page.wait_for_function(f"{visible} === '1'")
+    page.wait_for_function(f"() => {visible} === '1'")
     page.keyboard.press("Enter")
     page.wait_for_url(lambda url: "_like=24" not in url)
     page.goto("/gallery/images/-/search-by-image")

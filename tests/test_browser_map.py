@@ -145,10 +145,10 @@ def test_zoom_and_move_change_what_is_seen(page: Any) -> None:
 
 def test_pictures_are_drawn(page: Any) -> None:
     found = opened(page)
-    page.wait_for_function("document.getElementById('ims-map').dataset.drawn > 0")
+    page.wait_for_function("() => document.getElementById('ims-map').dataset.drawn > 0")
     page.get_by_role("button", name="Grid", exact=True).click()
     expect(found).to_have_attribute("data-layout", "grid")
-    page.wait_for_function("document.getElementById('ims-map').dataset.drawn == 24")
+    page.wait_for_function("() => document.getElementById('ims-map').dataset.drawn == 24")
 
 
 def test_rectangle_selects_and_the_table_shows_the_same(still: Any) -> None:
@@ -220,7 +220,7 @@ def test_the_grid_and_a_region_of_it(page: Any) -> None:
     found = opened(page)
     page.get_by_role("button", name="Grid", exact=True).click()
     expect(found).to_have_attribute("data-layout", "grid")
-    page.wait_for_function("document.getElementById('ims-map').dataset.drawn == 24")
+    page.wait_for_function("() => document.getElementById('ims-map').dataset.drawn == 24")
     page.wait_for_timeout(1000)  # until it rests
     # 24 pictures in 5 columns and rows: the first row of the grid.
     drag_with_shift(page, [place(page, -1.02, 1.02), place(page, 1.02, 0.61)])
@@ -367,6 +367,6 @@ def test_nothing_is_loaded_from_elsewhere(page: Any) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     opened(page, f"{MAP}#color=label&layout=grid")
-    page.wait_for_function("document.getElementById('ims-map').dataset.drawn == 24")
+    page.wait_for_function("() => document.getElementById('ims-map').dataset.drawn == 24")
     hosts = {url.split("/")[2].partition(":")[0] for url in asked if "://" in url}
     assert hosts == {"127.0.0.1"}

@@ -121,7 +121,7 @@ def test_the_site_s_own_scripts_run_on_all_pages(page: Any, width: int) -> None:
         if "similar?" in path:
             continue  # its template is the one that does not escape
         page.goto(path, wait_until="load")
-        page.wait_for_function("window.loaded?.length === 2")
+        page.wait_for_function("() => window.loaded?.length === 2")
         assert page.evaluate("window.site") == ["inline"], path
         assert page.evaluate("window.violations") == [], path
         ours = page.locator(".of-the-site")
@@ -135,7 +135,7 @@ def test_the_site_s_own_scripts_run_on_all_pages(page: Any, width: int) -> None:
 def test_what_is_not_escaped_does_not_run(page: Any) -> None:
     page.goto("/gallery/images/-/similar?_like=1", wait_until="load")
     page.locator("#ims-link").first.dispatch_event("click")
-    page.wait_for_function("window.loaded?.length === 2")
+    page.wait_for_function("() => window.loaded?.length === 2")
     planted = page.locator("#ims-planted").first
     assert planted.inner_text() == "here it is"  # the page is really unsafe
     assert page.evaluate("window.planted") is None

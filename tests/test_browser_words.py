@@ -89,14 +89,14 @@ def test_pictures_are_added_weighed_and_dropped(page: Any) -> None:
     page.wait_for_url("**_text_weight=2*")
     assert "×2" in page.inner_text(".ims-worded .ims-weight")
     page.get_by_role("link", name=f"Search without the words {TEXT}").click()
-    page.wait_for_function("!location.search.includes('_text=')")
+    page.wait_for_function("() => !location.search.includes('_text=')")
     assert page.locator(".ims-worded").count() == 0
     assert "_collection=default" in page.url
     page.get_by_role("searchbox", name="And like the words").fill(TEXT)
     page.keyboard.press("Enter")
     page.wait_for_url("**_text=*")
     page.locator(".ims-query .ims-drop-query").last.click()
-    page.wait_for_function("!location.search.includes('_like')")
+    page.wait_for_function("() => !location.search.includes('_like')")
     assert shown(page) == words
 
 
@@ -122,7 +122,7 @@ def test_words_and_a_picture_of_ones_own(scripted: Any, worded_once: Path) -> No
     box.fill("something else")
     box.press("Enter")
     scripted.wait_for_function(
-        "document.querySelector('#image-similarity-results .ims-worded p')"
+        "() => document.querySelector('#image-similarity-results .ims-worded p')"
         "?.textContent == '“something else”'"
     )
     assert shown(scripted) != both

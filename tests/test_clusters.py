@@ -39,12 +39,12 @@ def put_vectors(path: Path, vectors: np.ndarray) -> None:
     """Other vectors for the items, in the order of their ids."""
     with opened(path) as conn, db.transaction(conn):
         collection = db.find_collection(conn, "images")
-        for item, vector in zip(db.item_ids(conn, collection), vectors, strict=True):
-            conn.execute(f"delete from {collection.vectors} where id = ?", (item,))
-            conn.execute(
-                f"insert into {collection.vectors} (id, embedding) values (?, ?)",
-                (item, vector.astype("<f4").tobytes()),
-            )
+        blobs = [vector.astype("<f4").tobytes() for vector in vectors]
+        put = list(zip(db.item_ids(conn, collection), blobs, strict=True))
+        name = collection.vectors
+        conn.executemany(f"delete from {name} where id = ?", [(item,) for item, _ in put])
+        conn.executemany(f"insert into {name} (id, embedding) values (?, ?)", put)
+        db.note_vectors(conn, put)
 
 
 def dimensions(path: Path) -> int:

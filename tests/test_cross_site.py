@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import picture
+from core import sql
 from datasette.app import Datasette
 from datasette.plugins import pm
 from datasette.utils.asgi import Request
@@ -66,10 +68,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, made_once: Path) -> Path:
 
 
 @pytest.fixture
-def site(made: Path, tmp_path: Path) -> Iterator[Datasette]:
+def site(made: Path, photos_once: Path, tmp_path: Path) -> Iterator[Datasette]:
     """Somebody may write here, so that nothing but where it comes from is in the way."""
     path = tmp_path / "gallery.db"
     path.write_bytes(made.read_bytes())
+    folder = shutil.copytree(photos_once, tmp_path / "photos")  # pictures are added there
+    sql(path, "update _image_similarity_roots set path = ?", (str(folder),))
     signing = Signing()
     pm.register(signing, name="signing")
     settings = {"curators": {"id": "root"}, "roots": [str(tmp_path)]}

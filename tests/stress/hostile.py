@@ -515,9 +515,7 @@ class Errors:
         trace = self.last.__traceback__ if self.last else None
         while trace is not None:
             code = trace.tb_frame.f_code
-            wrapper = (
-                Path(code.co_filename).name == "beside.py" and code.co_name == "wrapped"
-            )
+            wrapper = code.co_name == "wrapped"  # ASGI middleware
             if code.co_filename.startswith(str(PACKAGE)) and not wrapper:
                 return True
             trace = trace.tb_next

@@ -315,9 +315,11 @@ class Matrix:
                 continue
             response, what = await self.ask(who, method, url)
             status = response.status_code
-            if not who.may_view(table):
+            if method == "OPTIONS":
+                right = status == 405
+            elif not who.may_view(table):
                 right = status == 403
-            elif route.rule.reads is None or (method, status) == ("OPTIONS", 405):
+            elif route.rule.reads is None:
                 right = status == 405
             elif self.allowed(who, table, route.rule.reads):
                 right = status < 300 or "compare" in url
