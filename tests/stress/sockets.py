@@ -179,7 +179,7 @@ def _broken_bodies() -> Iterator[Message]:
     kind = b"application/json"
     rename = PAGES + b"clusters/rename.json"
     yield Message("deep JSON", [post(length % len(json_body), path=rename, kind=kind),
-                  json_body], (400, 403))  # fmt: skip
+                  json_body], (400, 403, None))  # fmt: skip
 
 
 # The server
