@@ -366,6 +366,7 @@ class Attack:
                 *(folder / f"theirs.db{end}" for end in ("-wal", "-shm", "-journal")),
                 *(Path(path) for path in set(sysconfig.get_paths().values())),
                 *(Path(sys.prefix), Path(sys.base_prefix), folder / "configuration"),
+                *(Path(path) for path in sys.path if path.endswith("site-packages")),
                 *(
                     Path("/usr/share/zoneinfo"),
                     Path("/etc/mime.types"),
