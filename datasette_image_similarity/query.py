@@ -21,7 +21,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -41,6 +41,7 @@ from .database import (
     live_sql,
     plain_columns,
     quote,
+    snapshot,
     source_of,
 )
 from .errors import CollectionError, ImageSimilarityError
@@ -172,12 +173,14 @@ def search(
     """
     started = time.perf_counter()
     _check(collection, query)
-    source = source_of(conn, collection)
-    for depth in _depths(query):
-        ranking = _ranking(conn, collection, source, query, depth, cache)
-        folded, total, hits = _found(conn, collection, source, query, ranking)
-        if len(folded.best) > query.end or folded.walked >= total:
-            break
+    # A store may be waited for, while others want to write.
+    with nullcontext() if collection.store else snapshot(conn):
+        source = source_of(conn, collection)
+        for depth in _depths(query):
+            ranking = _ranking(conn, collection, source, query, depth, cache)
+            folded, total, hits = _found(conn, collection, source, query, ranking)
+            if len(folded.best) > query.end or folded.walked >= total:
+                break
     at_least = query.folds and folded.walked < total
     if query.folds:
         total = len(folded.best)

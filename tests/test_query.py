@@ -9,15 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from core import opened, sql
+from core import embed, opened, sql
 from datasette.utils.sqlite import sqlite3
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
 from datasette_image_similarity import query as asking
+from datasette_image_similarity.collection import EncoderOptions
 from datasette_image_similarity.encoders import encoder_spec
 from datasette_image_similarity.errors import CollectionError
 from datasette_image_similarity.query import Filter, Query, SearchTimeout, search
@@ -254,9 +256,9 @@ def test_deleted_and_changed_rows_never_show(copied: Path) -> None:
             collection.similar(three[0])
 
 
-def test_a_row_that_is_deleted_during_a_search_does_not_show(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_is_of_one_moment(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is deleted meanwhile is still there, and gone for the next."""
+    sql(copied, "pragma journal_mode = wal")
     distances = Vec0.distances
 
     def and_then(*arguments: object) -> list:
@@ -266,6 +268,7 @@ def test_a_row_that_is_deleted_during_a_search_does_not_show(
 
     monkeypatch.setattr(Vec0, "distances", and_then)
     with ImageCollection(copied) as collection:
+        assert {hit.pk for hit in collection.similar(1, 99)} == {*range(2, 25)}
         assert {hit.pk for hit in collection.similar(1, 99)} == {*range(2, 25)} - {5, 6}
 
 
@@ -348,3 +351,24 @@ def test_hits_in_json_are_as_promised(copied: Path) -> None:
 )
 def test_keys_in_the_form_of_a_rows_address(pk: object, path: str) -> None:
     assert asking.pk_path(pk) == path
+
+
+def test_what_is_embedded_meanwhile_is_no_damage(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run gives all pictures other vectors while a search compares its hits."""
+    sql(copied, "pragma journal_mode = wal")
+    checked = asking._check_distances
+    others = [lambda: embed(copied, encoder=EncoderOptions("hog", fit="crop"), force=True)]
+
+    def meanwhile(*arguments: Any) -> None:
+        if others:
+            others.pop()()
+        checked(*arguments)
+
+    monkeypatch.setattr(asking, "_check_distances", meanwhile)
+    with ImageCollection(copied) as collection:
+        before = [hit.pk for hit in collection.similar(1, k=5)]
+        assert not others
+        after = [hit.pk for hit in collection.similar(1, k=5)]
+    assert len(before) == len(after) == 5

@@ -29,6 +29,7 @@ from ..database import (
     SourceTable,
     collections,
     need_vectors,
+    snapshot,
     source_of,
     table_exists,
 )
@@ -140,14 +141,15 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
     read = it.reading(db)
 
     def look(conn: sqlite3.Connection) -> tuple[Collection, SourceTable] | None:
-        if not table_exists(conn, table):
-            raise PageError(404, f"There is no table {table} in {database}")
-        collection = it.choose(read(conn), database, table, name)
-        if collection is None:
-            collections(conn)  # says so where a newer version made the tables
-            return None
-        need_vectors(conn, collection)
-        return collection, source_of(conn, collection)
+        with snapshot(conn):
+            if not table_exists(conn, table):
+                raise PageError(404, f"There is no table {table} in {database}")
+            collection = it.choose(read(conn), database, table, name)
+            if collection is None:
+                collections(conn)  # says so where a newer version made the tables
+                return None
+            need_vectors(conn, collection)
+            return collection, source_of(conn, collection)
 
     try:
         found = await db.execute_fn(look)
