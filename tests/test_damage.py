@@ -16,7 +16,7 @@ from datasette_image_similarity import ImageCollection, trust
 from datasette_image_similarity import database as db
 from datasette_image_similarity.errors import DatabaseError
 
-CASES = 24
+CASES = 12
 VECTORS = "_image_similarity_vectors_1"
 
 

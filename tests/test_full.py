@@ -15,15 +15,15 @@ from stress import full
 
 HEADERS = {"accept": "application/json"}
 CASES = {  # by step; each step takes place once undisturbed as well
-    "embed": 3,
-    "embed elsewhere": 2,
-    "embed again": 3,
-    "index": 2,
-    "reduce --replace": 2,
-    "map": 2,
+    "embed": 2,
+    "embed elsewhere": 1,
+    "embed again": 2,
+    "index": 1,
+    "reduce --replace": 1,
+    "map": 1,
     "clusters": 1,
-    "verify --repair": 2,
-    "remove": 2,
+    "verify --repair": 1,
+    "remove": 1,
 }
 
 

@@ -168,11 +168,11 @@ def test_a_column(
     engine: RayEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In windows of a few pictures."""
-    monkeypatch.setattr("datasette_image_similarity.ray_engine.WINDOW_JOBS", 12)
-    source = {"path_column": "file", "root": album}
-    if column == "blob_column":
-        source = {"blob_column": "scan"}
+    """Paths in two windows, each of which has actors of its own."""
+    source = {"blob_column": "scan"}
+    if column == "path_column":
+        source = {"path_column": "file", "root": album}
+        monkeypatch.setattr("datasette_image_similarity.ray_engine.WINDOW_JOBS", 14)
     alone, many = (table(tmp_path / f"{n}.db", album) for n in ("alone", "many"))
     one = embed(alone, table="works", **source)
     two = embed(many, table="works", engine=engine, batch_size=4, **source)
