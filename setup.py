@@ -70,7 +70,7 @@ setup(
         "test": [
             "pytest",
             "pytest-asyncio",
-            "pytest-xdist",
+            "pytest-xdist>=3.7",
             "hypothesis>=6.100",
             "psutil",
             "httpx",

@@ -21,6 +21,15 @@ WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.pth"
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
 
+# Files of tests that take a minute and more. They begin first: where several processes take
+# a file each, the last one would else be alone with them.
+LONG = ("ray", "kill", "milvus_server", "damage", "full", "load", "encoders", "recipes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def own_configuration_folder(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
