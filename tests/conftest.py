@@ -143,14 +143,16 @@ def gallery(tmp_path: Path, photos: Path, made_once: Path) -> Path:
 
 
 @pytest.fixture
-def copied(tmp_path: Path, made_once: Path) -> Path:
+def copied(tmp_path: Path, made_once: Path) -> Iterator[Path]:
     """As `gallery`, but quicker: its folder is shared, so change the database only."""
     from datasette_image_similarity import trust
 
     path = tmp_path / "gallery.db"
     path.write_bytes(made_once.read_bytes())
-    trust.note_root(path, made_once.parent / "photos")
-    return path
+    photos = made_once.parent / "photos"
+    trust.note_root(path, photos)
+    yield path
+    assert len([*photos.rglob("*.*")]) == 24, "this test needs a folder of its own: gallery"
 
 
 @pytest.fixture

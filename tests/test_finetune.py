@@ -41,7 +41,7 @@ QUICK = Settings(epochs=2, lr=1e-3, batch_size=4, freeze=0.6, hold_out=0.5)
 
 
 @pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 24 pictures of four classes, random weights and a database."""
     from PIL import Image
     from torchvision.models import get_model
@@ -70,23 +70,23 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def database(tmp_path: Path, made_once: Path) -> Path:
+def database(tmp_path: Path, tuned_once: Path) -> Path:
     """A copy of the database; its pictures and weights are shared, and vouched for."""
     path = tmp_path / "gallery.db"
-    shutil.copy(made_once / "gallery.db", path)
-    vouch(path, made_once)
+    shutil.copy(tuned_once / "gallery.db", path)
+    vouch(path, tuned_once)
     return path
 
 
 @pytest.fixture(scope="module")
-def trained(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+def trained(tuned_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
     """A run from beginning to end."""
     folder = tmp_path_factory.mktemp("trained")
     path = folder / "gallery.db"
-    shutil.copy(made_once / "gallery.db", path)
+    shutil.copy(tuned_once / "gallery.db", path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("click.get_app_dir", lambda *_, **__: str(folder))
-        vouch(path, made_once)
+        vouch(path, tuned_once)
         return train(path)
 
 
@@ -153,8 +153,8 @@ def test_the_size_is_named_also_where_it_is_that_of_most_networks(database: Path
     assert words[words.index("--size") + 1] == "224"  # by itself it would take 300
 
 
-def test_only_the_last_layers_move(trained: Finetuned, made_once: Path) -> None:
-    before = torch.load(made_once / "random.pth", weights_only=True)
+def test_only_the_last_layers_move(trained: Finetuned, tuned_once: Path) -> None:
+    before = torch.load(tuned_once / "random.pth", weights_only=True)
     after = tensors(trained.file)
     assert set(after) == {name for name in before if not name.startswith("classifier.")}
     moved = {name for name in after if not torch.equal(before[name], after[name])}
@@ -279,10 +279,10 @@ def test_what_makes_unseen_classes_worse_is_not_written(
     assert not any(what.startswith("Epoch") for what in trained)
 
 
-def test_what_cannot_be_read_is_left_out(database: Path, made_once: Path) -> None:
+def test_what_cannot_be_read_is_left_out(database: Path, tuned_once: Path) -> None:
     one = sql(database, "select path from images order by id limit 1")[0][0]
     other = database.parent / "photos"
-    shutil.copytree(made_once / "photos", other)
+    shutil.copytree(tuned_once / "photos", other)
     (other / one).write_bytes(b"no picture")
     sql(database, "update _image_similarity_roots set path = ?", (str(other),))
     with pytest.raises(CollectionError, match="noted for no embed of this user"):
@@ -292,15 +292,15 @@ def test_what_cannot_be_read_is_left_out(database: Path, made_once: Path) -> Non
     assert made.unreadable == {one: "changed since it was embedded"}
 
 
-def test_pictures_in_rows_are_read_from_there(tmp_path: Path, made_once: Path) -> None:
+def test_pictures_in_rows_are_read_from_there(tmp_path: Path, tuned_once: Path) -> None:
     path = tmp_path / "rows.db"
-    vouch(path, made_once)
-    files = sorted((made_once / "photos").rglob("*.png"))
+    vouch(path, tuned_once)
+    files = sorted((tuned_once / "photos").rglob("*.png"))
     rows = [
         {"id": number, "scan": file.read_bytes(), "label": file.parent.name}
         for number, file in enumerate(files)
     ]
-    weights = str(made_once / "random.pth")
+    weights = str(tuned_once / "random.pth")
     encoder = EncoderOptions(MODEL, weights, size=64, device="cpu")
     with ImageCollection(path) as collection:
         collection.embed(rows, blob_column="scan", encoder=encoder, workers=1)

@@ -235,9 +235,9 @@ async def test_a_form_has_so_many_fields_at_most() -> None:
     assert form.fields == {"a": "1"}
 
 
-async def test_a_file_that_is_two_things_is_served_as_pixels_only(copied: Path) -> None:
+async def test_a_file_that_is_two_things_is_served_as_pixels_only(gallery: Path) -> None:
     """A picture with a page behind it: what is served is made anew, and no page."""
-    site = open_datasette(copied)
+    site = open_datasette(gallery)
     polyglots = picture_bombs.polyglots()
     for name in ("JPEG then HTML", "GIF then ZIP", "PNG then PHP"):
         added = await post_picture(site, ADD, polyglots[name][0], {"id": "root"})

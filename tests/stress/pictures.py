@@ -12,7 +12,6 @@ import hashlib
 import os
 import random
 import re
-import resource
 import struct
 import sys
 import tempfile
@@ -256,11 +255,6 @@ class Found:
         }
 
 
-def _greatest_child() -> int:
-    """Resident memory of the greatest child process that has ended, in bytes."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-
-
 class Attack:
     """A pool of decoders, and what is right of what comes out of it."""
 
@@ -268,7 +262,6 @@ class Attack:
         self.limits = limits
         self.say = say
         self.found = Found()
-        self._before = _greatest_child()  # by others, in a process that had any
         self._pool = DecoderPool(limits, workers)
         self._good = file_of(photo(size=(400, 300)), "JPEG", exif=picture_seeds.exif())
         with Decoder(limits) as fresh:
@@ -279,8 +272,8 @@ class Attack:
 
     def __exit__(self, *_: object) -> None:
         self._pool.close()
-        peak = _greatest_child()
-        if sys.platform == "linux" and peak > max(self.limits.max_memory, self._before):
+        peak, _ = self.found.memory
+        if peak > self.limits.max_memory:
             self.say(f"a child took {peak / 1e6:.0f} MB")
 
     def throw(
