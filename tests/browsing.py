@@ -11,20 +11,15 @@ and uses the fixture `browser` of conftest.py.
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
-from serving import IS_ONE, PLUGIN
+from serving import PLUGIN
+from stress.served import Served
 
 from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
@@ -69,61 +64,47 @@ def shown_from(photos: Path) -> dict[str, Any]:
 
 @contextmanager
 def serve(database: Path, config: dict[str, Any], *options: str) -> Iterator[str]:
-    """The address of a Datasette over a database, in a process of its own.
-
-    `config` is configuration (on 0.65: metadata).
-    """
-    file = database.parent / "config.json"
-    file.write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    options = ("--port", port, "--host", "127.0.0.1", *options)
-    options += ("-c" if IS_ONE else "-m", str(file))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "datasette", str(database), *options],
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/-/versions.json", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """The address of a Datasette over a database, in a process of its own."""
+    with Served(database, config, *options) as served:
+        yield served.url
 
 
-def wait_for(url: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None, "Datasette has ended"
-            assert time.monotonic() < deadline, "Datasette does not answer"
-            time.sleep(0.2)
+class Browser:
+    """Chromium, with a window for each server, with and without scripts: what a window has
+    once loaded it need not load for the next test. Our pages keep nothing in them."""
+
+    def __init__(self, chromium: Any) -> None:
+        self.chromium = chromium
+        self._windows: dict[tuple[str, bool], Any] = {}
+
+    def window(self, server: str, scripts: bool) -> Any:
+        """Without cookies, and without tabs."""
+        key = server, scripts
+        if key not in self._windows:
+            self._windows[key] = self.chromium.new_context(
+                base_url=server,
+                java_script_enabled=scripts,
+                viewport={"width": 1280, "height": 900},
+            )
+            self._windows[key].set_default_timeout(60_000)  # for a busy machine
+        window = self._windows[key]
+        window.clear_cookies()
+        for page in window.pages:
+            page.close()
+        return window
 
 
 @contextmanager
-def launched(flags: Sequence[str] = FLAGS) -> Iterator[Any]:
+def launched(flags: Sequence[str] = FLAGS) -> Iterator[Browser]:
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield chromium
+        yield Browser(chromium)
         chromium.close()
 
 
-def tab(browser: Any, server: str, scripts: bool) -> Iterator[Any]:
-    context = browser.new_context(
-        base_url=server,
-        java_script_enabled=scripts,
-        viewport={"width": 1280, "height": 900},
-    )
-    context.set_default_timeout(60_000)  # for a busy machine
-    page = context.new_page()
+def tab(browser: Browser, server: str, scripts: bool) -> Iterator[Any]:
+    """A tab that fails the test for any complaint in its console."""
+    page = browser.window(server, scripts).new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
@@ -131,6 +112,6 @@ def tab(browser: Any, server: str, scripts: bool) -> Iterator[Any]:
         lambda said: complaints.append(said.text) if said.type == "error" else None,
     )
     yield page
-    context.close()
+    page.close()
     # A refused upload is an answer of 400, which the browser notes by itself.
     assert [text for text in complaints if "the server responded" not in text] == []

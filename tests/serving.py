@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -35,13 +36,17 @@ def open_datasette(
     datasette = Datasette([str(file) for file in files], **options)
     if IS_ONE:
         datasette.root_enabled = True
-    _opened.append(datasette)
-    return datasette
+    return _opened_once(datasette)
 
 
 def open_folder(folder: Path) -> Datasette:
     """A Datasette configured by a folder, with the databases in it."""
-    datasette = Datasette([], config_dir=folder)
+    return _opened_once(Datasette([], config_dir=folder))
+
+
+def _opened_once(datasette: Datasette) -> Datasette:
+    """With its routes made once, as in a server: its client makes them for each request."""
+    datasette.app = cache(datasette.app)
     _opened.append(datasette)
     return datasette
 

@@ -54,8 +54,8 @@ def colours(page: Any) -> list[str]:
 def shown(page: Any, selector: str = TILES) -> None:
     """Every picture has been loaded. Scripts of the page itself may be switched off."""
     page.locator(selector).first.wait_for()
-    for image in page.locator(selector).all():
-        image.scroll_into_view_if_needed()
+    # As scrolling through them would, which takes long: some wait until they are seen.
+    page.locator(selector).evaluate_all("all => all.map(img => { img.loading = 'eager' })")
     deadline = time.monotonic() + 20
     widths = "all => all.map(img => img.naturalWidth)"
     while not all(page.locator(selector).evaluate_all(widths)):

@@ -268,7 +268,7 @@ def test_hover_shows_and_click_opens_the_row(page: Any) -> None:
 
 
 def test_a_tap_shows_the_card_with_links(browser: Any, server: str) -> None:
-    context = browser.new_context(
+    context = browser.chromium.new_context(
         base_url=server, has_touch=True, viewport={"width": 390, "height": 800}
     )
     page = context.new_page()

@@ -101,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Any, server: str) -> Iterator[Any]:
     """A tab of root's that notes what the policy has refused."""
-    context = browser.new_context(base_url=server)
+    context = browser.chromium.new_context(base_url=server)
     context.set_default_timeout(60_000)
     signed = cookies(Datasette(secret=SECRET), ROOT)["ds_actor"]
     context.add_cookies([{"name": "ds_actor", "value": signed, "url": server}])

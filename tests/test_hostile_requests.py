@@ -74,7 +74,7 @@ async def test_other_methods_are_refused(site: hostile.Site) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_real_server_outlives_clients_that_keep_to_no_rules(made: Path) -> None:
-    with sockets.server(made) as running:
+    with sockets.Server(made, sockets.CURATED) as running:
         found = sockets.run(running, megabytes=22, held=20, left=10)
     assert not found.failures
 

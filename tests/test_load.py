@@ -17,7 +17,7 @@ from conftest import picture
 from core import faults
 from datasette.database import Database
 from serving import ask, change, open_datasette
-from stress.leaks import STOPPED, bad_clients, endings
+from stress.leaks import DEBUG, STOPPED, bad_clients, endings
 from stress.load import Collection, prepare, run_load
 from stress.served import Served, environment
 
@@ -85,7 +85,7 @@ time.sleep(60)
 
 
 def test_bad_clients_leave_nothing_behind(pictures: Collection) -> None:
-    with Served(pictures.database) as served:
+    with Served(pictures.database, DEBUG) as served:
         _, failures = bad_clients(served, 16, picture("red", 7), seconds=0.05)
     assert failures == []
 

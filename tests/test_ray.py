@@ -25,7 +25,8 @@ HOST = "127.0.0.1"
 PATIENCE = 180  # seconds, for what takes a few on an idle machine
 PACKAGE = Path(__file__).parents[1]
 
-# An encoder that waits, in a later call in each process, until it is told to go on.
+# An encoder that waits until it is told to go on: from the second call in each process,
+# or for what is mainly red.
 GATED = """
 import os, time
 from pathlib import Path
@@ -37,12 +38,16 @@ class Gated:
 
     def encode(self, batch):
         self.calls += 1
-        gate, last = Path(os.environ["GATE"]), int(os.environ.get("GATE_AFTER", 1))
-        if self.calls == last + 1:
+        gate, colours = Path(os.environ["GATE"]), batch.mean((1, 2), dtype=np.float32)
+        if "GATE_RED" in os.environ:
+            waits = colours.mean(0).argmax() == 0
+        else:
+            waits = self.calls > 1
+        if waits:
             (gate / f"waiting-{os.getpid()}").touch()
-        while self.calls > last and not (gate / "open").exists():
+        while waits and not (gate / "open").exists():
             time.sleep(0.02)
-        return 1 + batch.mean((1, 2), dtype=np.float32)
+        return 1 + colours
 """
 
 
@@ -98,10 +103,14 @@ def cluster(gate: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def engine(cluster: Any) -> Iterator[RayEngine]:
-    if len(cluster.list_all_nodes()) < 2:
-        cluster.add_node(num_cpus=1, node_ip_address=HOST)
-        cluster.wait_for_nodes(PATIENCE)
     with RayEngine(cluster.address) as made:
+        yield made
+
+
+@pytest.fixture
+def one_actor(cluster: Any) -> Iterator[RayEngine]:
+    """For what does not take two of them, which take as long again to start."""
+    with RayEngine(cluster.address, actors=1) as made:
         yield made
 
 
@@ -180,53 +189,28 @@ def test_a_column(
     assert counts(two) == counts(one) == (24, 1, 0, 2, 0)
 
 
-def test_fewer_dimensions(tmp_path: Path, album: Path, engine: RayEngine) -> None:
+def test_fewer_dimensions(tmp_path: Path, album: Path, one_actor: RayEngine) -> None:
     """The projection is learned from the first pictures, on both sides from all."""
     alone, many = tmp_path / "alone.db", tmp_path / "many.db"
     fewer = EncoderOptions("hog", dims=8)
     embed(alone, album, encoder=fewer)
-    embed(many, album, encoder=fewer, engine=engine)
+    embed(many, album, encoder=fewer, engine=one_actor)
     assert contents(many) == contents(alone)
     (album / "new.png").write_bytes(picture("blue", 99))
     embed(alone, album)
-    embed(many, album, engine=engine)
+    embed(many, album, engine=one_actor)
     assert contents(many) == contents(alone)
 
 
 # What goes wrong on the way
 
 
-def test_a_node_that_dies(
-    tmp_path: Path, album: Path, closed_gate: Path, cluster: Any, engine: RayEngine
+def test_stopped_and_gone_on_with(
+    tmp_path: Path, album: Path, one_actor: RayEngine
 ) -> None:
-    """Both nodes have given something back and are at work when one is killed."""
-    path, alone = tmp_path / "many.db", tmp_path / "alone.db"
-    nodes = []
-
-    def kill() -> None:
-        try:
-            until(lambda: len(list(closed_gate.glob("waiting-*"))) == 2, "both at work")
-            (lost,) = cluster.worker_nodes
-            cluster.remove_node(lost, allow_graceful=False)
-            nodes.append(len(cluster.list_all_nodes()))
-        finally:
-            (closed_gate / "open").touch()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    options = {"encoder": EncoderOptions("gated"), "batch_size": 2}
-    two = embed(path, album, engine=engine, **options)
-    killer.join()
-    assert nodes == [1]
-    one = embed(alone, album, **options)
-    assert contents(path) == contents(alone)
-    assert counts(two) == counts(one) == (24, 1, 0, 1, 0)
-
-
-def test_stopped_and_gone_on_with(tmp_path: Path, album: Path, engine: RayEngine) -> None:
     alone, many = tmp_path / "alone.db", tmp_path / "many.db"
     done: list[int] = []
-    options = {"engine": engine, "batch_size": 4}
+    options = {"engine": one_actor, "batch_size": 4}
     stopped = embed(
         many,
         album,
@@ -243,13 +227,13 @@ def test_stopped_and_gone_on_with(tmp_path: Path, album: Path, engine: RayEngine
 
 
 def test_a_file_that_the_other_machine_lacks(
-    tmp_path: Path, album: Path, engine: RayEngine
+    tmp_path: Path, album: Path, one_actor: RayEngine
 ) -> None:
     def lose(now: Any) -> None:
         (album / "red" / "red-5.png").unlink(missing_ok=True)
 
     path = tmp_path / "many.db"
-    summary = embed(path, album, engine=engine, progress=lose)
+    summary = embed(path, album, engine=one_actor, progress=lose)
     assert counts(summary) == (23, 1, 0, 2, 0)
     reason = dict(row[1:] for row in failures(path))["red/red-5.png"]
     assert reason.startswith("not on the machine that was to read it (")
@@ -265,8 +249,9 @@ def test_a_killed_run_is_gone_on_with(
     words = [sys.executable, "-m", "datasette", "image-similarity", "embed"]
     words += [path, album, "--model", "gated", "--batch-size", "2", "--engine", "ray"]
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "MARK": mark}
-    # An actor has two blocks at a time, and all wait for the first: let that come through.
-    environment["GATE_AFTER"] = "6"
+    # An actor has two blocks at a time, and all wait for the first, so what comes through
+    # has to be what comes first: red is the last of the colours.
+    environment["GATE_RED"] = "1"
     run = subprocess.Popen(list(map(str, words)), cwd=tmp_path, env=environment)
 
     def stored() -> int:
@@ -336,7 +321,7 @@ def test_weights_that_the_other_machine_lacks(
 
 
 def test_an_encoder_that_cannot_be_made_there(
-    tmp_path: Path, album: Path, engine: RayEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, album: Path, one_actor: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datasette_image_similarity import ray_engine
 
@@ -348,7 +333,7 @@ def test_an_encoder_that_cannot_be_made_there(
 
     monkeypatch.setattr(ray_engine, "_recipe", changed)
     with pytest.raises(EngineError, match=r"On the node .*nowhere"):
-        embed(tmp_path / "many.db", album, engine=engine)
+        embed(tmp_path / "many.db", album, engine=one_actor)
 
 
 # What is asked of a cluster
@@ -402,6 +387,36 @@ def test_more_actors_than_fit(tmp_path: Path, album: Path, cluster: Any) -> None
         pytest.raises(EngineError, match="9 actors do not fit"),
     ):
         embed(tmp_path / "many.db", album, engine=engine)
+
+
+# The last one that needs both nodes
+
+
+def test_a_node_that_dies(
+    tmp_path: Path, album: Path, closed_gate: Path, cluster: Any, engine: RayEngine
+) -> None:
+    """Both nodes have given something back and are at work when one is killed."""
+    path, alone = tmp_path / "many.db", tmp_path / "alone.db"
+    nodes = []
+
+    def kill() -> None:
+        try:
+            until(lambda: len(list(closed_gate.glob("waiting-*"))) == 2, "both at work")
+            (lost,) = cluster.worker_nodes
+            cluster.remove_node(lost, allow_graceful=False)
+            nodes.append(len(cluster.list_all_nodes()))
+        finally:
+            (closed_gate / "open").touch()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    options = {"encoder": EncoderOptions("gated"), "batch_size": 2}
+    two = embed(path, album, engine=engine, **options)
+    killer.join()
+    assert nodes == [1]
+    one = embed(alone, album, **options)
+    assert contents(path) == contents(alone)
+    assert counts(two) == counts(one) == (24, 1, 0, 1, 0)
 
 
 @pytest.mark.parametrize(

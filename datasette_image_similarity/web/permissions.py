@@ -27,8 +27,10 @@ async def may_view_ours(
     """False for a table of ours that the actor may not look at; else None, no opinion."""
     if not (is_ours(table) or _counts(table)):
         return None
+    there = await datasette.databases[database].table_names()
     told = await service(datasette).collections(database)
-    return None if await _may_view(datasette, actor, database, table, told) else False
+    may = await _may_view(datasette, actor, database, table, there, told)
+    return None if may else False
 
 
 async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str]]:
@@ -39,13 +41,13 @@ async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str
     try:
         denied = []
         for database, db in list(datasette.databases.items()):
-            names = await db.table_names()
-            ours = any(is_ours(table) for table in names)
+            there = await db.table_names()
+            ours = any(is_ours(table) for table in there)
             told = await service(datasette).collections(database) if ours else []
-            for table in names if ours else ():
+            for table in there if ours else ():
                 if not (is_ours(table) or _counts(table)):
                     continue
-                if not await _may_view(datasette, actor, database, table, told):
+                if not await _may_view(datasette, actor, database, table, there, told):
                     denied.append((database, table))
         return denied
     finally:
@@ -69,8 +71,14 @@ def _counts(table: str) -> bool:
 
 
 async def _may_view(
-    datasette: Datasette, actor: Any, database: str, table: str, told: list[Collection]
+    datasette: Datasette,
+    actor: Any,
+    database: str,
+    table: str,
+    there: list[str],
+    told: list[Collection],
 ) -> bool:
+    """`there` are the database's tables, `told` its collections."""
     name = table.lower()
     if _counts(table) and not told:
         return True  # it tells of other tables alone
@@ -92,7 +100,6 @@ async def _may_view(
     if not told:  # made by a newer version, or left over: there is no telling
         return False
     # Of a table that was renamed there is no telling who may view it.
-    there = await datasette.databases[database].table_names()
     for source in {collection.table for collection in told}:
         if source not in there or not await may_view(datasette, actor, database, source):
             return False

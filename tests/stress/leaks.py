@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -32,8 +30,9 @@ from datasette_image_similarity.collection import EncoderOptions
 
 from .load import TABLE, Collection, full, prepare
 from .report import Report, options
-from .served import Client, Served, environment, request, upload
+from .served import Client, Served, own_folder, request, upload
 
+DEBUG = {"permissions": {"permissions-debug": True}}  # 1.0 keeps /-/threads to itself
 SETTLE = 30  # seconds that it may take until all is as it was
 GONE = 10  # seconds that an end may take
 SLOW_BYTES = 5  # that a slow client reads, one a second
@@ -301,15 +300,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="made there, and used again if it is")
     asked = parser.parse_args(argv)
     report = Report("leaks", asked)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (asked.folder or Path(temporary)).resolve()
-        folder.mkdir(exist_ok=True)
-        os.environ |= environment(folder)
+    with own_folder(asked.folder) as folder:
         collection = prepare(folder, asked.pictures, EncoderOptions("hog"))
         data = picture("red", 7, (600, 400))
         figures: dict[str, Any] = {}
         if asked.skip != "clients":
-            with Served(collection.database) as served:
+            with Served(collection.database, DEBUG) as served:
                 figures, failures = bad_clients(served, asked.clients, data)
             for failure in failures:
                 report.failed(failure)

@@ -16,14 +16,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import random
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +38,7 @@ from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.collection import EncoderOptions
 
 from .report import Report, options
-from .served import Client, Reply, Served, environment, upload
+from .served import Client, Reply, Served, environment, own_folder, upload
 
 WARM_UP = 60  # seconds after which memory is looked at
 FEW = 100  # answers of a kind below which its 99th percentile says nothing
@@ -320,7 +318,6 @@ def run_load(
     seconds: float,
     think: float = 0.5,
     seed: int = 0,
-    plugin: dict[str, Any] | None = None,
 ) -> tuple[Tally, dict[str, Any]]:
     """What the clients met, and the figures of the run."""
     tally = Tally()
@@ -334,7 +331,7 @@ def run_load(
             *(surf(served.port, surfer, tally, until, think) for surfer in surfing),
         )
 
-    with Served(collection.database, plugin=plugin) as served:
+    with Served(collection.database) as served:
         with writing(collection, seed) as written:
             before = _cpu()
             asyncio.run(everybody())
@@ -424,10 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="made there, and used again if it is")
     asked = parser.parse_args(argv)
     report = Report("load", asked)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (asked.folder or Path(temporary)).resolve()
-        folder.mkdir(exist_ok=True)
-        os.environ |= environment(folder)
+    with own_folder(asked.folder) as folder:
         weights = (
             str(WEIGHTS) if asked.model == "mobilenet_v2" and WEIGHTS.exists() else None
         )

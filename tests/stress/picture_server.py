@@ -5,22 +5,21 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-from serving import IS_ONE, PLUGIN, ROOT, cookies, open_datasette
+from serving import ROOT, cookies, open_datasette
+
+from .served import Served
 
 SECRET = "stress"  # with which this process signs the cookie of root
 SEARCH = "/gallery/images/-/search-by-image"
@@ -38,17 +37,17 @@ HEAD = (
 TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-@dataclass
-class Server:
-    """One that runs, and who may write to it."""
+class Server(Served):
+    """A Datasette over the database gallery.db, which root may write to."""
 
-    port: int
-    process: psutil.Process
-    cookie: str
+    def __init__(self, database: Path) -> None:
+        super().__init__(database, None, "--secret", SECRET, "--root")
+        signed = cookies(open_datasette(database, secret=SECRET), ROOT)["ds_actor"]
+        self.cookie = f"ds_actor={signed}"
 
-    def memory(self) -> int:
-        """Of the server itself, in bytes; not of the children that decode."""
-        return self.process.memory_info().rss
+    def own_memory(self) -> int:
+        """Resident bytes of the server itself, without the children that decode."""
+        return psutil.Process(self.process.pid).memory_info().rss
 
     def get(self, path: str, seconds: float = 60) -> tuple[int, bytes]:
         return self._ask("GET", path, None, {}, seconds)
@@ -85,50 +84,6 @@ class Server:
         return connection
 
 
-@contextmanager
-def served(database: Path, plugin: dict[str, Any] | None = None) -> Iterator[Server]:
-    """A Datasette over the database gallery.db, in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = database.parent / "config.json"
-    config.write_text(json.dumps({"plugins": {PLUGIN: plugin or {}}}))
-    options = ["--port", str(port), "--secret", SECRET, "--root"]
-    command = [sys.executable, "-m", "datasette", str(database), *options]
-    process = subprocess.Popen(
-        [*command, "-c" if IS_ONE else "-m", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "TMPDIR": str(uploads_folder(database))},
-    )
-    signed = cookies(open_datasette(database, secret=SECRET), ROOT)["ds_actor"]
-    server = Server(port, psutil.Process(process.pid), f"ds_actor={signed}")
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with suppress(OSError):
-                server.get("/-/versions.json", 10)
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("Datasette does not start")
-            time.sleep(0.1)
-        yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def uploads_folder(database: Path) -> Path:
-    """Where this server's temporary files would lie."""
-    folder = database.parent / "temporary"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 @dataclass
 class Watch:
     """What the server costs, and how long others wait, while something goes on."""
@@ -141,7 +96,7 @@ class Watch:
     _end: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Watch:
-        self.start = self.most = self.server.memory()
+        self.start = self.most = self.server.own_memory()
         self._threads = [threading.Thread(target=work) for work in (self._weigh, self._ask)]
         for thread in self._threads:
             thread.start()
@@ -154,7 +109,7 @@ class Watch:
 
     def _weigh(self) -> None:
         while not self._end.wait(0.01):
-            self.most = max(self.most, self.server.memory())
+            self.most = max(self.most, self.server.own_memory())
 
     def _ask(self) -> None:
         number = 0

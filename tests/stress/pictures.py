@@ -44,10 +44,9 @@ from .picture_seeds import SECRET, SIZE, file_of, photo
 from .picture_server import (
     ADD,
     SEARCH,
+    Server,
     all_at_once,
-    served,
     slow_and_gone,
-    uploads_folder,
     what_is_wrong_with,
 )
 from .report import Report, options
@@ -514,7 +513,7 @@ def posted(folder: Path, names: Iterable[str], times: int, say: Say) -> dict[str
     makers = picture_bombs.bombs()
     bombs = [makers[name]() for name in names]
     figures = {}
-    with served(database) as server:
+    with Server(database) as server:
         for path in (SEARCH, ADD):  # children and encoder are there
             server.post(path, picture("red", 90))
         many = [bombs[number % len(bombs)] for number in range(times)]
@@ -525,7 +524,7 @@ def posted(folder: Path, names: Iterable[str], times: int, say: Say) -> dict[str
         status, body = server.post(SEARCH, picture("red", 93))
         if status != 200:
             say(f"a good upload after all that was answered {status}: {body[:200]!r}")
-        if left := list(uploads_folder(database).iterdir()):
+        if left := list(server.temporary.iterdir()):
             say(f"temporary files are left: {left}")
     return figures
 

@@ -14,16 +14,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from serving import IS_ONE, PLUGIN
+from serving import IS_ONE
 
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -38,28 +39,37 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **own, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
+@contextmanager
+def own_folder(given: Path | None) -> Iterator[Path]:
+    """A folder to work in, the one given or a temporary one. This process and those that
+    it starts keep their user's settings there too."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (given or Path(temporary)).resolve()
+        folder.mkdir(exist_ok=True)
+        os.environ |= environment(folder)
+        yield folder
+
+
 class Served:
-    """`datasette serve` over a file, until the block ends; `log` is what it printed."""
+    """`datasette serve` over a file, until the block ends; `log` is what it printed.
+
+    `config` is configuration (on 0.65: metadata), `options` are more words for the command.
+    """
 
     def __init__(
-        self, database: Path, *, plugin: Mapping[str, Any] | None = None, **settings: object
+        self, database: Path, config: Mapping[str, Any] | None = None, *options: str
     ) -> None:
         self.folder = database.parent
         self.temporary = self.folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
         self.port = free_port()
         self.log = self.folder / f"server-{self.port}.log"
-        config = {
-            "plugins": {PLUGIN: dict(plugin or {})},
-            "permissions": {"permissions-debug": True},  # 1.0 keeps /-/threads to itself
-        }
         file = self.folder / f"server-{self.port}.json"
-        file.write_text(json.dumps(config), encoding="utf-8")
+        file.write_text(json.dumps(config or {}), encoding="utf-8")
         self.command = [sys.executable, "-m", "datasette", "serve", str(database)]
         self.command += ["--host", "127.0.0.1", "--port", str(self.port)]
         self.command += ["--config" if IS_ONE else "--metadata", str(file)]
-        for name, value in settings.items():
-            self.command += ["--setting", name, str(value)]
+        self.command += options
         self.process: subprocess.Popen[bytes]
 
     @property

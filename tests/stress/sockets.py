@@ -10,23 +10,21 @@ whether others are answered meanwhile.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 from conftest import picture
-from serving import IS_ONE, PLUGIN
+from serving import PLUGIN
 
 from stress.hostile import (
     BOUNDARY,
@@ -39,10 +37,12 @@ from stress.hostile import (
     part,
 )
 from stress.report import Report, options
+from stress.served import Served
 
 MB = 1_000_000
 PAGES = f"/{DATABASE}/{TABLE}/-/".encode()
 SEARCH = PAGES + b"search-by-image.json"
+CURATED = {"plugins": {PLUGIN: {"curators": True}}}
 PATIENCE = 30  # seconds for an answer
 GROWTH = 150 * MB  # of the server's memory, with uploads of up to 20 MB
 MULTIPART = b"multipart/form-data; boundary=" + BOUNDARY
@@ -185,13 +185,8 @@ def _broken_bodies() -> Iterator[Message]:
 # The server
 
 
-@dataclass
-class Server:
-    """A Datasette in a process of its own."""
-
-    process: subprocess.Popen
-    port: int
-    folder: Path
+class Server(Served):
+    """A Datasette that is spoken to in bytes."""
 
     def figures(self) -> tuple[int, int, int]:
         """Bytes of memory, threads, open files, as Linux tells."""
@@ -206,7 +201,7 @@ class Server:
 
     def answers(self) -> bool:
         """Whether others are served."""
-        address = f"http://127.0.0.1:{self.port}/{DATABASE}/{TABLE}/-/similar.json?_like=1"
+        address = f"{self.url}/{DATABASE}/{TABLE}/-/similar.json?_like=1"
         try:
             with urlopen(address, timeout=PATIENCE) as response:
                 return response.status == 200
@@ -227,32 +222,6 @@ class Server:
         words = answer.split(b" ", 2)
         known = words[0].startswith(b"HTTP/") and len(words) > 1
         return int(words[1]) if known else None, answer
-
-
-@contextmanager
-def server(database: Path) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = database.parent / "config.json"
-    config.write_text(json.dumps({"plugins": {PLUGIN: {"curators": True}}}))
-    given = ["--port", str(port), "-c" if IS_ONE else "-m", str(config)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "datasette", str(database), *given],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    running = Server(process, port, database.parent)
-    try:
-        deadline = time.monotonic() + 60
-        while not running.answers():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("Datasette does not start")
-            time.sleep(0.2)
-        yield running
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 @dataclass
@@ -331,7 +300,7 @@ def main() -> int:
     report = Report("sockets", given)
     with (
         tempfile.TemporaryDirectory() as folder,
-        server(make_gallery(Path(folder))) as running,
+        Server(make_gallery(Path(folder)), CURATED) as running,
     ):
         found = run(running, given.megabytes, 200, 300, report)
     return report.end(
