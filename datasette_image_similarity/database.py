@@ -86,6 +86,8 @@ OF_PICTURE = ("points", "hashes", "grouped", "evaluated")
 # What people did: of rows and their pictures' bytes, whatever the encoder.
 BY_PEOPLE = ("decisions", "questions", "searches", "clicks")
 VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
+# What vec0 says when it could not write these; the reason it keeps to itself.
+VEC0_WRITES = ("vector blob", "validity", "rowids shadow table")
 BUSY_SECONDS = 30
 DAMAGED = (
     "The tables of datasette-image-similarity in this database are damaged. To begin anew: "
@@ -652,44 +654,55 @@ def is_full(error: BaseException) -> bool:
     )
 
 
+def advice(error: sqlite3.Error) -> str | None:
+    """What is the matter with a database, and what to do, to be said after its name.
+
+    None where it has nothing to do with the file.
+    """
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return (
+            f"is locked: another process has been writing to it for over "
+            f"{BUSY_SECONDS} seconds. Wait for it to end, then run this again"
+        )
+    if is_full(error):
+        return "cannot grow: the disk is full. Make space, then run this again"
+    if "readonly" in text or "read-only" in text:
+        return "cannot be written to: the file or its folder is read-only"
+    if "not a database" in text:
+        return "is not a SQLite database"
+    if "malformed" in text:
+        return (
+            "is damaged, or its disk cannot be read: restore a copy, or try sqlite3's "
+            ".recover command"
+        )
+    if "unable to open" in text:
+        return "cannot be opened: check that its folder exists and is writable"
+    if "fetch vector data" in text:
+        return "cannot be read, or vectors in it are damaged: verify tells which"
+    if text == "SQL logic error" or any(words in text for words in VEC0_WRITES):
+        return (
+            "cannot be written to: most likely the disk is full. Make space, then run "
+            "this again; verify tells whether the vectors are damaged"
+        )
+    if "disk I/O" in text:
+        return (
+            "cannot be read or written: the disk reports an error, or a limit is "
+            "reached (a quota, the largest size of a file)"
+        )
+    return None
+
+
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
     """Turn SQLite's errors about the file into a DatabaseError that says what to do."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            advice = (
-                f"is locked: another process has been writing to it for over "
-                f"{BUSY_SECONDS} seconds. Wait for it to end, then run this again"
-            )
-        elif is_full(error):
-            advice = "cannot grow: the disk is full. Make space, then run this again"
-        elif "readonly" in text or "read-only" in text:
-            advice = "cannot be written to: the file or its folder is read-only"
-        elif "not a database" in text:
-            advice = "is not a SQLite database"
-        elif "malformed" in text:
-            advice = (
-                "is damaged, or its disk cannot be read: restore a copy, or try sqlite3's "
-                ".recover command"
-            )
-        elif "unable to open" in text:
-            advice = "cannot be opened: check that its folder exists and is writable"
-        elif "vector blob" in text or text == "SQL logic error":  # all that vec0 tells
-            advice = (
-                "cannot be written to: most likely the disk is full. Make space, then run "
-                "this again; verify tells whether the vectors are damaged"
-            )
-        elif "disk I/O" in text:
-            advice = (
-                "cannot be read or written: the disk reports an error, or a limit is "
-                "reached (a quota, the largest size of a file)"
-            )
-        else:
+        what = advice(error)
+        if what is None:
             raise
-        raise DatabaseError(f"{path} {advice}.") from error
+        raise DatabaseError(f"{path} {what}.") from error
 
 
 @contextmanager

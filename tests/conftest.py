@@ -22,13 +22,20 @@ WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.pth"
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
 
-# Files of tests that take a minute and more. They begin first: where several processes take
-# a file each, the last one would else be alone with them.
-LONG = ("ray", "kill", "milvus_server", "damage", "full", "load", "encoders", "recipes")
+# Files of tests that take longest. They begin first: where several processes take a file
+# each, the last one would else be alone with them.
+LONG = (
+    *("ray", "milvus_server", "encoders", "scale", "browser_map", "kill", "index"),
+    *("browser", "finetune", "matrix", "hostile_requests", "map", "ray_elsewhere", "move"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+    def place(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

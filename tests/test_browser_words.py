@@ -12,9 +12,6 @@ from urllib.request import urlopen
 import pytest
 from browsing import needs_chromium, serve, tab
 from serving import PLUGIN
-
-pytest.importorskip("open_clip", reason="open_clip is not installed")
-
 from wording import TEXT, ranked
 
 pytestmark = needs_chromium

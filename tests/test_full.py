@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from core import command, refused, sql, value
+from datasette.utils.sqlite import sqlite3
 from serving import ROOT, ask, open_datasette
 from stress import full
+
+from datasette_image_similarity import ImageCollection
 
 HEADERS = {"accept": "application/json"}
 CASES = {  # by step; each step takes place once undisturbed as well
@@ -69,6 +72,32 @@ def test_the_message_says_why(copied: Path, disk: full.Disk, error: int, said: s
         message = refused("default", copied, "images", "default")
     assert said in message
     assert str(copied) in message
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("database disk image is malformed", "its disk cannot be read"),
+        ("Could not fetch vector data for 21, reading from blob failed", "cannot be read"),
+        ("Could not fetch vector data for 1, opening blob failed", "cannot be read"),
+        ("Internal sqlite-vec error: could not mark validity bit ", "the disk is full"),
+        ("could not write to validity blob for main.x_chunks.1 at 0", "the disk is full"),
+        (
+            "Error inserting rowid into rowids shadow table: out of memory",
+            "the disk is full",
+        ),
+    ],
+)
+def test_what_vec0_says_is_put_into_words(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, text: str, means: str
+) -> None:
+    """Wherever it is said: outside of what opens the database, too."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError(text)
+
+    monkeypatch.setattr(ImageCollection, "drop_index", fail)
+    assert means in refused("index", copied, "images", "--drop")
 
 
 def test_a_copy_that_was_cut_off_is_taken_up_again(copied: Path, tmp_path: Path) -> None:

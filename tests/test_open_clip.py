@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core import refused, sql
-
-pytest.importorskip("open_clip", reason="open_clip is not installed")
-
 from wording import NETWORK, TEXT, by_open_clip, make_model
 
 from datasette_image_similarity import ImageCollection, trust

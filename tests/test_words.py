@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core import answer, command, refused, sql
-
-pytest.importorskip("open_clip", reason="open_clip is not installed")
-
 from wording import TEXT, embed_worded, ranked
 
 from datasette_image_similarity import ImageCollection

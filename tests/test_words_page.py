@@ -23,9 +23,6 @@ from serving import (
     pks,
     post_picture,
 )
-
-pytest.importorskip("open_clip", reason="open_clip is not installed")
-
 from test_default_collection import reduced
 from wording import TEXT
 

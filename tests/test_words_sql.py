@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from serving import IS_ONE, PLUGIN, ask, ask_json, link_to, open_datasette, parameters
-
-pytest.importorskip("open_clip", reason="open_clip is not installed")
-
 from wording import TEXT
 
 from datasette_image_similarity import ImageCollection, trust

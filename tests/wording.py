@@ -7,6 +7,7 @@ what open_clip computes from the same files.
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 
 from datasette_image_similarity.collection import EncoderOptions, ImageCollection
 
-open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed")
-torch = pytest.importorskip("torch")
+# Looked for, and loaded where it is used: each process that runs tests reads all of them.
+if find_spec("open_clip") is None:
+    pytest.skip("open_clip is not installed", allow_module_level=True)
 
 # Most of it are the tokenizer's 49,408 pieces of words: 8 numbers of 2 bytes for each.
 NETWORK: dict[str, Any] = {
@@ -46,6 +48,8 @@ PREPROCESS = {
 
 def make_model(folder: Path, seed: int = 0, network: dict[str, Any] | None = None) -> Path:
     """The folder with a model in it: a configuration, and weights in half precision."""
+    import open_clip
+    import torch
     from safetensors.torch import save_file
 
     network = network or NETWORK
@@ -87,12 +91,15 @@ def embed_worded(path: Path, photos: Path, model: Path, **more: Any) -> Path:
 def by_open_clip(folder: Path) -> tuple[Any, Any, Any]:
     """The model, its preprocessing and its tokenizer, as open_clip itself reads them."""
     name = f"local-dir:{folder}"
+    import open_clip
+
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     return model.eval(), preprocess, open_clip.get_tokenizer(name)
 
 
 def ranked(folder: Path, photos: Path, text: str) -> list[tuple[str, float]]:
     """(name, cosine) of pictures as open_clip itself ranks them for a text, best first."""
+    import torch
     from PIL import Image
 
     model, preprocess, tokenizer = by_open_clip(folder)

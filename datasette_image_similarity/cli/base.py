@@ -24,12 +24,16 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from datasette.utils.sqlite import sqlite3
 
+        from ..database import advice
+
         try:
             return super().invoke(ctx)
         except ImageSimilarityError as error:
             raise click.ClickException(one_line(str(error))) from None
         except sqlite3.Error as error:
-            raise click.ClickException(one_line(f"SQLite says: {error}")) from None
+            what = advice(error)
+            said = f"The database {what}." if what else f"SQLite says: {error}"
+            raise click.ClickException(one_line(said)) from None
 
 
 def one_line(text: str) -> str:
