@@ -756,7 +756,7 @@ def schema_version(conn: sqlite3.Connection) -> int:
         version = conn.execute("select version from _image_similarity_schema").fetchone()[0]
     except (sqlite3.OperationalError, TypeError):
         version = None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or version < 0:
         raise DatabaseError(DAMAGED)
     return version
 
@@ -1873,6 +1873,11 @@ ITEMS_PASSING = (
 )
 # Or the ids in the parameter :ids, a JSON array.
 ITEMS_BY_ID = "json_each(:ids) j cross join _image_similarity_items i on i.id = j.value"
+# Columns: a picture's width and height; 0 where what a stranger's file says is no number.
+SIZE = ", ".join(
+    f"iif(typeof(i.{side}) = 'integer', i.{side}, 0) as {side}"
+    for side in ("width", "height")
+)
 
 
 def floats(data: bytes) -> tuple[float, ...]:

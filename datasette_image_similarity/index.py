@@ -275,6 +275,8 @@ class ResidentLists:
             listed = _listed(*blobs, stored.width)
             if len(listed.ids) != lengths.get(number):
                 raise _Changed(db.DAMAGED_INDEX)
+            if not isinstance(number, int):  # somebody else wrote it
+                raise DatabaseError(db.DAMAGED_INDEX)
             if 0 <= number < lists:
                 for whole, part in zip(self.all, listed, strict=True):
                     whole[self.ends[number] : self.ends[number + 1]] = part

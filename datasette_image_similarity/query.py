@@ -31,6 +31,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .database import (
     ITEMS_BY_ID,
+    SIZE,
     Collection,
     Key,
     SourceTable,
@@ -272,7 +273,7 @@ def _hits(
     ids = json.dumps([item for _, item in ranked])
     columns = ", ".join(f"t.{quote(name)}" for name in source.columns)
     sql = (
-        f"select i.id, i.pk, i.width, i.height, i.sha256, {columns} "
+        f"select i.id, i.pk, {SIZE}, i.sha256, {columns} "
         f"{live_sql(collection, source, ITEMS_BY_ID)}"
     )
     found = {row[0]: tuple(row) for row in conn.execute(sql, {"ids": ids})}

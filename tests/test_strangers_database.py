@@ -32,6 +32,7 @@ PLANTED = (
     "update _image_similarity_collections set pictures = '/'",
     "update _image_similarity_collections set pictures = -1",
     "update _image_similarity_schema set version = 'zz'",
+    "update _image_similarity_schema set version = -1",
     "delete from _image_similarity_schema",
     "alter table _image_similarity_collections rename column metric to x",
     "update _image_similarity_items set sha256 = 'a' || char(13, 10) || 'X-Planted: 1'",
@@ -90,6 +91,41 @@ async def test_a_filter_that_cannot_be_read_is_told(parameters: str, gallery: Pa
     response = await ask(site, path)
     assert response.status_code == 400
     assert json.loads(response.text)["ok"] is False
+
+
+@pytest.mark.parametrize("number", ["'x'", "x'ff'"])
+async def test_an_index_whose_lists_have_no_numbers(number: str, copied: Path) -> None:
+    assert command("index", copied, "images").exit_code == 0
+    plant(copied, f"update _image_similarity_lists set list = {number} || list")
+    site = open_datasette(copied)
+    for _ in range(2):  # then the lists are read into memory
+        page = await ask(site, "/gallery/images/-/similar.json?_like=1")
+    assert page.status_code == 400
+    assert "index in this database is damaged" in page.json()["error"]
+    assert "index is damaged" in command("verify", copied).output
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert command("verify", copied).exit_code == 0
+
+
+async def test_pictures_whose_size_is_no_number(copied: Path) -> None:
+    assert command("map", copied, "images", "--method", "pca").exit_code == 0
+    plant(copied, "update _image_similarity_items set width = 'x', height = x'ff'")
+    site = open_datasette(copied)
+    for page in ("map.json", "similar.json?_like=1", "similar?_like=1"):
+        assert (await ask(site, f"/gallery/images/-/{page}")).status_code == 200, page
+
+
+def test_a_time_that_is_none_is_no_reason_not_to_evaluate(copied: Path) -> None:
+    plant(copied, "update _image_similarity_items set embedded_at = x'80'")
+    assert command("evaluate", copied, "images", "--label", "label").exit_code == 0
+
+
+@pytest.mark.parametrize("words", ["status", "verify", "default", "remove"])
+def test_names_do_not_reach_the_terminal_as_they_are(words: str, copied: Path) -> None:
+    plant(copied, "update _image_similarity_collections set name = char(27) || ']0;x'")
+    result = command(words, copied)
+    assert "\\x1b]0;x" in result.output or words == "verify"
+    assert "\x1b" not in result.output
 
 
 def test_nothing_in_it_is_obeyed() -> None:

@@ -17,6 +17,7 @@ from ..errors import ImageError
 from ..images import Crop
 from .base import (
     collection_name,
+    echo,
     existing,
     image_similarity,
     json_output,
@@ -230,7 +231,7 @@ def _warnings_said() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for note in notes:
-        click.echo(f"{note.message}", err=True)
+        echo(f"{note.message}", err=True)
 
 
 def _print_hits(hits: list, as_json: bool, as_csv: bool) -> None:
@@ -270,6 +271,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         text = "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-        click.echo(text[:width])
+        echo(text[:width])
     if not rows:
-        click.echo("Nothing found.")
+        echo("Nothing found.")

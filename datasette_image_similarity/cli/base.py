@@ -44,6 +44,11 @@ def one_line(text: str) -> str:
     )
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line, whatever the names in it hold."""
+    click.echo(one_line(text), err=err)
+
+
 @click.group(name="image-similarity", cls=_Group)
 def image_similarity() -> None:
     """Find similar pictures: embed them, then ask for nearest neighbours.
@@ -80,12 +85,12 @@ def only_table(database: Path, how: str = "after the database") -> str:
 
 def command_line(*words: object) -> str:
     """A command of ours to copy into a shell."""
-    return one_line(shlex.join(["datasette", "image-similarity", *map(str, words)]))
+    return shlex.join(["datasette", "image-similarity", *map(str, words)])
 
 
 def vacuum(database: Path) -> str:
     """The command that makes a file smaller after something was dropped."""
-    return one_line(shlex.join(["sqlite3", str(database), "vacuum"]))
+    return shlex.join(["sqlite3", str(database), "vacuum"])
 
 
 def embed_all(database: Path, table: str) -> str:
@@ -123,6 +128,7 @@ class Reporter:
         self.step_began = ("", 0.0, 0)  # what, when, and with how many done
 
     def line(self, text: str) -> None:
+        text = one_line(text)
         if self.terminal:
             text = f"\r\033[K{text}"
         click.echo(text, file=self.out)
@@ -156,13 +162,13 @@ class Reporter:
         if self.idle and not (summary.embedded or summary.reused or summary.removed):
             return
         for picture, reason in summary.failures[:50]:
-            self.line(f"Failed: {one_line(f'{picture.label}: {reason}')}")
+            self.line(f"Failed: {picture.label}: {reason}")
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
         if summary.cache_problem not in (None, self.cache_problem):
             self.cache_problem = summary.cache_problem
-            self.line(one_line(f"Downloads were not kept: {summary.cache_problem}"))
+            self.line(f"Downloads were not kept: {summary.cache_problem}")
         there = summary.embedded or summary.reused or summary.unchanged
         if there and "https:" in summary.new_roots:
             self.line(
@@ -176,7 +182,7 @@ class Reporter:
                 f"{_configured(summary.new_roots)}"
             )
         for line in summary.left:
-            self.line(one_line(line))
+            self.line(line)
         parts = [f"{summary.embedded:,} embedded"]
         if summary.reused:
             parts.append(f"{summary.reused:,} reused")

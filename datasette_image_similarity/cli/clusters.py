@@ -14,7 +14,6 @@ from .base import (
     existing,
     image_similarity,
     json_output,
-    one_line,
     only_table,
     or_stopped,
 )
@@ -104,7 +103,7 @@ def clusters(
 
 def _report(say: Reporter, found: Clustering) -> None:
     for cluster in found.clusters[:SHOWN]:
-        say.line(f"{cluster.size:>8,}  {one_line(cluster.name)}")
+        say.line(f"{cluster.size:>8,}  {cluster.name}")
     if len(found.clusters) > SHOWN:
         say.line(f"          and {len(found.clusters) - SHOWN:,} more")
     if found.clustered < found.total:
@@ -115,8 +114,8 @@ def _report(say: Reporter, found: Clustering) -> None:
             "its nearest neighbour among these."
         )
     for lost in found.lost:
-        say.line(f"No cluster is like the one that was called {one_line(lost)} now.")
-    named = f", named by the column {one_line(found.label)}" if found.label else ""
+        say.line(f"No cluster is like the one that was called {lost} now.")
+    named = f", named by the column {found.label}" if found.label else ""
     method = {"kmeans": "k-means", "hdbscan": "HDBSCAN"}[found.method]
     say.line(
         f"{len(found.clusters):,} clusters of {found.total:,} pictures by {method}{named}, "

@@ -10,10 +10,10 @@ import click
 from .base import (
     Reporter,
     collection_name,
+    echo,
     existing,
     image_similarity,
     json_output,
-    one_line,
     only_table,
     or_stopped,
 )
@@ -104,16 +104,16 @@ def _export(collection: object, file: Path, to: Path | None, as_json: bool) -> N
         click.echo(json.dumps({**shown, "whole_groups": done.whole_groups}, indent=2))
         return
     what = "marked pictures" if to else "decisions"
-    click.echo(f"{done.written:,} {what} in {one_line(str(file))}")
+    echo(f"{done.written:,} {what} in {file}")
     for reason, count in done.left_out.items():
-        click.echo(f"Left out: {count:,} {one_line(reason)}")
+        echo(f"Left out: {count:,} {reason}")
     if done.whole_groups:
-        click.echo(
+        echo(
             f"In {_count(done.whole_groups, 'group')} all pictures are marked: none stays."
         )
     if to:
-        click.echo(
-            f"Read it, then run it: sh {one_line(str(file))}. Afterwards "
+        echo(
+            f"Read it, then run it: sh {file}. Afterwards "
             f"embed {collection.database} --prune drops the rows of what has gone."
         )
 

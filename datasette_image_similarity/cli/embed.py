@@ -19,7 +19,6 @@ from .base import (
     embed_all,
     image_similarity,
     json_output,
-    one_line,
     or_stopped,
 )
 
@@ -377,7 +376,7 @@ def _until_told(
             if summary is None:
                 raise
             # It has been there: it may come back. What was not sent waits.
-            say.line(f"{one_line(str(error))}: trying again in {AWAY} seconds")
+            say.line(f"{error}: trying again in {AWAY} seconds")
             _sleep(AWAY, stop)
             if stop():
                 return summary
@@ -411,7 +410,7 @@ def _run_all(
         names = names_in_order(conn, table)
     summaries: dict[str | None, Summary] = {}
     for name in names:
-        say.line(one_line(f"{table} ({name})"))
+        say.line(f"{table} ({name})")
         summaries[name] = run(name, stop)
         if stop():
             break
@@ -429,12 +428,10 @@ def _say_others(
         there = db.collections(conn, table)
         behind = {one.name: lacking(conn, one) for one in there}
     if len(there) > 1 and name is None and not every:
-        say.line(
-            one_line(f"This was {there[0].name!r}, the default of {len(there)} collections")
-        )
+        say.line(f"This was {there[0].name!r}, the default of {len(there)} collections")
     lagging = [f"{one!r} ({count:,})" for one, count in behind.items() if count]
     if lagging:
-        say.line(one_line(f"Lacking pictures that the default has: {', '.join(lagging)}"))
+        say.line(f"Lacking pictures that the default has: {', '.join(lagging)}")
     if lagging and not every:
         say.line(f"To bring all up to date: {embed_all(database, table)}")
 

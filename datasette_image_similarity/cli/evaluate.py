@@ -15,7 +15,6 @@ from .base import (
     existing,
     image_similarity,
     json_output,
-    one_line,
     only_table,
     or_stopped,
 )
@@ -172,12 +171,12 @@ def _say_run(conn: Any, run: Evaluation, say: Reporter) -> None:
         )
     say.line("Lowest mAP:")
     for one in sorted(classes_of(conn, run), key=lambda one: one.values[MAP])[:SHOWN]:
-        say.line(f"  {one.values[MAP]:.3f}  {one_line(one.label)} ({one.queries:,})")
+        say.line(f"  {one.values[MAP]:.3f}  {one.label} ({one.queries:,})")
     confused = confusions_of(conn, run, SHOWN)
     if confused:
         say.line("Most confused (among the five nearest of so many of its pictures):")
     for one in confused:
-        say.line(f"  {one.share:5.1%}  {one_line(one.label)} finds {one_line(one.other)}")
+        say.line(f"  {one.share:5.1%}  {one.label} finds {one.other}")
 
 
 def _say_comparison(first: Evaluation, one: Comparison, say: Reporter) -> None:

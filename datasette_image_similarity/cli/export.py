@@ -10,6 +10,7 @@ import click
 from .base import (
     Reporter,
     collection_name,
+    echo,
     existing,
     image_similarity,
     json_output,
@@ -90,7 +91,7 @@ def export(
     }
     said = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n)
     why = " (manifest.csv says why)" if done.thumbnails and file.suffix == ".zip" else ""
-    click.echo(f"{file}: {said or 'no pictures'}{why}")
+    echo(f"{file}: {said or 'no pictures'}{why}")
 
 
 def _export_vectors(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .base import Reporter, one_line, or_stopped
+from .base import Reporter, or_stopped
 from .held_out import held_out_lines
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def run_backbone(
         )
     command = ["datasette", "image-similarity", "embed", str(database), *made.embed]
     say.line(f"Written: {made.file}. To embed with it, in a collection of its own:")
-    say.line(f"  {one_line(shlex.join(command))}")
+    say.line(f"  {shlex.join(command)}")
 
 
 def _epoch_line(epoch: Epoch, epochs: int) -> str:
@@ -195,4 +195,4 @@ def _lines(made: Finetuned) -> list[str]:
         },
         {part: (one.difference, *one.interval) for part, one in changes.items()},
     )
-    return [one_line(line) for line in lines]
+    return lines

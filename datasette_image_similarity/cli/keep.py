@@ -15,11 +15,11 @@ from ..errors import DatabaseError
 from .base import (
     Reporter,
     collection_name,
+    echo,
     embed_all,
     existing,
     image_similarity,
     json_output,
-    one_line,
     only_table,
     or_stopped,
     stopping,
@@ -51,24 +51,24 @@ def status(database: Path, as_json: bool) -> None:
         click.echo(json.dumps([asdict(one) for one in found], indent=2))
         return
     if not found:
-        click.echo("No embeddings yet. Make some: datasette image-similarity embed")
+        echo("No embeddings yet. Make some: datasette image-similarity embed")
     for one in found:
-        click.echo(f"{one.table} ({one.name})")
+        echo(f"{one.table} ({one.name})")
         if one.default and tables.count(one.table) > 1:
-            click.echo("  default      yes: used where none is named")
+            echo("  default      yes: used where none is named")
         if one.behind:
-            click.echo(f"  behind       {_behind_in_words(database, one)}")
-        click.echo(f"  encoder      {one.encoder}")
-        click.echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
+            echo(f"  behind       {_behind_in_words(database, one)}")
+        echo(f"  encoder      {one.encoder}")
+        echo(f"  vectors      {one.embedded:,} × {one.dimensions:,}, {one.metric}")
         if one.store:
-            click.echo(f"  kept in      {one.store}{_unsent_in_words(one)}")
-        click.echo(f"  thumbnails   {one.thumbnails:,}")
-        click.echo(f"  size         {one.bytes / 1e6:,.1f} MB")
-        click.echo(f"  failures     {one.failures:,}")
-        click.echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
-        click.echo(f"  changed      {one.updated_at or 'not finished'}")
-        click.echo(f"  index        {_index_in_words(one)}")
-        click.echo(f"  map          {_map_in_words(one)}")
+            echo(f"  kept in      {one.store}{_unsent_in_words(one)}")
+        echo(f"  thumbnails   {one.thumbnails:,}")
+        echo(f"  size         {one.bytes / 1e6:,.1f} MB")
+        echo(f"  failures     {one.failures:,}")
+        echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
+        echo(f"  changed      {one.updated_at or 'not finished'}")
+        echo(f"  index        {_index_in_words(one)}")
+        echo(f"  map          {_map_in_words(one)}")
 
 
 def _behind_in_words(database: Path, status: Any) -> str:
@@ -279,25 +279,25 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
         click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
     else:
         for fault in faults:
-            click.echo(f"{fault.table}: {fault}")
+            echo(f"{fault.table}: {fault}")
         if not faults:
-            click.echo("All is well.")
+            echo("All is well.")
         elif repair and left:
             some = any(fault.mends for fault in faults)
             mended = "Mended, but for" if some else "Nothing was mended:"
-            click.echo(f"{mended} what only you can mend:")
+            echo(f"{mended} what only you can mend:")
             for fault in left:
-                click.echo(f"{fault.table}: {fault}")
+                echo(f"{fault.table}: {fault}")
         elif repair:
-            click.echo("Mended. Run embed again to fill in what was dropped.")
+            echo("Mended. Run embed again to fill in what was dropped.")
         elif all(fault.mends for fault in faults):
-            click.echo("Mend it with --repair.")
+            echo("Mend it with --repair.")
         elif any(fault.mends for fault in faults):
-            click.echo("Mend it with --repair, but for what only you can mend.")
+            echo("Mend it with --repair, but for what only you can mend.")
         else:
-            click.echo("That only you can mend: --repair cannot.")
+            echo("That only you can mend: --repair cannot.")
         for one in stored:
-            click.echo(
+            echo(
                 f"{one.table} ({one.name}): its vectors are in {one.store}, which was not "
                 "looked into: reconcile does that."
             )
@@ -335,9 +335,9 @@ def default(database: Path, table: str | None, name: str | None, as_json: bool) 
         said = {"table": chosen.table, "default": chosen.name, "others": others}
         click.echo(json.dumps(said))
         return
-    click.echo(f"{chosen.table} ({chosen.name})")
+    echo(f"{chosen.table} ({chosen.name})")
     if others:
-        click.echo(f"  others       {', '.join(others)}")
+        echo(f"  others       {', '.join(others)}")
 
 
 @image_similarity.command()
@@ -373,13 +373,13 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
                 db.drop_everything(conn)
         for collection in gone:
             for left in clear_places(conn, collection, places[collection]):
-                click.echo(f"Warning: {one_line(left)}", err=True)
+                echo(f"Warning: {left}", err=True)
     for collection in gone:
-        click.echo(f"Removed the embeddings of {collection.table} ({collection.name})")
+        echo(f"Removed the embeddings of {collection.table} ({collection.name})")
     if gone:
-        click.echo(f"To make the file smaller as well: {vacuum(database)}")
+        echo(f"To make the file smaller as well: {vacuum(database)}")
     else:
-        click.echo("There are no embeddings here.")
+        echo("There are no embeddings here.")
 
 
 @image_similarity.command()
@@ -407,18 +407,18 @@ def models(search: str, as_json: bool) -> None:
         return
     width = max([24, *(len(model.name) for model in found)])
     if found:
-        click.echo(f"{'model':{width}} {'dimensions':>10}  weights")
+        echo(f"{'model':{width}} {'dimensions':>10}  weights")
     for model in found:
         here = " (here)" if model.downloaded else ""
         size = f", {model.download_bytes / 1e6:.0f} MB" if model.download_bytes else ""
         weights = ", ".join(model.weights) or "none needed"
         note = f"  {model.note}" if model.note else ""
         dimensions = f"{model.dimensions:,}" if model.dimensions else "?"
-        click.echo(f"{model.name:{width}} {dimensions:>10}  {weights}{size}{here}{note}")
+        echo(f"{model.name:{width}} {dimensions:>10}  {weights}{size}{here}{note}")
     if search and not found:
-        click.echo(f"No model has {search!r} in its name.")
+        echo(f"No model has {search!r} in its name.")
     if not search.startswith("timm:"):
-        click.echo(
+        echo(
             "More than a thousand networks of timm are there as timm:NAME. To list them: "
             "datasette image-similarity models timm:"
         )

@@ -17,7 +17,6 @@ from .base import (
     image_similarity,
     json_output,
     kept_beside,
-    one_line,
     only_table,
     or_stopped,
 )
@@ -197,7 +196,7 @@ def _report(say: Reporter, trained: Trained) -> None:
     say.line(
         f"{trained.table} ({trained.parent}): {trained.labelled:,} of {trained.pictures:,} "
         f"pictures in {trained.classes:,} classes of two and more, by "
-        f"{one_line(trained.learned)}"
+        f"{trained.learned}"
     )
     if trained.trial:
         _say_trial(say, trained, trained.trial)
@@ -209,7 +208,7 @@ def _report(say: Reporter, trained: Trained) -> None:
     if trained.refused:
         say.line(f"{trained.refused}. Stored all the same, as you asked.")
     say.line(
-        f"Stored as {one_line(trained.name)}: {trained.dimensions:,} dimensions, "
+        f"Stored as {trained.name}: {trained.dimensions:,} dimensions, "
         f"{settings.loss}, pull {settings.pull:g}, {settings.epochs} epochs on all labels, "
         f"in {trained.seconds:.1f} seconds"
     )

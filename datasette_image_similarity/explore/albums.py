@@ -208,7 +208,7 @@ def _wanted(caption: str | None, cluster: str, distance: str) -> str:
     text = f"substr(t.{db.quote(caption)}, 1, 300)" if caption else "null"
     return (
         f"{cluster} as cluster, i.id as item, {distance} as distance, i.pk as pk, "
-        f"i.width as width, i.height as height, {text} as caption"
+        f"{db.SIZE}, {text} as caption"
     )
 
 

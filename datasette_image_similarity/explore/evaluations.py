@@ -206,7 +206,7 @@ class Asked(NamedTuple):
 def state_of(conn: sqlite3.Connection, collection: db.Collection) -> list[object]:
     """What changes when items are embedded, embedded again, or dropped."""
     row = conn.execute(
-        "select count(*), max(embedded_at) from _image_similarity_items "
+        "select count(*), cast(max(embedded_at) as text) from _image_similarity_items "
         "where collection_id = ?",
         (collection.id,),
     ).fetchone()

@@ -10,7 +10,7 @@ from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
-from ..database import Collection, SourceTable, live_sql, quote, source_of
+from ..database import SIZE, Collection, SourceTable, live_sql, quote, source_of
 from ..errors import ImageSimilarityError, StoreError
 from ..query import Hit, Query, deadline, mean_vector, pk_path, search
 from ..sources import live_item
@@ -208,7 +208,7 @@ def _shown(
         if item is None:
             return None
         live = f"{live_sql(collection, source)} and i.id = ?"
-        size = conn.execute(f"select i.width, i.height {live}", (item,)).fetchone()
+        size = conn.execute(f"select {SIZE} {live}", (item,)).fetchone()
         if size is None:
             return None
         blob = collection.column if collection.source == "blob" else None

@@ -365,7 +365,7 @@ async def map_page(place: Place, question: Question) -> MapPage:
 
 def _picture_sql(caption: str | None) -> str:
     value = _value_sql(caption) if caption else "null"
-    return f"i.id, i.pk, i.width, i.height, {value} as caption"
+    return f"i.id, i.pk, {db.SIZE}, {value} as caption"
 
 
 def _picture(place: Place, row: sqlite3.Row) -> MapPicture:
