@@ -1561,6 +1561,15 @@ def kept_count(conn: sqlite3.Connection, collection: Collection) -> int | None:
     return row[0] if isinstance(row[0], int) and 0 <= row[0] < 2**40 else None
 
 
+def put_fingerprint(
+    conn: sqlite3.Connection, collection: Collection, fingerprint: str
+) -> None:
+    conn.execute(
+        "update _image_similarity_collections set fingerprint = ? where id = ?",
+        (fingerprint, collection.id),
+    )
+
+
 def put_item_count(conn: sqlite3.Connection, collection: Collection, count: int) -> None:
     sql = "update _image_similarity_collections set pictures = ? where id = ?"
     conn.execute(sql, (count, collection.id))

@@ -5,6 +5,7 @@ tables are damaged, so what it says is checked against them and against our own 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -117,7 +118,7 @@ def _verify(
         _rebuild(conn, collection, {i: good[i] for i in items & live & good.keys()})
     if repair:
         _note_sums(conn, collection, good)
-    faults += _verify_transform(conn, collection)
+    faults += _verify_encoder(conn, collection, repair)
     return miscounted + faults + _verify_index(conn, collection, repair)
 
 
@@ -170,7 +171,7 @@ def _verify_stored(
         gone = items - live if live is not None else set()
         db.drop_items(conn, collection, gone.union(row[0] for row in lost))
     faults = [_fault(collection, what, n) for what, n in checks.items() if n]
-    return urls + faults + _verify_transform(conn, collection)
+    return urls + faults + _verify_encoder(conn, collection, repair)
 
 
 def _verify_url(collection: db.Collection) -> list[Fault]:
@@ -182,19 +183,36 @@ def _verify_url(collection: db.Collection) -> list[Fault]:
     return []
 
 
-def _verify_transform(conn: sqlite3.Connection, collection: db.Collection) -> list[Fault]:
-    """What was learned cannot be mended: only the pictures themselves give it again."""
+def _verify_encoder(
+    conn: sqlite3.Connection, collection: db.Collection, repair: bool
+) -> list[Fault]:
+    """What was learned cannot be mended: only the pictures themselves give it again. Nor
+    can an encoder that has become another: its fingerprint tells, where that is one."""
+    from .encoders import EncoderSpec
     from .learning.stored import stored_transform
 
+    def lost(what: object) -> list[Fault]:
+        return [Fault(collection.table, str(what), mends=False)]
+
+    name, again = collection.name, "remove the collection and make it again"
     try:
         transform = stored_transform(conn, collection)
+        fingerprint = EncoderSpec.from_json(collection.encoder).fingerprint
     except EncoderError as error:
-        return [Fault(collection.table, f"{collection.name!r}: {error}", mends=False)]
-    if transform is None or transform.dimensions == collection.dimensions:
+        return lost(f"{name!r}: {error}")
+    if transform and transform.dimensions != collection.dimensions:
+        return lost(
+            f"what was learned of {name!r} gives vectors of another length: {again}"
+        )
+    if fingerprint == collection.fingerprint:
         return []
-    what = f"what was learned of {collection.name!r} gives vectors of another length"
-    what = f"{what}: remove the collection and make it again"
-    return [Fault(collection.table, what, mends=False)]
+    if re.fullmatch("[0-9a-f]{64}", collection.fingerprint):
+        return lost(
+            f"{name!r} has an encoder that is not the one it was made with: {again}"
+        )
+    if repair:
+        db.put_fingerprint(conn, collection, fingerprint)
+    return [Fault(collection.table, "the fingerprint of the encoder is damaged")]
 
 
 def _verify_index(

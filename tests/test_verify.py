@@ -168,3 +168,22 @@ def test_a_database_that_is_damaged_all_through_is_one_line(copied: Path) -> Non
         assert result.exit_code == 1
         assert result.output.startswith("Error: ")
         assert len(result.output.splitlines()) == 1
+
+
+def test_a_fingerprint_that_is_none_is_made_again(copied: Path) -> None:
+    made = value(copied, "select fingerprint from _image_similarity_collections")
+    sql(copied, "update _image_similarity_collections set fingerprint = '0'")
+    assert "the fingerprint of the encoder is damaged" in command("verify", copied).output
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert value(copied, "select fingerprint from _image_similarity_collections") == made
+    assert command("embed", copied).exit_code == 0
+
+
+def test_an_encoder_that_became_another_is_told(copied: Path) -> None:
+    """Which of the two is right, the encoder or its fingerprint, nobody can tell."""
+    other = "replace(encoder, '\"version\":', '\"version\":1')"
+    sql(copied, f"update _image_similarity_collections set encoder = {other}")
+    for words in ((), ("--repair",)):
+        result = command("verify", copied, *words)
+        assert result.exit_code == 1
+        assert "an encoder that is not the one it was made with" in result.output
