@@ -70,6 +70,7 @@ def put(conn: object, collection: db.Collection, vectors: np.ndarray, first: int
 
 
 def make(path: Path, metric: str = "cosine") -> Path:
+    spec = load_encoder("hog").spec
     conn = db.connect(path, create=True)
     with db.transaction(conn):
         db.create_folder_table(conn, "images")
@@ -80,8 +81,8 @@ def make(path: Path, metric: str = "cosine") -> Path:
             table="images",
             source="folder",
             column="path",
-            encoder=load_encoder("hog").spec.to_json(),
-            fingerprint="x",
+            encoder=spec.to_json(),
+            fingerprint=spec.fingerprint,
             dimensions=DIMENSIONS,
             metric=metric,
             thumbnails=False,
