@@ -85,7 +85,12 @@ BY_ITEM = ("points", "hashes", "grouped", "members", "evaluated")
 OF_PICTURE = ("points", "hashes", "grouped", "evaluated")
 # What people did: of rows and their pictures' bytes, whatever the encoder.
 BY_PEOPLE = ("decisions", "questions", "searches", "clicks")
-VEC0_PARTS = ("_info", "_chunks", "_rowids", "_vector_chunks00")  # its shadow tables
+VEC0_PARTS = {  # its shadow tables, and their columns
+    "_info": ("key", "value"),
+    "_chunks": ("chunk_id", "size", "validity", "rowids"),
+    "_rowids": ("rowid", "id", "chunk_id", "chunk_offset"),
+    "_vector_chunks00": ("rowid", "vectors"),
+}
 # What vec0 says when it could not write these; the reason it keeps to itself.
 VEC0_WRITES = ("vector blob", "validity", "rowids shadow table")
 BUSY_SECONDS = 30
@@ -852,16 +857,27 @@ def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
 
 
 def need_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
-    """Raises CollectionError when the vec0 table lacks a part, at which sqlite-vec would
-    crash, or is one of another length or metric."""
+    """Raises CollectionError when the vec0 table lacks a part, or is one of another length
+    or metric."""
     if collection.store:
         return
-    names = [collection.vectors, *(collection.vectors + part for part in VEC0_PARTS)]
-    named = "name in (select value from json_each(?))"
-    sql = f"select count(*) from sqlite_master where {named}"
-    whole = conn.execute(sql, (json.dumps(names),)).fetchone()[0] == len(names)
-    if not whole or vec0_of(conn, collection) != (collection.dimensions, collection.metric):
+    made = collection.dimensions, collection.metric
+    if vec0_of(conn, collection) != made or not has_parts(conn, collection):
         raise damaged_vectors(collection)
+
+
+def has_parts(conn: sqlite3.Connection, collection: Collection) -> bool:
+    """Whether the vec0 table's shadow tables have their columns. Where one lacks,
+    sqlite-vec 0.1.9 crashes the process, so this is asked before vec0 is."""
+    parts = {collection.vectors + part: {*names} for part, names in VEC0_PARTS.items()}
+    sql = (
+        "select m.name, c.name from sqlite_master m join pragma_table_info(m.name) c "
+        "where m.type = 'table' and m.name in (select value from json_each(?))"
+    )
+    there: dict[str, set[str]] = {name: set() for name in parts}
+    for name, column in conn.execute(sql, (json.dumps([*parts]),)):
+        there[name].add(column)
+    return there == parts
 
 
 def damaged_vectors(collection: Collection) -> CollectionError:

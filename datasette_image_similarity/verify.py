@@ -276,6 +276,8 @@ def _read_vectors(
 
     Only where the list of rows and the chunk agree is it sure whose vector it is.
     """
+    if not db.has_parts(conn, collection):
+        return {}, 1
     good: dict[int, bytes] = {}
     listed = _listed_places(conn, collection)
     there: dict[tuple[int, int], int] = {}

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from core import answer, command, counts, embed, faults, opened, sql, value
+from core import answer, command, counts, embed, faults, opened, refused, sql, value
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.errors import CollectionError
@@ -84,6 +84,28 @@ def test_damage_is_found_repaired_and_filled_in(copied: Path, kind: str) -> None
     assert faults(copied) == []
     assert embed(copied).failed == 0
     assert faults(copied) == []
+    assert is_whole(copied)
+
+
+@pytest.mark.parametrize(
+    "column", ["rowids.id", "rowids.chunk_id", "chunks.validity", "info.value"]
+)
+def test_a_part_of_vec0_without_a_column(copied: Path, column: str) -> None:
+    """sqlite-vec 0.1.9 would crash the process."""
+    part, _, name = column.partition(".")
+    with opened(copied) as conn, conn:
+        if part == "chunks":  # SQLite has no word to drop what others depend on
+            table = "_image_similarity_vectors_1_chunks"
+            conn.execute(f"create table kept as select chunk_id, size, rowids from {table}")
+            conn.execute(f"drop table {table}")
+            conn.execute(f"alter table kept rename to {table}")
+        else:
+            table = f"_image_similarity_vectors_1_{part}"
+            conn.execute(f"alter table {table} drop column {name}")
+    assert "are damaged: run" in refused("similar", copied, "images", 1)
+    assert "the vec0 table is damaged" in command("verify", copied).output
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert embed(copied).failed == 0
     assert is_whole(copied)
 
 

@@ -120,6 +120,8 @@ class Watch:
             return
         if event in ("open", "os.listdir", "os.scandir", "os.chmod", "os.remove"):
             self._opened(event, arguments[0])
+        elif event == "socket.bind" and arguments[1] == ("::1", 0):
+            pass  # so urllib3 asks, when it is imported, whether there is IPv6
         elif event in ("socket.connect", "socket.bind", "socket.sendto"):
             self.seen.append(f"{event} {arguments[1]!r}")
         elif event == "socket.getaddrinfo" or event.startswith("urllib"):
