@@ -101,6 +101,8 @@ def check_tables(conn: sqlite3.Connection, repair: bool) -> dict[str, int]:
         if count := _drop_unsound(conn, table, repair):
             faults[f"rows of {table.called} that are damaged"] = count
     missing = {table.name for table in tables} - {table.name for table in whole}
+    if not missing and (count := _give_roots_back(conn, repair)):
+        faults["roots that are another collection's"] = count
     while repair and _drop_orphans(conn, whole, missing, faults):
         pass  # what is dropped may leave others alone
     if not repair:
@@ -225,6 +227,24 @@ def _drop_unsound(conn: sqlite3.Connection, table: Table, repair: bool) -> int:
                 f"where not {column.sound_sql}"
             )
     return count
+
+
+def _give_roots_back(conn: sqlite3.Connection, repair: bool) -> int:
+    """Count the roots that are not noted for the collection that all of their items are
+    in, and note them for it: with another's root an `embed` would add its files again."""
+    moved = conn.execute(
+        "select r.id, o.owner from _image_similarity_roots r join ("
+        "select root_id, min(collection_id) as owner from _image_similarity_items "
+        "where root_id is not null group by 1 "
+        "having min(collection_id) = max(collection_id)"
+        ") o on o.root_id = r.id and o.owner <> r.collection_id"
+    ).fetchall()
+    if repair:
+        # Out of each other's way first. Where there is another of that path, it stays.
+        note = "update or ignore _image_similarity_roots set collection_id = ? where id = ?"
+        conn.executemany(note, [(-root, root) for root, _ in moved])
+        conn.executemany(note, [(owner, root) for root, owner in moved])
+    return len(moved)
 
 
 def _drop_orphans(

@@ -161,3 +161,10 @@ def test_people_s_rows_outlive_a_table_that_is_made_anew(
     faults(path, repair=True)
     assert faults(path) == []
     assert value(path, "select name from _image_similarity_questions") == "Stripes"
+
+
+async def test_a_column_of_ours_that_is_gone_is_told(copied: Path) -> None:
+    sql(copied, "alter table _image_similarity_thumbnails rename column id to other")
+    answer = await ask(open_datasette(copied), "/gallery/images/-/export.html?_like=1")
+    assert answer.status_code == 400
+    assert "are damaged" in answer.text

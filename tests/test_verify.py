@@ -209,3 +209,26 @@ def test_an_encoder_that_became_another_is_told(copied: Path) -> None:
         result = command("verify", copied, *words)
         assert result.exit_code == 1
         assert "an encoder that is not the one it was made with" in result.output
+
+
+def test_a_root_goes_back_to_its_collection(copied: Path, photos: Path) -> None:
+    """With another's, `embed` would add the same files to the user's table once more."""
+    assert (
+        command("embed", copied, photos, "--model", "hog", "--name", "far").exit_code == 0
+    )
+    swapped = "update _image_similarity_roots set collection_id = {} where id = {}"
+    for collection, root in ((9, 1), (1, 2), (2, 1)):
+        sql(copied, swapped.format(collection, root))
+    assert "roots that are another collection's (2)" in command("verify", copied).output
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert command("embed", copied, "--all").exit_code == 0
+    assert value(copied, "select count(*) from images") == 24
+    assert faults(copied) == []
+
+
+def test_an_evaluation_with_numbers_beyond_all_bounds_is_dropped(copied: Path) -> None:
+    assert command("evaluate", copied, "images", "--label", "label").exit_code == 0
+    sql(copied, "update _image_similarity_classes set gallery = 9e999")
+    assert command("verify", copied).exit_code == 1
+    command("verify", copied, "--repair")
+    assert faults(copied) == []

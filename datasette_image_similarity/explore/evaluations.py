@@ -289,7 +289,7 @@ def _checked(run: int) -> Iterator[None]:
     """Turns what is wrong with the rows of a run into a DatabaseError."""
     try:
         yield
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise DatabaseError(
             f"Evaluation {run} in this database is damaged. To drop it: datasette "
             f"image-similarity evaluate DATABASE --forget {run}"

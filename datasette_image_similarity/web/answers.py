@@ -23,7 +23,7 @@ from datasette.utils import tilde_encode
 from datasette.utils.asgi import Forbidden, Response
 from datasette.utils.sqlite import sqlite3
 
-from ..database import is_full
+from ..database import DAMAGED, is_full
 from ..errors import EncoderError, ImageError, ImageSimilarityError, StoreError
 from ..query import SearchTimeout
 from . import stored
@@ -109,6 +109,8 @@ def database_error(error: sqlite3.DatabaseError) -> PageError:
         return PageError(503, "The server's disk reports an error")
     if "readonly" in str(error):
         return PageError(403, "The database cannot be written to: its file is read-only")
+    if str(error).startswith("no such "):  # filters that name such are told elsewhere
+        return PageError(400, DAMAGED)
     return PageError(500, f"The database cannot be used: {error}")
 
 

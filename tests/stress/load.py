@@ -109,7 +109,7 @@ def write_on(database: str, moving: str, encoder: str, seed: str) -> None:
     chance = random.Random(int(seed))
     done: Counter[str] = Counter()
     with ImageCollection(database) as collection:
-        while not ended.is_set():
+        while not (done["runs"] and ended.is_set()):
             move_about(Path(moving), chance)
             summary = collection.embed(
                 Path(moving).parent,
