@@ -50,7 +50,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -606,6 +606,24 @@ def load_vec(conn: sqlite3.Connection) -> None:
     finally:
         # Left on, anyone who may run SQL could call load_extension().
         conn.enable_load_extension(False)
+
+
+def hide_broken_vec0(conn: sqlite3.Connection) -> None:
+    """Put an empty table before each vec0 table, anybody's, that lacks what it lists its
+    rows in: looking into one crashes the process (sqlite-vec 0.1.9).
+
+    For connections that others ask through. They may name `main.` still.
+    """
+    listing = VEC0_PARTS["_rowids"]
+    sql = (
+        "select name from sqlite_master v where type = 'table' "
+        "and sql like 'create virtual table%vec0%' and (select count(*) from "
+        "pragma_table_info(v.name || '_rowids') where name in "
+        f"({', '.join(map(literal, listing))})) < {len(listing)}"
+    )
+    with suppress(sqlite3.DatabaseError):  # whoever asks something is told
+        for row in conn.execute(sql).fetchall():
+            conn.execute(f"create temp table {quote(row[0])} (damaged)")
 
 
 class Connection(sqlite3.Connection):

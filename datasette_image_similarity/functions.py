@@ -79,6 +79,7 @@ def prepare_connection(
         db.load_vec(conn)
     except DatabaseError:
         return False
+    db.hide_broken_vec0(conn)  # in a stranger's file there may be one
     for name, function, arguments in (
         ("image_embedding", _image_embedding, 2),
         ("mean_image_embedding", _mean_image_embedding, 2),

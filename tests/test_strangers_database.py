@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from core import command, refused
+from core import command, opened, refused
 from datasette.utils.sqlite import sqlite3
-from serving import ROOT, ask, open_datasette
+from serving import IS_ONE, ROOT, ask, open_datasette
 
 
 def plant(path: Path, statement: str) -> list[tuple]:
@@ -105,6 +105,31 @@ async def test_an_index_whose_lists_have_no_numbers(number: str, copied: Path) -
     assert "index is damaged" in command("verify", copied).output
     assert command("verify", copied, "--repair").exit_code == 0
     assert command("verify", copied).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "statement", ["drop table {}_rowids", "alter table {}_rowids drop column chunk_id"]
+)
+@pytest.mark.parametrize("table", ["_image_similarity_vectors_1", "theirs"])
+async def test_a_vec0_table_that_would_crash_the_server(
+    table: str, statement: str, copied: Path
+) -> None:
+    with opened(copied) as conn, conn:
+        conn.execute("create virtual table theirs using vec0(v float[2])")
+        conn.execute("insert into theirs (v) values ('[1, 2]')")
+    plant(copied, statement.format(table))
+    site = open_datasette(copied)
+    sql = f"select+*+from+{table}+where+rowid=1"
+    query = f"{'/-/query' if IS_ONE else ''}.json?sql={sql}"
+    for page in ("", f"/{table}", f"/{table}/1", f"/{table}.json", query):
+        status = (await ask(site, f"/gallery{page}", ROOT)).status_code
+        assert status in (200, 400, 403, 404), page
+    page = await ask(site, "/gallery/images/-/similar.json?_like=1")
+    if table == "theirs":
+        assert page.json()["total"] == 23
+    else:
+        assert page.status_code in (400, 404)
+        assert "damaged" in page.json()["error"], page.json()
 
 
 async def test_pictures_whose_size_is_no_number(copied: Path) -> None:
