@@ -621,7 +621,7 @@ def hide_broken_vec0(conn: sqlite3.Connection) -> None:
         "pragma_table_info(v.name || '_rowids') where name in "
         f"({', '.join(map(literal, listing))})) < {len(listing)}"
     )
-    with suppress(sqlite3.DatabaseError):  # whoever asks something is told
+    with suppress(sqlite3.DatabaseError, DatabaseError):  # whoever asks something is told
         for row in conn.execute(sql).fetchall():
             conn.execute(f"create temp table {quote(row[0])} (damaged)")
 
