@@ -56,9 +56,8 @@ def test_what_is_opened_is_told(scripted: Any, copied: Path) -> None:
     scripted.goto(f"{SIMILAR}&_next=3")
     link = scripted.locator(".ims-grid li:nth-child(2) .ims-picture")
     pk = link.get_attribute("href").rpartition("/")[2]
-    with scripted.expect_request("**/searches/click") as told:
+    with scripted.expect_request("**/searches/click"):
         link.click()
-    assert told.value.response().status == 202
     for _ in range(20):  # written once a second
         scripted.goto("/gallery/images/-/searches")
         if scripted.locator(".ims-clicked img").count():
