@@ -188,12 +188,15 @@ def spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
         source = source_of(conn, collection)
     except CollectionError:
         return []
-    first, last = conn.execute(
-        "select min(id), max(id) from _image_similarity_items where +collection_id = ?",
-        (collection.id,),
-    ).fetchone()
-    if first is None:
+    # From both ends, which min() and max() together do not.
+    ends = "select id from _image_similarity_items where +collection_id = ? order by id"
+    first, last = (
+        conn.execute(f"{ends} {way} limit 1", (collection.id,)).fetchone()
+        for way in ("", "desc")
+    )
+    if first is None or last is None:
         return []
+    first, last = first[0], last[0]
     live = live_sql(collection, source, "_image_similarity_items i not indexed")
     sql = f"select i.id, i.pk {live} and i.id >= ? order by i.id limit 1"
     keys: dict[int, Key] = {}
