@@ -121,7 +121,8 @@ def _broken_heads() -> Iterator[Message]:
     yield Message("nothing", [b""])
     yield Message("no HTTP", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 50])
     yield Message("HTTP/0.9", [b"GET " + ours + b"\r\n\r\n"])
-    yield Message("HTTP/9.9", [b"GET " + ours + b" HTTP/9.9\r\n\r\n"])
+    nine = [b"GET " + ours + b" HTTP/9.9\r\n\r\n"]
+    yield Message("HTTP/9.9", nine, (None, 200, 400, 505))  # parsers differ
     yield Message(
         "bare line feeds", [head(path=ours).replace(b"\r", b"")], (None, 200, 400)
     )
