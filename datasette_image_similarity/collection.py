@@ -1530,7 +1530,7 @@ def collection_status(
         updated_at=updated_at,
         index=index_status(conn, collection),
         store_index=store_index(conn, collection),
-        map=map_status(conn, collection),
+        map=map_status(conn, collection) if counted else None,
         default=is_default(conn, collection),
         store=collection.store,
         unsent=unsent_size(conn, collection)[0],

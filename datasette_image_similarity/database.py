@@ -1665,6 +1665,8 @@ def index_row(conn: sqlite3.Connection, collection: Collection) -> sqlite3.Row |
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):  # embedded before there were indexes
             return None
+        if "no such column" in str(error):
+            raise DatabaseError(DAMAGED_INDEX) from None
         raise
     if row is not None:
         whole = ("probes", "depth", "lists", "axes", "trained", "listed", "since")
@@ -1672,6 +1674,8 @@ def index_row(conn: sqlite3.Connection, collection: Collection) -> sqlite3.Row |
         if not all(
             isinstance(row[name], int) and 0 <= row[name] < 2**40 for name in whole
         ) or not all(isinstance(row[name], (int, float, type(None))) for name in real):
+            raise DatabaseError(DAMAGED_INDEX)
+        if row["recall"] is not None and not (row["probes"] and row["depth"]):
             raise DatabaseError(DAMAGED_INDEX)
     return row
 

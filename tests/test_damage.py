@@ -168,3 +168,19 @@ async def test_a_column_of_ours_that_is_gone_is_told(copied: Path) -> None:
     answer = await ask(open_datasette(copied), "/gallery/images/-/export.html?_like=1")
     assert answer.status_code == 400
     assert "are damaged" in answer.text
+
+
+@pytest.mark.parametrize("column", ["probes", "depth"])
+def test_an_index_that_looks_nowhere_is_damaged(copied: Path, column: str) -> None:
+    assert command("index", copied, "images").exit_code == 0
+    sql(copied, f"update _image_similarity_indexes set {column} = 0")
+    assert "index in this database is damaged" in refused("similar", copied, "images", 1)
+    assert "index is damaged" in command("verify", copied).output
+    assert command("verify", copied, "--repair").exit_code == 0
+    assert command("similar", copied, "images", 1).exit_code == 0
+
+
+def test_a_column_of_an_index_that_is_gone(copied: Path) -> None:
+    assert command("index", copied, "images").exit_code == 0
+    sql(copied, "alter table _image_similarity_indexes drop column spread")
+    assert "index in this database is damaged" in refused("similar", copied, "images", 1)

@@ -89,7 +89,7 @@ def made(conn: sqlite3.Connection, collection: db.Collection) -> Made | None:
         return None
     try:
         options = json.loads(row["parameters"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise DatabaseError(DAMAGED) from None
     texts = (row["method"], row["label"] or "", row["made_at"])
     if (

@@ -496,11 +496,14 @@ def _mend(truth: Truth, path: Path, outcome: Outcome) -> None:
         raise Broken(f"repair: {mended.output}, and then: {left.output}")
     if left.exit_code:
         outcome.end, outcome.told = "told", left.output
-        if not any(word in left.output for word in ("remove", "only you")):
+        if not any(word in left.output for word in ("remove", "only you", "Upgrade")):
             raise Broken(f"does not say what to do: {left.output}")
         return
     outcome.end = "mended"
     done = [said("embed", path, "--all"), said("embed", path, "--table", "works")]
+    if "has no embeddings" in done[0].output:
+        outcome.end = "mended without a collection"
+        return
     if "roots.path" in outcome.harm and "name the folder" in done[0].output:
         outcome.end, outcome.told = "told", done[0].output  # which, only you know
         return
