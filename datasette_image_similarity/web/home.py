@@ -12,7 +12,7 @@ from datasette.utils import tilde_encode
 from datasette.utils.sqlite import sqlite3
 
 from ..collection import Status, collection_status
-from ..database import Collection, Key, live_sql, source_of
+from ..database import Collection, Key, item_count, live_sql, source_of
 from ..errors import CollectionError, ImageSimilarityError
 from ..query import SearchTimeout, pk_path
 from ..words import reads_words
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
     from datasette.database import Database
 
+FEW = 300_000  # items that are read by their index in 25 ms
 MOSAIC = 9
 
 
@@ -188,15 +189,9 @@ def spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
         source = source_of(conn, collection)
     except CollectionError:
         return []
-    # From both ends, which min() and max() together do not.
-    ends = "select id from _image_similarity_items where +collection_id = ? order by id"
-    first, last = (
-        conn.execute(f"{ends} {way} limit 1", (collection.id,)).fetchone()
-        for way in ("", "desc")
-    )
+    first, last = _ends(conn, collection)
     if first is None or last is None:
         return []
-    first, last = first[0], last[0]
     live = live_sql(collection, source, "_image_similarity_items i not indexed")
     sql = f"select i.id, i.pk {live} and i.id >= ? order by i.id limit 1"
     keys: dict[int, Key] = {}
@@ -206,3 +201,18 @@ def spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
         if row is not None:
             keys[row["id"]] = row["pk"]
     return [pk_path(source.parts(pk)) for pk in keys.values()]
+
+
+def _ends(
+    conn: sqlite3.Connection, collection: Collection
+) -> tuple[int | None, int | None]:
+    """The lowest and the highest id of a collection's items.
+
+    Of few, by their index; of many, from both ends of all: the others are fewer.
+    """
+    of = "from _image_similarity_items where {}collection_id = :id"
+    sql = f"select min(id), max(id) {of.format('')}"
+    if item_count(conn, collection) > FEW:
+        end = f"select id {of.format('+')} order by id"
+        sql = f"select ({end} limit 1), ({end} desc limit 1)"
+    return tuple(conn.execute(sql, {"id": collection.id}).fetchone())
