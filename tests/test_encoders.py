@@ -373,6 +373,7 @@ def test_a_spec_that_is_no_spec_is_refused(text):
         ("mobilenet_v3_small", "classifier", {}),
         ("densenet121", "classifier", {}),
         ("googlenet", "fc", {"transform_input": True, "init_weights": True}),
+        ("regnet_x_400mf", "fc", {}),
         ("swin_t", "head", {}),
         ("vit_b_32", "heads", {}),
     ],
@@ -401,6 +402,8 @@ def test_vectors_are_what_the_classifier_gets(model, classifier, options, tmp_pa
         ("resnet18", "layer4", 224),
         ("squeezenet1_1", "features", 224),
         ("convnext_tiny", "features", 224),
+        ("alexnet", "features", 224),
+        pytest.param("maxvit_t", "blocks.3", 224, marks=pytest.mark.slow),
         pytest.param("inception_v3", "Mixed_7c", 299, marks=pytest.mark.slow),
     ],
 )
