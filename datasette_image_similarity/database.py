@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from .stores.opening import Stores
 
 PREFIX = "_image_similarity_"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 CHUNK_SIZE = 8  # vectors a vec0 chunk: reading a few by id stays cheap, scans too
 MOST_DIMENSIONS = 8192  # that vec0 takes
 # Tables that refer to those behind them.
@@ -460,6 +460,15 @@ MIGRATIONS = (
     -- The CRC-32 of an item's vector as it lies in this file, where neither SQLite nor vec0
     -- would notice a flipped bit; NULL where it has not been noted yet
     alter table _image_similarity_items add column crc32 integer;
+    """,
+    """
+    -- What `embed` keeps for its next run, as JSON: see RunSettings in embed.py
+    alter table _image_similarity_collections
+        add column run_settings text not null default '{}';
+
+    -- What a user should know about a picture that was embedded all the same, such as
+    -- "the last 0.7 % of the file are missing"; NULL for most
+    alter table _image_similarity_items add column note text;
     """,
 )
 
