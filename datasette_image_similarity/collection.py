@@ -40,6 +40,7 @@ from .explore.exports import (
     usual_caption,
 )
 from .explore.map import MapStatus, make_map, map_status
+from .formats import picture_suffixes
 from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
 from .pipeline import Job, Outcome, embed_pictures, finished_vector
@@ -1424,7 +1425,7 @@ def _some(
     if files and first is None:
         raise CollectionError(
             f"No pictures in {', '.join(map(str, files))}: looked for files that "
-            f"end in {' '.join(sources.PICTURE_SUFFIXES)}"
+            f"end in {' '.join(picture_suffixes())}"
         )
     return chain([] if first is None else [first], pictures)
 

@@ -36,15 +36,12 @@ from .database import (
     thumbnail_sql,
 )
 from .errors import CollectionError, ImageError, MissingFile
+from .formats import picture_suffixes
 from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object
 
 if TYPE_CHECKING:
     from .fetch import Fetcher
 
-PICTURE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".png", ".pbm", ".pgm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
 ODD = re.compile(r"[:\\\0]")  # may be a URL, or made on Windows
 ROWS_AT_ONCE = 5000
 FOLDERS_KNOWN = 10_000  # real places of folders that are remembered
@@ -290,7 +287,7 @@ class _Objects:
         try:
             for found in self._buckets.objects(self.root):
                 path = found.key.removeprefix(self.root.start)
-                if not path.lower().endswith(PICTURE_SUFFIXES) or _is_hidden(path):
+                if not path.lower().endswith(picture_suffixes()) or _is_hidden(path):
                     continue
                 try:
                     if self.root.locate(path) != f"{self.root}/{path}":
@@ -361,7 +358,7 @@ def bucket_pictures(roots: Iterable[BucketRoot], buckets: Buckets) -> Iterator[P
 
 def _object(root: BucketRoot, buckets: Buckets) -> list[Picture]:
     """The picture at a root that is no root but an object, if it is."""
-    if not root.prefix.lower().endswith(PICTURE_SUFFIXES):
+    if not root.prefix.lower().endswith(picture_suffixes()):
         return []
     picture = _Objects(root.parent, buckets).picture(root.name)
     return [] if picture.missing else [picture]
@@ -388,7 +385,9 @@ def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
     for one in outermost:
         for picture, is_link in one.pictures():
             if is_link and picture.file is not None:
-                if any(other.meets(picture.file, PICTURE_SUFFIXES) for other in outermost):
+                if any(
+                    other.meets(picture.file, picture_suffixes()) for other in outermost
+                ):
                     continue
                 if picture.file in linked:
                     continue
@@ -421,7 +420,7 @@ class _Given(NamedTuple):
 
     def meets_given(self, other: _Given) -> bool:
         """Whether `pictures()` comes past another of the given ones."""
-        return self.meets(other.real, ("",) if other.is_folder else PICTURE_SUFFIXES)
+        return self.meets(other.real, ("",) if other.is_folder else picture_suffixes())
 
     def meets(self, real: str, suffixes: tuple[str, ...]) -> bool:
         """Whether `pictures()` comes past a real place without following a link."""
@@ -464,7 +463,7 @@ def _listed(folder: str) -> tuple[list[str], set[str], list[str]]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 subfolders.append(name)
-            elif name.lower().endswith(PICTURE_SUFFIXES) and not entry.is_dir():
+            elif name.lower().endswith(picture_suffixes()) and not entry.is_dir():
                 names.append(name)
                 if entry.is_symlink():
                     links.add(name)

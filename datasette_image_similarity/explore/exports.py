@@ -37,6 +37,7 @@ from ..database import (
     thumbnail_sql,
 )
 from ..errors import CollectionError, ImageError
+from ..formats import formats_by_suffix
 from ..images import LOCAL_FILES, THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
 from ..roots import Root, is_address, is_object
@@ -53,6 +54,7 @@ SUFFIXES = {
     "HEIC": ".heic",
     "JPEG": ".jpg",
     "JPEG2000": ".jp2",
+    "JXL": ".jxl",
     "PNG": ".png",
     "TIFF": ".tif",
     "WEBP": ".webp",
@@ -343,7 +345,7 @@ def _stem(name: str) -> str:
 def _suffix(data: bytes, path: str | None) -> str:
     """The ending of a picture's file: its own if it is a picture's, else by its bytes."""
     suffix = PurePosixPath(path or "").suffix.lower()
-    if suffix in sources.PICTURE_SUFFIXES:
+    if suffix in formats_by_suffix():
         return suffix
     return SUFFIXES.get(format_by_signature(data) or "", ".img")
 

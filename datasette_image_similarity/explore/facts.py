@@ -17,27 +17,9 @@ from typing import Any
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..formats import formats_by_suffix
 
 LOSSLESS = {"PNG", "BMP", "TIFF", "PPM"}
-ENDINGS = {
-    ".avif": "AVIF",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".heic": "HEIC",
-    ".heif": "HEIC",
-    ".jfif": "JPEG",
-    ".jp2": "JPEG2000",
-    ".jpe": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pbm": "PPM",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG": "PNG",
@@ -46,6 +28,8 @@ SIGNATURES = {
     b"MM\0*": "TIFF",
     b"BM": "BMP",
     b"\0\0\0\x0cjP  ": "JPEG2000",
+    b"\0\0\0\x0cJXL ": "JXL",
+    b"\xff\x0a": "JXL",
 }
 SIGNATURE_BYTES = 12
 LONGEST = 100  # characters of a format or a date: the table may hold anything
@@ -126,7 +110,8 @@ def _facts(row: sqlite3.Row) -> Facts:
 def _format(stored: Any, path: str | None) -> str | None:
     if isinstance(stored, bytes):
         return format_by_signature(stored)
-    return _text(stored) or ENDINGS.get(PurePosixPath(path or "").suffix.lower())
+    suffix = PurePosixPath(path or "").suffix.lower()
+    return _text(stored) or formats_by_suffix().get(suffix)
 
 
 def format_by_signature(start: bytes) -> str | None:
