@@ -55,6 +55,8 @@ setup(
         "explore": ["scikit-learn>=1.6", "openTSNE>=1.0.4"],
         "umap": ["umap-learn>=0.5.9"],
         "heic": ["pillow-heif>=1.3"],
+        "jxl": ["pillow-jxl-plugin>=1.3.8"],
+        "raw": ["rawpy>=0.27"],  # LibRaw 0.22.1: without the overflows of 2026
         "int8": ["openvino>=2026.1", "nncf>=3.0"],
         "safetensors": ["safetensors"],
         "timm": ["timm>=1.0.20", "safetensors"],
@@ -83,6 +85,8 @@ setup(
             "timm>=1.0.20",
             "open_clip_torch>=3.2",
             "pillow-heif>=1.3",
+            "pillow-jxl-plugin>=1.3.8",
+            "rawpy>=0.27",
             "scikit-learn>=1.6",
             "openTSNE>=1.0.4",
             "pymilvus>=2.6",

@@ -96,6 +96,17 @@ def picture_suffixes() -> tuple[str, ...]:
     return tuple(s for s, name in formats_by_suffix().items() if name not in missing)
 
 
+def suffix_of(name: str) -> str:
+    """How to name a file of this format, as `Decoded.format` calls it: ".jpg"."""
+    usual = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif", "RAW": ".dng"}
+    return usual.get(name) or f".{name.lower()}"
+
+
+def accepted() -> str:
+    """For the attribute `accept` of a file field. Browsers do not know every suffix."""
+    return ",".join(("image/*", *picture_suffixes()))
+
+
 def remedy(suffix: str) -> str | None:
     """What to install to read files that end so, as a sentence; None if nothing helps."""
     name = formats_by_suffix().get(suffix.lower())

@@ -31,6 +31,8 @@ from PIL import (
 )
 
 from .errors import ImageError
+from .extra_formats import is_raw
+from .extra_formats import opened as opened_extra
 from .formats import EXTRAS, IN_WORDS, load_pillow
 from .images import Crop, Input, Limits, Request, in_millions, receive, send
 
@@ -140,7 +142,7 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
     form = format_name(picture)
     profile = picture.info.get("icc_profile")
     size = picture.size
-    if form == "JPEG":
+    if form in ("JPEG", "RAW"):
         # Decodes at 1/2, 1/4 or 1/8, but leaves twice of what is needed.
         crop = request.crop and as_stored(request.crop, turning(exif_of(picture)))
         wanted = wanted_size(cropped_size(size, crop), request)
@@ -179,8 +181,8 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
 def opened(data: bytes) -> Image.Image:
     """The picture with its header read and nothing decoded."""
     kind = kind_of(data)
-    if kind == "HEIC":
-        return opened_heic(data)
+    if kind in EXTRAS:
+        return opened_extra(kind, data)
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -192,20 +194,6 @@ def opened(data: bytes) -> Image.Image:
             reason = "not an image"
         hint = "" if kind in OURS else f" (pictures must be {IN_WORDS})"
         raise ImageError(reason + hint) from None
-
-
-def opened_heic(data: bytes) -> Image.Image:
-    try:
-        import pillow_heif
-    except ImportError:
-        raise ImageError(EXTRAS["HEIC"].remedy) from None
-    pillow_heif.register_heif_opener(
-        decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
-    )
-    try:
-        return Image.open(BytesIO(data), formats=["HEIF"])
-    except UnidentifiedImageError:
-        raise ImageError("the HEIC file is truncated, damaged or of a rare kind") from None
 
 
 def refuse_misread(picture: Image.Image) -> None:
@@ -224,8 +212,10 @@ def refuse_misread(picture: Image.Image) -> None:
 
 
 def format_name(picture: Image.Image) -> str:
-    if picture.format == "MPO":  # a JPEG with more JPEGs behind it
+    if picture.format == "MPO":
         return "JPEG"
+    if picture.format == "RAW":
+        return "RAW"
     if (picture.get_format_mimetype() or "").startswith("image/heic"):
         return "HEIC"
     return picture.format
@@ -240,8 +230,8 @@ SIGNATURES = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"BM": "BMP",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JXL",
+    b"\xff\x0a": "JXL",
     b"8BPS": "Photoshop",
     b"\0\0\1\0": "an icon (ICO)",
     b"%PDF": "PDF",
@@ -255,7 +245,9 @@ OURS = {"JPEG", "PNG", "GIF", "TIFF", "JPEG 2000", "BMP", "WebP", "AVIF"}
 
 
 def kind_of(data: bytes) -> str | None:
-    """What the file seems to be, in words; only ever used to word a refusal."""
+    """What the file seems to be: a format in `EXTRAS`, or words for a refusal."""
+    if is_raw(data):
+        return "RAW"
     for signature, kind in SIGNATURES.items():
         if data.startswith(signature):
             return kind

@@ -2,21 +2,26 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datasette_image_similarity.errors import ImageError
+from datasette_image_similarity.extra_formats import is_raw, jxl_size
 from datasette_image_similarity.formats import (
     EXTRAS,
     formats_by_suffix,
     picture_suffixes,
     remedy,
+    suffix_of,
 )
-from datasette_image_similarity.images import LOCAL_FILES, Decoder, Request
+from datasette_image_similarity.images import LOCAL_FILES, Decoder, Limits, Request
 from datasette_image_similarity.sources import folder_pictures
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
@@ -131,3 +136,209 @@ def test_a_picture_under_a_wrong_name_counts_by_its_content(tmp_path, decoder):
     for name, format in (("a.png", "JPEG"), ("b.jpg", "PNG"), ("c.dib", "BMP")):
         (tmp_path / name).write_bytes(saved("", format))
         assert decoder.decode((tmp_path / name).read_bytes(), Request()).format == format
+
+
+@pytest.mark.parametrize("format", sorted(set(formats_by_suffix().values())))
+def test_a_file_is_named_after_its_format(format):
+    assert formats_by_suffix()[suffix_of(format)] == format
+
+
+# RAW
+
+
+def jpeg(size=(640, 480), **options) -> bytes:
+    out = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def directory(at: int, entries: dict[int, tuple[str, tuple[int, ...] | bytes]]) -> bytes:
+    """A directory of a little-endian TIFF, to lie at an offset, and what it refers to."""
+    kinds = {"B": 1, "s": 2, "H": 3, "I": 4}
+    table, behind = struct.pack("<H", len(entries)), b""
+    end = at + 2 + 12 * len(entries) + 4
+    for tag, (kind, values) in sorted(entries.items()):
+        if isinstance(values, bytes):
+            data = values
+        else:
+            data = struct.pack(f"<{len(values)}{kind}", *values)
+        table += struct.pack("<HHI", tag, kinds[kind], len(values))
+        if len(data) > 4:
+            table += struct.pack("<I", end + len(behind))
+            behind += data + bytes(len(data) % 2)
+        else:
+            table += data.ljust(4, b"\0")
+    return table + bytes(4) + behind
+
+
+def dng(preview: bytes, size=(640, 480), orientation=1) -> bytes:
+    """A RAW file: a preview in front, and in a directory below it what the sensor saw."""
+    width, height = 64, 48
+    sensor = struct.pack(f"<{width * height}H", *range(width * height))
+    preview += bytes(len(preview) % 2)
+    seen = 8 + len(preview)
+    below = directory(
+        seen + len(sensor),
+        {
+            254: ("I", (0,)),
+            256: ("I", (width,)),
+            257: ("I", (height,)),
+            258: ("H", (16,)),
+            259: ("H", (1,)),
+            262: ("H", (32803,)),
+            273: ("I", (seen,)),
+            277: ("H", (1,)),
+            278: ("I", (height,)),
+            279: ("I", (len(sensor),)),
+            33421: ("H", (2, 2)),
+            33422: ("B", (0, 1, 1, 2)),
+        },
+    )
+    top = seen + len(sensor) + len(below)
+    above = directory(
+        top,
+        {
+            254: ("I", (1,)),
+            256: ("I", (size[0],)),
+            257: ("I", (size[1],)),
+            258: ("H", (8, 8, 8)),
+            259: ("H", (7,)),
+            262: ("H", (6,)),
+            271: ("s", b"Canon\0"),
+            272: ("s", b"Canon EOS 5D\0"),
+            273: ("I", (8,)),
+            274: ("H", (orientation,)),
+            277: ("H", (3,)),
+            278: ("I", (size[1],)),
+            279: ("I", (len(preview),)),
+            306: ("s", b"2021:05:03 14:07:00\0"),
+            330: ("I", (seen + len(sensor),)),
+            50706: ("B", (1, 4, 0, 0)),
+        },
+    )
+    return b"II*\0" + struct.pack("<I", top) + preview + sensor + below + above
+
+
+def refusal(decoder, data: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        decoder.decode(data, Request())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_raw_is_read_by_its_preview(decoder, orientation):
+    pytest.importorskip("rawpy")
+    result = decoder.decode(dng(jpeg(), orientation=orientation), Request(thumbnail=64))
+    upright = (640, 480) if orientation < 5 else (480, 640)
+    assert (result.width, result.height, result.format) == (*upright, "RAW")
+    assert result.facts["camera"] == "Canon EOS 5D"
+    thumbnail = Image.open(io.BytesIO(result.thumbnail)).convert("L")
+    middle = {1: (32, 47), 3: (32, 0), 6: (0, 32), 8: (47, 32)}[orientation]
+    assert thumbnail.getpixel(middle) > 200  # where the gradient ends
+
+
+def test_raw_without_a_preview_or_damaged_is_refused_with_a_reason(decoder):
+    pytest.importorskip("rawpy")
+    assert refusal(decoder, dng(b"")) == "the RAW file holds no preview"
+    assert "LibRaw cannot read" in refusal(decoder, b"FUJIFILMCCD-RAW ".ljust(999, b"\0"))
+    whole = dng(jpeg())
+    for cut in range(0, len(whole), 999):
+        with suppress(ImageError):
+            decoder.decode(whole[:cut], Request())
+
+
+def test_a_preview_is_held_to_the_pixel_limit():
+    pytest.importorskip("rawpy")
+    with Decoder(Limits(max_bytes=1 << 20, max_pixels=100_000, seconds=10)) as decoder:
+        assert "megapixels" in refusal(decoder, dng(jpeg()))
+
+
+@pytest.mark.parametrize("content", ["DNG", "CR2", "CR3", "RAF"])
+def test_raw_without_rawpy_says_what_to_install(content):
+    data = {
+        "DNG": dng(jpeg()),
+        "CR2": b"II*\0\x10\0\0\0CR\2\0".ljust(99, b"\0"),
+        "CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+        "RAF": b"FUJIFILMCCD-RAW 0201".ljust(99, b"\0"),
+    }[content]
+    said = without(["rawpy"], data)
+    assert said == EXTRAS["RAW"].remedy
+
+
+def test_jpeg_xl_without_its_plugin_says_what_to_install():
+    assert without(["pillow_jxl"], b"\xff\x0a\0\0") == EXTRAS["JXL"].remedy
+
+
+def without(modules: list[str], data: bytes) -> str:
+    """The refusal where these are not installed."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\n"
+        "from datasette_image_similarity import image_worker\n"
+        "try:\n    image_worker.opened(sys.stdin.buffer.read())\n"
+        "except Exception as error:\n    print(error)"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=PACKAGE_FOLDER, input=data, capture_output=True)
+    return result.stdout.decode().strip()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+def test_an_ordinary_tiff_is_not_raw(decoder, mode):
+    out = io.BytesIO()
+    Image.new(mode, (40, 30)).save(out, "TIFF")
+    assert not is_raw(out.getvalue())
+    assert decoder.decode(out.getvalue(), Request()).format == "TIFF"
+
+
+def test_a_tiff_of_nothing_but_directories_is_looked_through_quickly():
+    entries = b"\x4a\1\4\0\xff\xff\xff\xff\0\0\0\0" * 65535  # SubIFDs, more than there are
+    started = time.monotonic()
+    assert not is_raw(b"II*\0\x08\0\0\0\xff\xff" + entries + b"\x08\0\0\0")
+    assert time.monotonic() - started < 1
+
+
+# JPEG XL
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (8, 8), (64, 64), (300, 200), (40, 80), (320, 180), (3000, 2), (2, 1)]
+)
+def test_the_header_of_jpeg_xl_tells_its_size(decoder, size, boxed):
+    pytest.importorskip("pillow_jxl")
+    out = io.BytesIO()
+    Image.new("RGB", size, "red").save(out, "JXL", use_container=boxed)
+    assert jxl_size(out.getvalue()) == size
+    result = decoder.decode(out.getvalue(), Request())
+    assert (result.width, result.height, result.format) == (*size, "JXL")
+
+
+def test_jpeg_xl_is_held_to_the_pixel_limit_before_it_is_decoded():
+    pytest.importorskip("pillow_jxl")
+    out = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(out, "JXL")
+    with Decoder(Limits(max_bytes=1 << 20, max_pixels=100_000, seconds=10)) as decoder:
+        assert "megapixels" in refusal(decoder, out.getvalue()[:100])
+
+
+def test_only_a_jpeg_packed_into_jpeg_xl_is_turned_by_its_exif(decoder, tmp_path):
+    pytest.importorskip("pillow_jxl")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Model] = "C300"
+    file = tmp_path / "turned.jpg"
+    file.write_bytes(jpeg(exif=exif))
+    packed, own = io.BytesIO(), io.BytesIO()
+    Image.open(file).save(packed, "JXL")
+    Image.new("RGB", (640, 480)).save(own, "JXL", exif=exif.tobytes())
+    results = [decoder.decode(one.getvalue(), Request()) for one in (packed, own)]
+    assert [(one.width, one.height) for one in results] == [(480, 640), (640, 480)]
+    assert [one.facts["camera"] for one in results] == ["C300", "C300"]
+
+
+def test_damaged_jpeg_xl_is_refused(decoder):
+    pytest.importorskip("pillow_jxl")
+    out = io.BytesIO()
+    Image.effect_noise((99, 99), 50).save(out, "JXL", use_container=True)
+    for cut in range(2, len(out.getvalue()) - 1, 499):
+        refusal(decoder, out.getvalue()[:cut])

@@ -37,7 +37,7 @@ from ..database import (
     thumbnail_sql,
 )
 from ..errors import CollectionError, ImageError
-from ..formats import formats_by_suffix
+from ..formats import formats_by_suffix, suffix_of
 from ..images import LOCAL_FILES, THUMBNAIL_TYPE
 from ..query import Filter, Hit, pk_path
 from ..roots import Root, is_address, is_object
@@ -47,18 +47,6 @@ from .facts import format_by_signature
 THUMBNAIL_BYTES = 200_000  # of one; ours have some ten thousand
 STEM = 60  # characters of a name inside a zip file, without rank and suffix
 MANIFEST = ("file", "holds", "why", "rank", "pk", "score", "distance", "caption", "sha256")
-SUFFIXES = {
-    "AVIF": ".avif",
-    "BMP": ".bmp",
-    "GIF": ".gif",
-    "HEIC": ".heic",
-    "JPEG": ".jpg",
-    "JPEG2000": ".jp2",
-    "JXL": ".jxl",
-    "PNG": ".png",
-    "TIFF": ".tif",
-    "WEBP": ".webp",
-}
 
 
 @dataclass(frozen=True)
@@ -347,7 +335,8 @@ def _suffix(data: bytes, path: str | None) -> str:
     suffix = PurePosixPath(path or "").suffix.lower()
     if suffix in formats_by_suffix():
         return suffix
-    return SUFFIXES.get(format_by_signature(data) or "", ".img")
+    found = format_by_signature(data)
+    return suffix_of(found) if found else ".img"
 
 
 # Contact sheets

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from ..errors import CollectionError
+from ..formats import accepted, suffix_of
 from ..images import Decoded
 from ..roots import as_root
 from .answers import is_locked, page, tells_errors, wants_json
@@ -90,7 +90,7 @@ async def _form(
     path = place.path("add-picture")
     defaults = {"action": path, "fields": fields, "given": {}, "error": ""}
     megabytes = place.config.upload_max_bytes / 1e6
-    context = {**defaults, "megabytes": megabytes, **context}
+    context = {**defaults, "megabytes": megabytes, "accept": accepted(), **context}
     return await page(place, "image_similarity_add.html", context, status)
 
 
@@ -136,9 +136,7 @@ async def _fields(place: Place) -> list[dict[str, Any]]:
 
 def _save(root: Path, data: bytes, decoded: Decoded) -> str:
     """Write the file under a name that no other has; its path below the root."""
-    suffix = {"jpeg": "jpg", "jpeg2000": "jp2"}.get(decoded.format.lower())
-    suffix = suffix or re.sub(r"[^a-z0-9]", "", decoded.format.lower())
-    path = f"{FOLDER}/{secrets.token_hex(16)}.{suffix}"
+    path = f"{FOLDER}/{secrets.token_hex(16)}{suffix_of(decoded.format)}"
     folder = root / FOLDER
     if not folder.resolve().is_relative_to(root.resolve()):
         raise PageError(403, f"The folder {FOLDER} leads out of the root")

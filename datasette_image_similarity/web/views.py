@@ -23,6 +23,7 @@ from ..distances import (
 )
 from ..errors import CollectionError, ImageSimilarityError
 from ..folding import groups_there
+from ..formats import accepted
 from ..query import (
     Answer,
     Query,
@@ -445,6 +446,7 @@ async def _search_page(
         # Another picture begins another question.
         "action": question.url(path, drop=["_like", "_unlike"]),
         "max_bytes": place.config.upload_max_bytes,
+        "accept": accepted(),
         "embedded": await _count(place),
         "error": sentence(error) if error else "",
         **context,
