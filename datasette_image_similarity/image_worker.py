@@ -14,9 +14,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from functools import lru_cache
 from io import BytesIO
 from typing import IO
@@ -31,6 +29,7 @@ from PIL import (
 )
 
 from .errors import ImageError
+from .exif import SIDEWAYS, exif_of, facts_of, turning
 from .extra_formats import is_raw
 from .extra_formats import opened as opened_extra
 from .formats import EXTRAS, IN_WORDS, load_pillow
@@ -45,9 +44,6 @@ THUMBNAIL = {"format": "WEBP", "quality": 80, "method": 0}
 # As a WebP a large view would have 30 % fewer bytes, but take twelve times as long.
 PICTURE = {"format": "JPEG", "quality": 80}
 STRIP_PIXELS = 4_000_000
-# Cameras write some 64 KB. Each of its entries may claim the whole block, so that 16 MB
-# of them would take minutes.
-EXIF_BYTES = 1 << 20
 
 
 def serve(settings: dict) -> None:
@@ -150,8 +146,7 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
         picture.draft(None, [int(2 * w / s) for w, s in zip(wanted, shares, strict=True)])
     picture.load()
     # After loading: PNG may have EXIF at its end, TIFF is turned upright by Pillow.
-    exif = exif_of(picture)
-    turn = turning(exif)
+    turn, facts = turning(exif_of(picture)), facts_of(picture)
     if request.crop:
         crop = as_stored(request.crop, turn)
         size = cropped_size(size, crop)
@@ -171,7 +166,6 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
     if request.picture:
         parts["picture"] = saved(small, size, request.picture, PICTURE)
     width, height = size
-    facts = facts_of(exif)
     return {"width": width, "height": height, "format": form, "facts": facts}, parts
 
 
@@ -486,91 +480,3 @@ def saved(
     out = BytesIO()
     picture.resize(target, Image.Resampling.BICUBIC).save(out, **options)
     return out.getvalue()
-
-
-# EXIF
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SIDEWAYS = {TURNS[5], TURNS[6], TURNS[7], TURNS[8]}
-
-
-def exif_of(picture: Image.Image) -> Image.Exif:
-    if len(picture.info.get("exif") or b"") > EXIF_BYTES:
-        return Image.Exif()
-    try:
-        return picture.getexif()
-    except Exception:  # a broken block is as good as none
-        return Image.Exif()
-
-
-def turning(exif: Image.Exif) -> Image.Transpose | None:
-    """How to turn the stored picture upright."""
-    with suppress(Exception):
-        return TURNS.get(exif.get(ExifTags.Base.Orientation))
-    return None
-
-
-def facts_of(exif: Image.Exif) -> dict[str, str | float]:
-    """When, with what and where it was taken, as far as that makes sense."""
-    facts = {}
-    readers: tuple[Callable[[Image.Exif], dict], ...] = (taken_at, camera, place)
-    for reader in readers:
-        with suppress(Exception):  # cameras and editors write the strangest things
-            facts.update(reader(exif))
-    return facts
-
-
-def taken_at(exif: Image.Exif) -> dict[str, str]:
-    times = exif.get_ifd(ExifTags.IFD.Exif)
-    for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized):
-        numbers = re.fullmatch(
-            r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)", clean(times.get(tag))
-        )
-        with suppress(ValueError):  # 0000:00:00
-            if numbers:
-                moment = datetime(*map(int, numbers.groups()))
-                return {"taken_at": moment.isoformat()}
-    return {}
-
-
-def camera(exif: Image.Exif) -> dict[str, str]:
-    make = clean(exif.get(ExifTags.Base.Make))
-    model = clean(exif.get(ExifTags.Base.Model))
-    # "Canon" + "Canon EOS 5D", but also "NIKON CORPORATION" + "NIKON D70"
-    if make and model.lower().startswith(make.split()[0].lower()):
-        make = ""
-    name = f"{make} {model}".strip()
-    return {"camera": name} if name else {}
-
-
-def clean(text: object) -> str:
-    """The text without the padding that cameras add; empty if it is not a line."""
-    text = text.strip("\0 \t\r\n") if isinstance(text, str) else ""
-    return text if text.isprintable() and len(text) <= 100 else ""
-
-
-def place(exif: Image.Exif) -> dict[str, float]:
-    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    latitude = degrees(gps[ExifTags.GPS.GPSLatitude])
-    longitude = degrees(gps[ExifTags.GPS.GPSLongitude])
-    if not (0 <= latitude <= 90 and 0 <= longitude <= 180) or latitude == longitude == 0:
-        return {}
-    south = {"N": 1, "S": -1}[clean(gps[ExifTags.GPS.GPSLatitudeRef])]
-    west = {"E": 1, "W": -1}[clean(gps[ExifTags.GPS.GPSLongitudeRef])]
-    return {"latitude": south * latitude, "longitude": west * longitude}
-
-
-def degrees(parts: tuple[float, float, float]) -> float:
-    """Degrees, minutes and seconds as degrees; NaN, as from x/0, stays NaN."""
-    whole, minutes, seconds = map(float, parts)
-    if not (0 <= minutes <= 60 and 0 <= seconds <= 60):
-        return math.nan
-    return round(whole + minutes / 60 + seconds / 3600, 7)

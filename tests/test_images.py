@@ -575,6 +575,9 @@ def test_thumbnails_carry_no_metadata(decoder):
         ("Apple", "", "Apple"),
         ("", "C300", "C300"),
         ("Bad\x07", "C300", "C300"),
+        ("Møller".encode(), "C300", "Møller C300"),
+        ("M\xf8ller".encode("latin-1"), "C300", "Møller C300"),
+        ("Canon\0\1\2\3", "C300", "Canon C300"),
         ("\0\0\0", "   ", None),
         ("x" * 5000, "C300", "C300"),
     ],
@@ -594,6 +597,7 @@ def test_moments_that_never_were_are_dropped(decoder, moment):
 
 
 ZERO_OVER_ZERO = TiffImagePlugin.IFDRational(0, 0)
+FIVE_OVER_ZERO = TiffImagePlugin.IFDRational(5, 0)
 
 
 @pytest.mark.parametrize(
@@ -607,7 +611,9 @@ ZERO_OVER_ZERO = TiffImagePlugin.IFDRational(0, 0)
         {1: "?", 2: (33.0, 0.0, 0.0), 3: "E", 4: (70.0, 30.0, 0.0)},
         {2: (33.0, 0.0, 0.0), 4: (70.0, 30.0, 0.0)},
         {1: "N", 2: (33.0, 0.0, 0.0)},
-        {1: "N", 2: (33.0,), 3: "E", 4: (70.0, 30.0, 0.0)},
+        {1: "N", 2: (), 3: "E", 4: (70.0, 30.0, 0.0)},
+        {1: "E", 2: (33.0,), 3: "N", 4: (70.0, 30.0, 0.0)},
+        {1: "N", 2: (33.0, 51.0, FIVE_OVER_ZERO), 3: "E", 4: (70.0,)},
     ],
 )
 def test_places_that_are_nowhere_are_dropped(decoder, gps):

@@ -39,8 +39,8 @@ LONGEST = 100  # characters of a format or a date: the table may hold anything
 class Facts:
     """One picture. What is not known is None.
 
-    `format` is Pillow's name, as "JPEG". `taken_at` is the camera's local time,
-    `changed_at` the file's time in UTC, both ISO 8601 to the second.
+    `format` is Pillow's name, as "JPEG". `taken_at` is the camera's local time, with its
+    offset if it is known, `changed_at` the file's time in UTC: both ISO 8601 to the second.
     """
 
     item_id: int
