@@ -2,7 +2,6 @@
 
 import io
 import json
-import struct
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import ExifTags, Image
+from stress.picture_seeds import dng
 
 from datasette_image_similarity.errors import ImageError
 from datasette_image_similarity.extra_formats import is_raw, jxl_size
@@ -150,73 +150,6 @@ def jpeg(size=(640, 480), **options) -> bytes:
     out = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(out, "JPEG", **options)
     return out.getvalue()
-
-
-def directory(at: int, entries: dict[int, tuple[str, tuple[int, ...] | bytes]]) -> bytes:
-    """A directory of a little-endian TIFF, to lie at an offset, and what it refers to."""
-    kinds = {"B": 1, "s": 2, "H": 3, "I": 4}
-    table, behind = struct.pack("<H", len(entries)), b""
-    end = at + 2 + 12 * len(entries) + 4
-    for tag, (kind, values) in sorted(entries.items()):
-        if isinstance(values, bytes):
-            data = values
-        else:
-            data = struct.pack(f"<{len(values)}{kind}", *values)
-        table += struct.pack("<HHI", tag, kinds[kind], len(values))
-        if len(data) > 4:
-            table += struct.pack("<I", end + len(behind))
-            behind += data + bytes(len(data) % 2)
-        else:
-            table += data.ljust(4, b"\0")
-    return table + bytes(4) + behind
-
-
-def dng(preview: bytes, size=(640, 480), orientation=1) -> bytes:
-    """A RAW file: a preview in front, and in a directory below it what the sensor saw."""
-    width, height = 64, 48
-    sensor = struct.pack(f"<{width * height}H", *range(width * height))
-    preview += bytes(len(preview) % 2)
-    seen = 8 + len(preview)
-    below = directory(
-        seen + len(sensor),
-        {
-            254: ("I", (0,)),
-            256: ("I", (width,)),
-            257: ("I", (height,)),
-            258: ("H", (16,)),
-            259: ("H", (1,)),
-            262: ("H", (32803,)),
-            273: ("I", (seen,)),
-            277: ("H", (1,)),
-            278: ("I", (height,)),
-            279: ("I", (len(sensor),)),
-            33421: ("H", (2, 2)),
-            33422: ("B", (0, 1, 1, 2)),
-        },
-    )
-    top = seen + len(sensor) + len(below)
-    above = directory(
-        top,
-        {
-            254: ("I", (1,)),
-            256: ("I", (size[0],)),
-            257: ("I", (size[1],)),
-            258: ("H", (8, 8, 8)),
-            259: ("H", (7,)),
-            262: ("H", (6,)),
-            271: ("s", b"Canon\0"),
-            272: ("s", b"Canon EOS 5D\0"),
-            273: ("I", (8,)),
-            274: ("H", (orientation,)),
-            277: ("H", (3,)),
-            278: ("I", (size[1],)),
-            279: ("I", (len(preview),)),
-            306: ("s", b"2021:05:03 14:07:00\0"),
-            330: ("I", (seen + len(sensor),)),
-            50706: ("B", (1, 4, 0, 0)),
-        },
-    )
-    return b"II*\0" + struct.pack("<I", top) + preview + sensor + below + above
 
 
 def refusal(decoder, data: bytes) -> str:

@@ -161,6 +161,9 @@ def written() -> Iterator[tuple[str, bytes]]:
                     options = {**options, "append_images": [photo(seed=2), photo(seed=3)]}
                 yield f"{format} {name}", file_of(photo(mode), format, **options)
     yield "TIFF tiled", tiled_tiff()
+    preview = file_of(photo(), "JPEG", exif=exif(), comment=SECRET)
+    yield "RAW preview", dng(preview, SIZE, orientation=6)
+    yield "RAW plain preview", dng(file_of(photo(), "JPEG"), SIZE)
     with suppress(ImportError):
         import pillow_heif
 
@@ -169,6 +172,13 @@ def written() -> Iterator[tuple[str, bytes]]:
         more = [photo(seed=2), photo(seed=3)]
         yield "HEIF frames", file_of(photo(), "HEIF", save_all=True, append_images=more)
         yield "HEIF alpha", file_of(photo("RGBA"), "HEIF")
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401
+
+        for mode in ("L", "LA", "RGB", "RGBA", "I;16", "F"):
+            yield f"JXL {mode}", file_of(photo(mode), "JXL")
+        about = {"exif": exif(), "xmp": XMP, "use_container": True}
+        yield "JXL metadata", file_of(photo(), "JXL", **about)
 
 
 def tiff(
@@ -194,6 +204,73 @@ def tiff(
         table += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table
     return head + struct.pack("<I", following) + behind + body
+
+
+def directory(at: int, entries: dict[int, tuple[str, tuple[int, ...] | bytes]]) -> bytes:
+    """A directory of a little-endian TIFF, to lie at an offset, and what it refers to."""
+    kinds = {"B": 1, "s": 2, "H": 3, "I": 4}
+    table, behind = struct.pack("<H", len(entries)), b""
+    end = at + 2 + 12 * len(entries) + 4
+    for tag, (kind, values) in sorted(entries.items()):
+        if isinstance(values, bytes):
+            data = values
+        else:
+            data = struct.pack(f"<{len(values)}{kind}", *values)
+        table += struct.pack("<HHI", tag, kinds[kind], len(values))
+        if len(data) > 4:
+            table += struct.pack("<I", end + len(behind))
+            behind += data + bytes(len(data) % 2)
+        else:
+            table += data.ljust(4, b"\0")
+    return table + bytes(4) + behind
+
+
+def dng(preview: bytes, size: tuple[int, int] = (640, 480), orientation: int = 1) -> bytes:
+    """A RAW file: a preview in front, and in a directory below it what the sensor saw."""
+    width, height = 64, 48
+    sensor = struct.pack(f"<{width * height}H", *range(width * height))
+    preview += bytes(len(preview) % 2)
+    seen = 8 + len(preview)
+    below = directory(
+        seen + len(sensor),
+        {
+            254: ("I", (0,)),
+            256: ("I", (width,)),
+            257: ("I", (height,)),
+            258: ("H", (16,)),
+            259: ("H", (1,)),
+            262: ("H", (32803,)),
+            273: ("I", (seen,)),
+            277: ("H", (1,)),
+            278: ("I", (height,)),
+            279: ("I", (len(sensor),)),
+            33421: ("H", (2, 2)),
+            33422: ("B", (0, 1, 1, 2)),
+        },
+    )
+    top = seen + len(sensor) + len(below)
+    above = directory(
+        top,
+        {
+            254: ("I", (1,)),
+            256: ("I", (size[0],)),
+            257: ("I", (size[1],)),
+            258: ("H", (8, 8, 8)),
+            259: ("H", (7,)),
+            262: ("H", (6,)),
+            271: ("s", b"Canon\0"),
+            272: ("s", b"Canon EOS 5D\0"),
+            273: ("I", (8,)),
+            274: ("H", (orientation,)),
+            277: ("H", (3,)),
+            278: ("I", (size[1],)),
+            279: ("I", (len(preview),)),
+            306: ("s", b"2021:05:03 14:07:00\0"),
+            330: ("I", (seen + len(sensor),)),
+            50706: ("B", (1, 4, 0, 0)),
+        },
+    )
+    return b"II*\0" + struct.pack("<I", top) + preview + sensor + below + above
 
 
 def tiled_tiff(

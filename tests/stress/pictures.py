@@ -67,6 +67,8 @@ READ = {
     "DIB",
     "PPM",
     "JPEG2000",
+    "JXL",
+    "RAW",
 }
 BATCH = 100
 GRACE = 5  # seconds: a child that was killed starts again, on a busy machine
