@@ -249,6 +249,8 @@ def kind_of(data: bytes) -> str | None:
         return "WebP" if data[8:12] == b"WEBP" else "sound or video"
     if data[4:8] == b"ftyp":
         return kind_of_box(data[8:64])
+    if data.endswith(b"TRUEVISION-XFILE.\0"):
+        return "TGA"
     return kind_of_text(data[:2000])
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
+from .formats import remedy
 from .pipeline import Job
 from .roots import Root, as_root, is_address
 from .sources import Picture
@@ -132,7 +133,7 @@ class Stored:
         """Items, with their hashes, whose file was not met.
 
         Only those of roots that were `listed` as a whole; nothing is gone from the
-        folders (places) that were `closed`.
+        folders (places) that were `closed`, nor what only a missing extra would look for.
         """
         roots = {id: path for id, path in self.roots.items() if path in listed}
         rows = self._conn.execute(
@@ -146,6 +147,7 @@ class Stored:
             for row in rows
             if row["root_id"] in roots
             and closed.isdisjoint(folders_of(place(roots[row["root_id"]], row["path"])))
+            and remedy(os.path.splitext(row["path"])[1]) is None
         }
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from core import embed
 from PIL import ExifTags, Image
 from stress.picture_seeds import dng
 
@@ -275,3 +276,22 @@ def test_damaged_jpeg_xl_is_refused(decoder):
     Image.effect_noise((99, 99), 50).save(out, "JXL", use_container=True)
     for cut in range(2, len(out.getvalue()) - 1, 499):
         refusal(decoder, out.getvalue()[:cut])
+
+
+def test_pictures_whose_extra_is_gone_are_not_pruned(tmp_path, monkeypatch):
+    pytest.importorskip("pillow_heif")
+    folder = tmp_path / "telephone"
+    folder.mkdir()
+    (folder / "a.hif").write_bytes(saved(".hif", "HEIF"))
+    (folder / "b.jpg").write_bytes(jpeg())
+    database = tmp_path / "x.db"
+    assert embed(database, folder).embedded == 2
+    monkeypatch.setattr("datasette_image_similarity.formats.find_spec", lambda name: None)
+    picture_suffixes.cache_clear()
+    try:
+        assert embed(database, folder, prune=True).removed == 0
+    finally:
+        monkeypatch.undo()
+        picture_suffixes.cache_clear()
+    (folder / "a.hif").unlink()
+    assert embed(database, folder, prune=True).removed == 1

@@ -650,6 +650,7 @@ def test_a_broken_exif_block_never_fails_a_picture(decoder, format):
         (b'{"error": "not found"}', "this looks like JSON"),
         (b"hello", "this looks like text"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0", "this looks like a video"),
+        (b"\0\0\2" + bytes(99) + b"TRUEVISION-XFILE.\0", "this looks like TGA"),
         (b"\x8a\x07\x00\x01 whatever", "not an image (pictures must be"),
         (b"\x89PNG\r\n\x1a\n", "the PNG file is truncated, damaged"),
         (b"\xff\xd8\xff\xe0", "the JPEG file is truncated, damaged"),
