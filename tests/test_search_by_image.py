@@ -24,7 +24,9 @@ from serving import (
     pks,
     post_picture,
 )
+from stress.picture_seeds import dng
 
+from datasette_image_similarity.formats import picture_suffixes
 from datasette_image_similarity.web.service import service
 
 SEARCH = "/gallery/images/-/search-by-image"
@@ -227,7 +229,30 @@ async def test_what_is_no_picture_is_refused(
     assert good.status_code == 200  # and the next one works
 
 
-@pytest.mark.parametrize("format", ["JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+async def test_the_form_offers_every_suffix_that_is_read(site: Datasette) -> None:
+    page = await ask(site, SEARCH)
+    offered = re.search(r'id="ims-file"[^>]* accept="([^"]+)"', page.text)[1]
+    assert offered.split(",") == ["image/*", *picture_suffixes()]
+
+
+@pytest.mark.parametrize("format", ["HEIF", "JXL", "RAW"])
+async def test_formats_of_extras_can_be_uploaded(site: Datasette, format: str) -> None:
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if format == "JXL":
+        pytest.importorskip("pillow_jxl")
+    if format == "RAW":
+        pytest.importorskip("rawpy")
+    data = encoded("JPEG" if format == "RAW" else format, quality=95)
+    data = dng(data, (80, 60)) if format == "RAW" else data
+    response = await post_picture(site, SEARCH, data, name="x.jpg", kind="image/jpeg")
+    assert response.status_code == 200, response.text
+    assert response.json()["rows"][0]["row"]["name"] == "red-3.png"
+
+
+@pytest.mark.parametrize(
+    "format", ["JPEG", "GIF", "WEBP", "BMP", "TIFF", "DIB", "PPM", "JPEG2000", "AVIF"]
+)
 async def test_the_content_type_may_lie_about_a_picture(
     site: Datasette, format: str
 ) -> None:
