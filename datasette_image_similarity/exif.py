@@ -94,6 +94,7 @@ def written_dates(picture: Image.Image) -> Iterator[tuple[object, object]]:
     times = directory(exif, IFD.Exif)
     yield times.get(Base.DateTimeOriginal), times.get(Base.OffsetTimeOriginal)
     yield times.get(Base.DateTimeDigitized), times.get(Base.OffsetTimeDigitized)
+    yield exif.get(Base.DateTimeOriginal), None  # where TIFF/EP has it
     yield exif.get(Base.DateTime), times.get(Base.OffsetTime)
     xmp = picture.info.get("xmp")
     if isinstance(xmp, bytes):

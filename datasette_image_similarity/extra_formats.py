@@ -13,9 +13,10 @@ from contextlib import suppress
 from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
-from PIL.ExifTags import Base
+from PIL.ExifTags import IFD, Base
 
 from .errors import ImageError
+from .exif import EXIF_BYTES
 from .formats import EXTRAS
 
 RAW_SIGNATURES = (
@@ -77,18 +78,24 @@ def opened_raw(data: bytes) -> Image.Image:
     try:
         with rawpy.imread(BytesIO(data)) as raw:
             preview, flip = raw.extract_thumb(), raw.sizes.flip
-    except rawpy.LibRawNoThumbnailError:
-        raise ImageError("the RAW file holds no preview") from None
+    except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+        raise ImageError("the RAW file holds no preview that can be read") from None
     except rawpy.LibRawError as error:
         reason = error.args[0].decode(errors="replace") if error.args else "damaged"
         raise ImageError(f"LibRaw cannot read the RAW file: {reason}") from None
     if preview.format == rawpy.ThumbFormat.JPEG:
-        # LibRaw has put EXIF into it where the camera put none.
         picture = Image.open(BytesIO(preview.data), formats=["JPEG"])
     else:
         picture = Image.fromarray(preview.data)
-        picture.getexif()[Base.Orientation] = TURNED_BY_LIBRAW.get(flip, 1)
     picture.format = "RAW"
+    exif = picture.getexif()
+    turned = exif.get(Base.Orientation, TURNED_BY_LIBRAW.get(flip, 1))
+    with suppress(Exception):  # a TIFF tells more than what LibRaw copies into a preview
+        own = Image.Exif()
+        own.load(data[:EXIF_BYTES])
+        if own.get_ifd(IFD.Exif):
+            exif.load(data[:EXIF_BYTES])
+    exif[Base.Orientation] = turned
     return picture
 
 

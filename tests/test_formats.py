@@ -159,13 +159,18 @@ def refusal(decoder, data: bytes) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("is_jpeg", [True, False])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_raw_is_read_by_its_preview(decoder, orientation):
+def test_raw_is_read_by_its_preview(decoder, orientation, is_jpeg):
     pytest.importorskip("rawpy")
-    result = decoder.decode(dng(jpeg(), orientation=orientation), Request(thumbnail=64))
+    preview = jpeg() if is_jpeg else Image.open(io.BytesIO(jpeg())).tobytes()
+    result = decoder.decode(dng(preview, orientation=orientation), Request(thumbnail=64))
     upright = (640, 480) if orientation < 5 else (480, 640)
     assert (result.width, result.height, result.format) == (*upright, "RAW")
-    assert result.facts["camera"] == "Canon EOS 5D"
+    assert result.facts == {
+        "taken_at": "2021-05-03T14:07:00+02:00",
+        "camera": "Canon EOS 5D",
+    }
     thumbnail = Image.open(io.BytesIO(result.thumbnail)).convert("L")
     middle = {1: (32, 47), 3: (32, 0), 6: (0, 32), 8: (47, 32)}[orientation]
     assert thumbnail.getpixel(middle) > 200  # where the gradient ends
@@ -173,7 +178,7 @@ def test_raw_is_read_by_its_preview(decoder, orientation):
 
 def test_raw_without_a_preview_or_damaged_is_refused_with_a_reason(decoder):
     pytest.importorskip("rawpy")
-    assert refusal(decoder, dng(b"")) == "the RAW file holds no preview"
+    assert refusal(decoder, dng(b"")) == "the RAW file holds no preview that can be read"
     assert "LibRaw cannot read" in refusal(decoder, b"FUJIFILMCCD-RAW ".ljust(999, b"\0"))
     whole = dng(jpeg())
     for cut in range(0, len(whole), 999):

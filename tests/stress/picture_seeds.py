@@ -164,6 +164,7 @@ def written() -> Iterator[tuple[str, bytes]]:
     preview = file_of(photo(), "JPEG", exif=exif(), comment=SECRET)
     yield "RAW preview", dng(preview, SIZE, orientation=6)
     yield "RAW plain preview", dng(file_of(photo(), "JPEG"), SIZE)
+    yield "RAW small preview", dng(photo().tobytes(), SIZE, orientation=8)
     with suppress(ImportError):
         import pillow_heif
 
@@ -227,6 +228,7 @@ def directory(at: int, entries: dict[int, tuple[str, tuple[int, ...] | bytes]]) 
 
 def dng(preview: bytes, size: tuple[int, int] = (640, 480), orientation: int = 1) -> bytes:
     """A RAW file: a preview in front, and in a directory below it what the sensor saw."""
+    is_jpeg = preview[:2] in (b"\xff\xd8", b"")  # else RGB, byte by byte
     width, height = 64, 48
     sensor = struct.pack(f"<{width * height}H", *range(width * height))
     preview += bytes(len(preview) % 2)
@@ -248,7 +250,11 @@ def dng(preview: bytes, size: tuple[int, int] = (640, 480), orientation: int = 1
             33422: ("B", (0, 1, 1, 2)),
         },
     )
-    top = seen + len(sensor) + len(below)
+    when = seen + len(sensor) + len(below)
+    times = directory(
+        when, {36867: ("s", b"2021:05:03 14:07:00\0"), 36881: ("s", b"+02:00\0")}
+    )
+    top = when + len(times)
     above = directory(
         top,
         {
@@ -256,8 +262,8 @@ def dng(preview: bytes, size: tuple[int, int] = (640, 480), orientation: int = 1
             256: ("I", (size[0],)),
             257: ("I", (size[1],)),
             258: ("H", (8, 8, 8)),
-            259: ("H", (7,)),
-            262: ("H", (6,)),
+            259: ("H", (7 if is_jpeg else 1,)),
+            262: ("H", (6 if is_jpeg else 2,)),
             271: ("s", b"Canon\0"),
             272: ("s", b"Canon EOS 5D\0"),
             273: ("I", (8,)),
@@ -267,10 +273,11 @@ def dng(preview: bytes, size: tuple[int, int] = (640, 480), orientation: int = 1
             279: ("I", (len(preview),)),
             306: ("s", b"2021:05:03 14:07:00\0"),
             330: ("I", (seen + len(sensor),)),
+            34665: ("I", (when,)),
             50706: ("B", (1, 4, 0, 0)),
         },
     )
-    return b"II*\0" + struct.pack("<I", top) + preview + sensor + below + above
+    return b"II*\0" + struct.pack("<I", top) + preview + sensor + below + times + above
 
 
 def tiled_tiff(
