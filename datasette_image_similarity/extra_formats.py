@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 
 from .errors import ImageError
-from .exif import EXIF_BYTES
+from .exif import EXIF_BYTES, exif_of
 from .formats import EXTRAS
 
 RAW_SIGNATURES = (
@@ -64,7 +64,7 @@ def opened_jxl(data: bytes) -> Image.Image:
     picture = Image.open(BytesIO(data), formats=["JXL"])
     if not picture.jpeg:
         # The decoder has turned it upright; only a JPEG packed as it was needs its EXIF.
-        picture.getexif().pop(Base.Orientation, None)
+        exif_of(picture).pop(Base.Orientation, None)
     return picture
 
 
@@ -88,7 +88,7 @@ def opened_raw(data: bytes) -> Image.Image:
     else:
         picture = Image.fromarray(preview.data)
     picture.format = "RAW"
-    exif = picture.getexif()
+    exif = exif_of(picture)
     turned = exif.get(Base.Orientation, TURNED_BY_LIBRAW.get(flip, 1))
     with suppress(Exception):  # a TIFF tells more than what LibRaw copies into a preview
         own = Image.Exif()

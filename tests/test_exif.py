@@ -2,6 +2,7 @@
 
 import io
 import math
+import random
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -229,10 +230,7 @@ def test_the_reference_gives_the_sign(value, reference, signed_value):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "JXL"])
 def test_every_format_that_keeps_exif(decoder, format):
-    if format == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
-    if format == "JXL":
-        pytest.importorskip("pillow_jxl")
+    need_plugin_of(format)
     exif = exif_with(
         {271: "Maker", 272: "C300"},
         {ORIGINAL: "2023:05:06 07:08:09.12", 36881: "+02:00"},
@@ -244,3 +242,27 @@ def test_every_format_that_keeps_exif(decoder, format):
         "latitude": pytest.approx(40.446),
         "longitude": pytest.approx(-79.9821667),
     }
+
+
+@pytest.mark.parametrize("format", ["TIFF", "HEIF", "JXL"])
+def test_a_broken_block_fails_no_picture(decoder, format):
+    need_plugin_of(format)
+    whole = exif_with({272: "C300"}, {ORIGINAL: "2023:05:06 07:08:09"}, {1: "N"}).tobytes()
+    for seed in range(40):
+        chance = random.Random(seed)
+        broken = bytearray(whole)
+        for _ in range(chance.randint(1, 20)):
+            broken[chance.randrange(10, len(broken))] = chance.randrange(256)
+        if format == "TIFF":  # a sub-directory is all that may be broken without the rest
+            tags = {34665: chance.randrange(1, 9999), 306: bytes(broken[-19:])}
+            facts(decoder, b"", "TIFF", tiffinfo=tags)
+        else:
+            facts(decoder, bytes(broken), format)
+
+
+def need_plugin_of(format: str) -> None:
+    """Skip the test where an extra is not installed."""
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if format == "JXL":
+        pytest.importorskip("pillow_jxl")
