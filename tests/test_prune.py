@@ -1,0 +1,152 @@
+"""`--prune` deletes no row in which people have written something."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from core import embed, sql
+
+from datasette_image_similarity import database as db
+from datasette_image_similarity.written import EMBEDDED, written_rows
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """The folders cat and dog, with two pictures each."""
+    for number, name in enumerate(("cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png")):
+        file = tmp_path / "few" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture("red", number))
+    return tmp_path / "few"
+
+
+@pytest.fixture
+def path(tmp_path: Path, few: Path) -> Path:
+    """The four pictures of `few`, embedded: rows 1 to 4."""
+    path = tmp_path / "x.db"
+    embed(path, few)
+    return path
+
+
+def written(path: Path, *statements: str, filled: tuple[str, ...] = EMBEDDED) -> set:
+    """The rows of the table that hold something people wrote, after these statements."""
+    for statement in statements:
+        sql(path, statement)
+    with closing(db.connect(path)) as conn:
+        table = db.source_table(conn, "images")
+        return written_rows(conn, table, [1, 2, 3, 4], filled)
+
+
+def test_nothing_is_written_in_rows_as_embed_made_them(path: Path) -> None:
+    assert written(path) == set()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "note",
+        "note text default 'x'",
+        "note text default ''",
+        "note integer not null default 5",
+        "note integer default '5'",
+        'note text default "x"',
+        "note text default x",
+        "note boolean default false",
+        "note real default -1.5",
+        "note text default null",
+        "note text default (lower('NEW'))",
+        "note text as (path || name)",
+        "note text as ('x') stored",
+        '"it\'s "" a note" text',
+    ],
+)
+def test_a_column_of_the_users_is_written_in_where_it_is_not_its_default(
+    path: Path, tmp_path: Path, column: str
+) -> None:
+    if "stored" in column or "lower(" in column:  # what `alter table` refuses
+        rebuilt(path, column)
+    else:
+        sql(path, f"alter table images add column {column}")
+    assert written(path) == set()
+    if " as (" not in column:
+        name = column.split(" ")[0] if column[0] != '"' else '"it\'s "" a note"'
+        assert written(path, f"update images set {name} = 7 where id = 2") == {2}
+
+
+def rebuilt(path: Path, column: str) -> None:
+    """Make the table anew with one more column, as other tools do."""
+    names = ", ".join(("id", *EMBEDDED))
+    sql(path, "alter table images rename to old")
+    sql(path, f"create table images (id integer primary key, {names[4:]}, {column})")
+    sql(path, f"insert into images ({names}) select {names} from old")
+    sql(path, "drop table old")
+
+
+def test_an_empty_text_says_as_little_as_null(path: Path) -> None:
+    sql(path, "alter table images add column note text")
+    sql(path, "alter table images add column checked text default ''")
+    sql(path, "alter table images add column stars integer default 3")
+    assert written(path, "update images set note = '', checked = null") == set()
+    emptied = written(path, "update images set stars = null where id = 4")
+    assert emptied == {4}, "this value was there, and somebody took it out"
+
+
+@pytest.mark.parametrize(
+    "default", ["current_timestamp", "(datetime('now'))", "(date())", "CURRENT_DATE"]
+)
+def test_a_time_that_a_default_gave_is_nobodys_writing(
+    tmp_path: Path, few: Path, default: str
+) -> None:
+    path = tmp_path / "timed.db"
+    columns = ", ".join(EMBEDDED)
+    sql(
+        path,
+        f"create table images (id integer primary key, {columns}, seen default {default})",
+    )
+    embed(path, few)
+    assert written(path) == set()
+    assert written(path, "update images set seen = '1999-12-31' where id = 3") == {3}
+
+
+def test_a_random_default_is_kept(tmp_path: Path, few: Path) -> None:
+    path = tmp_path / "random.db"
+    made = f"create table images (id integer primary key, {', '.join(EMBEDDED)}, x default"
+    sql(path, f"{made} (random()))")
+    embed(path, few)
+    assert written(path) == {1, 2, 3, 4}, "nobody can tell whether a person wrote it"
+
+
+def test_a_label_is_written_unless_it_is_the_folders_name(path: Path, few: Path) -> None:
+    embed(path, few, label_from_folder=True, force=True)
+    assert written(path) == set()
+    assert written(path, "update images set label = 'Cat' where id = 1") == {1}
+    assert written(path, "update images set label = 'kitten' where id = 2") == {1, 2}
+
+
+def test_a_row_that_others_refer_to_is_kept(path: Path) -> None:
+    sql(path, "create table tags (image integer references images(id), tag)")
+    sql(path, "create table notes (x references Images)")
+    sql(path, "create table pairs (a, b, foreign key (a, b) references images(id, path))")
+    sql(path, "create table lost (x references images(nope))")
+    assert written(path) == set()
+    assert written(path, "insert into tags values (1, 'good'), (null, 'bad')") == {1}
+    assert written(path, "insert into notes values (4)") == {1, 4}
+    assert written(path, "insert into pairs values (2, 'x'), (3, 'dog/c.png')") == {1, 3, 4}
+
+
+def test_a_decision_keeps_a_row(path: Path) -> None:
+    decided = (
+        "insert into _image_similarity_decisions (collection_id, step, pk, sha256, decision)"
+        " values (1, 1, 3, 'abc', 'keep')"
+    )
+    assert written(path, decided) == {3}
+
+
+def test_columns_of_a_csv_are_no_writing(path: Path) -> None:
+    sql(path, "alter table images add column price")
+    assert (
+        written(path, "update images set price = 4", filled=(*EMBEDDED, "PRICE")) == set()
+    )
