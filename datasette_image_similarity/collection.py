@@ -120,6 +120,7 @@ class Status:
     metric: str
     embedded: int
     failures: int
+    missing: int  # rows that were kept when the vector of their missing file was pruned
     stale: int | None
     thumbnails: int | None
     bytes: int | None  # of vectors and thumbnails in this file
@@ -206,6 +207,7 @@ class ImageCollection:
         limit: int | None = None,
         force: bool = False,
         prune: bool = False,
+        prune_rows: bool = False,
         thumbnails: bool = True,
         limits: Limits = LOCAL_FILES,
         progress: Callable[[Progress], None] | None = None,
@@ -229,12 +231,15 @@ class ImageCollection:
         and its network. `where` is a SQL condition on the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
-        the encoder; `prune` drops what has gone from the disk. `progress` is called
-        after each batch, a transaction each; `stop()` turning true ends the run after
-        the current one, or without it where pictures come from elsewhere. `skip` are
-        pictures not to look at again. `copy_of` is another database, whose table is
-        copied here first, over an earlier copy. `engine` has the machines of a Ray
-        cluster read, decode and encode: see `ray_engine.RayEngine`.
+        the encoder. `prune` deletes the vectors of missing files and, in a table made of
+        folders, those of their rows in which nobody has written anything (`written.py`);
+        `prune_rows` deletes all rows of missing files.
+
+        `progress` is called after each batch, a transaction each; `stop()` turning true
+        ends the run after the current one, or without it where pictures come from
+        elsewhere. `skip` are pictures not to look at again. `copy_of` is another database,
+        whose table is copied here first, over an earlier copy. `engine` has the machines of
+        a Ray cluster read, decode and encode: see `ray_engine.RayEngine`.
 
         `store` is the URL of a store for the vectors of a new collection, in place of this
         file (`stores/opening.py`); from then on the collection remembers it. With `force`
@@ -310,7 +315,7 @@ class ImageCollection:
                 self._learn(run, queue, options.dims, how, report, opening)
             encoder = self._encoder if readable else None
             run.work(queue, encoder, how, force=force, report=report)
-            run.finish(prune, whole=not (where or limit or run.summary.stopped))
+            run.finish(prune, prune_rows, whole=not (where or limit or run.summary.stopped))
         run.summary.cache_problem = reader.cache_problem
         run.summary.seconds = time.perf_counter() - started
         return run.summary
@@ -1528,6 +1533,7 @@ def collection_status(
         metric=collection.metric,
         embedded=embedded,
         failures=failures,
+        missing=db.missing_count(conn, collection),
         updated_at=updated_at,
         index=index_status(conn, collection),
         store_index=store_index(conn, collection),

@@ -9,6 +9,7 @@ our own, which is also the id of its vector and of its thumbnail.
     _image_similarity_vectors_{id}  vec0: (id, embedding), one per collection
     _image_similarity_thumbnails    WebP, by item id
     _image_similarity_failures      pictures that could not be embedded, and why
+    _image_similarity_missing       rows that `embed --prune` kept without a picture
     _image_similarity_roots         folders and buckets that paths are relative to
     _image_similarity_transforms    what was learned of a collection and is applied to the
                                     vectors of its network: PCA, learned heads
@@ -75,7 +76,7 @@ REFERRING = (
     *("decisions", "grouped", "groups", "scans", "hashes"),
     *("points", "atlases", "maps"),
     *("thumbnails", "failures", "lists", "unlisted", "indexes", "transforms"),
-    *("unsent", "copies"),
+    *("unsent", "copies", "missing"),
     *("items", "roots", "collections"),
 )
 # Tables whose rows go with their item: SQLite gives the highest id out again.
@@ -469,6 +470,16 @@ MIGRATIONS = (
     -- What a user should know about a picture that was embedded all the same, such as
     -- "the last 0.7 % of the file are missing"; NULL for most
     alter table _image_similarity_items add column note text;
+
+    -- Rows whose file is missing, kept by `embed --prune` for what people wrote in them
+    create table _image_similarity_missing (
+        collection_id integer not null references _image_similarity_collections(id),
+        pk not null,
+        root text,
+        path text,
+        sha256 text not null,
+        primary key (collection_id, pk)
+    );
     """,
 )
 
@@ -1293,7 +1304,7 @@ def hand_over(conn: sqlite3.Connection, old: Collection, new: Collection) -> Non
         "from _image_similarity_collections where id = ?) where id = ?",
         (old.id, new.id),
     )
-    for table in BY_PEOPLE:
+    for table in (*BY_PEOPLE, "missing"):
         conn.execute(
             f"update {PREFIX}{table} set collection_id = ? where collection_id = ?",
             (new.id, old.id),
@@ -1458,6 +1469,8 @@ def put_item(
         (item, collection.id),
     )
     _put_vector(conn, collection, item, pk, sha256, vector)
+    sql = "delete from _image_similarity_missing where collection_id = ? and pk = ?"
+    conn.execute(sql, (collection.id, pk))
     conn.execute("delete from _image_similarity_thumbnails where id = ?", (item,))
     if thumbnail is not None:
         conn.execute(
@@ -1548,6 +1561,28 @@ def drop_items(
         for table in BY_ITEM:
             conn.execute(f"delete from {PREFIX}{table} where item_id = ?", (item,))
         conn.execute("delete from _image_similarity_items where id = ?", (item,))
+
+
+def note_missing(
+    conn: sqlite3.Connection, collection: Collection, pks: Iterable[Key]
+) -> None:
+    """These rows are kept without a picture: the items, which are dropped next, say where
+    it was. Call inside a transaction."""
+    conn.executemany(
+        "insert or replace into _image_similarity_missing "
+        "select i.collection_id, i.pk, r.path, i.path, i.sha256 "
+        "from _image_similarity_items i left join _image_similarity_roots r "
+        "on r.id = i.root_id where i.collection_id = ? and i.pk = ?",
+        ((collection.id, pk) for pk in pks),
+    )
+
+
+def missing_count(conn: sqlite3.Connection, collection: Collection) -> int:
+    """How many rows `embed --prune` kept without a picture."""
+    if not is_current(conn, since=7):
+        return 0
+    sql = "select count(*) from _image_similarity_missing where collection_id = ?"
+    return conn.execute(sql, (collection.id,)).fetchone()[0]
 
 
 def item_pages(

@@ -24,7 +24,7 @@ from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError, Stopped
 from .images import Limits
 from .pipeline import Job, Outcome
-from .plan import Item, Queue, Stored, chunks, folder, place, untouched
+from .plan import Item, Queue, Stored, chunks, folder, folders_of, place, untouched
 from .roots import BucketRoot, Root, WebRoot
 from .stores import Space
 from .stores.ids import new_source
@@ -33,6 +33,7 @@ from .stores.items import vector_of_bytes
 from .stores.opening import stores_of
 from .stores.places import clear_places, places_of
 from .stores.sending import send_waiting
+from .written import EMBEDDED, written_rows
 
 if TYPE_CHECKING:
     from .encoders.transform import TransformedEncoder
@@ -45,7 +46,8 @@ REMOTE_PAUSE = 60  # seconds between two looks at a bucket, which cost money, or
 
 @dataclass
 class Summary:
-    """What a run did. `missing` files keep their vectors until a run with `prune`."""
+    """What a run did. `missing` files keep their vectors until a run with `prune`, which
+    keeps the `kept_rows` in which people have written something."""
 
     embedded: int = 0
     reused: int = 0  # identical bytes, or renamed: the vector was there
@@ -53,6 +55,7 @@ class Summary:
     failed: int = 0
     removed: int = 0
     missing: int = 0
+    kept_rows: int = 0
     seconds: float = 0.0
     stopped: bool = False
     wants_index: bool = False  # there is none, and so many vectors that it would help
@@ -109,6 +112,7 @@ class Run:
         self._gone: set[int] = set()  # items whose file is gone
         self._failed: set[tuple] = set()  # (pk, root id, path)
         self._listed: set[str] = set()  # folders that were listed as a whole
+        self._closed: set[str] = set()  # places inside them that were not
         self._roots: set[Root] = set()  # of pictures that are there
         self._root_ids: dict[Root, int] = {}
         self._stored: Stored | None = None  # what others store is looked up in, if at all
@@ -318,7 +322,6 @@ class Run:
         # Known failures last, or they would use up the limit run after run.
         failed = set() if limit is None or stored is None else self._known_failures()
         roots = stored.roots if stored else {}
-        closed: set[str] = set()
         for chunk in chunks(pictures):
             jobs = []
             items = stored.items(chunk) if stored else [None] * len(chunk)
@@ -330,9 +333,9 @@ class Run:
             if any(picture.file is not None for picture in chunk):
                 self._roots.add(chunk[0].root)
             failing = (place(p.root, p.path) for p in chunk if p.problem and p.path)
-            closed.update(one.removesuffix("/.") for one in failing)
+            self._closed.update(one.removesuffix("/.") for one in failing)
         if stored and self.source == "folder":
-            gone = stored.gone(self._listed, closed)
+            gone = stored.gone(self._listed, self._closed)
             self._gone = set(gone)
             for item, sha256 in gone.items():
                 self.movable.setdefault(sha256, []).append(item)
@@ -539,16 +542,17 @@ class Run:
         send_waiting(self.conn, self.collection)
         index.keep_up(self.conn, self.collection)
 
-    def finish(self, prune: bool, whole: bool) -> None:
+    def finish(self, prune: bool, prune_rows: bool, whole: bool) -> None:
         """Forget what is gone, and failures that did not come again; note the change.
 
-        `whole` says that everything in the source was looked at.
+        `whole` says that everything in the source was looked at. `prune` drops missing
+        files, `prune_rows` with all that people have written in their rows.
         """
         conn, collection = self.conn, self.collection
         with db.transaction(conn):
             self._require_ours()
-            if prune and whole:
-                self._prune()
+            if (prune or prune_rows) and whole:
+                self._prune(prune_rows)
             else:
                 self.summary.missing = len(self._gone)
             if whole:
@@ -659,14 +663,16 @@ class Run:
     def _row_of(self, picture: sources.Picture, sha256: str) -> int | None:
         """The row that a file has already, if any.
 
-        That of its item; else one with this path that is no other file's: rows stay
-        when their embeddings are removed, and serve several collections.
+        That of its item; else one that was kept when this file was missing; else one with
+        this path that is no other file's: rows stay when their embeddings are removed, and
+        serve several collections.
         """
         mine = self.conn.execute(
             "select pk from _image_similarity_items where collection_id = ? "
             "and root_id = ? and path = ?",
             (self.collection.id, self._root_id(picture), picture.path),
         ).fetchone()
+        mine = mine or self._kept_row(picture, sha256)
         if mine:
             return mine[0]
         same_bytes = "sha256 is :sha256" if "sha256" in self.table.columns else "1"
@@ -674,10 +680,26 @@ class Run:
             f"select id from {db.quote(self.table.name)} t where path = :path "
             "and not exists (select 1 from _image_similarity_items "
             "where collection_id = :collection and pk = t.id) "
+            "and not exists (select 1 from _image_similarity_missing "
+            "where collection_id = :collection and pk = t.id) "
             f"order by {same_bytes} desc, id limit 1",
             {"path": picture.path, "collection": self.collection.id, "sha256": sha256},
         ).fetchone()
         return free[0] if free else None
+
+    def _kept_row(self, picture: sources.Picture, sha256: str) -> sqlite3.Row | None:
+        """The row that was kept when the file at this place, or its bytes, was missing."""
+        here = "(root is :root and path = :path)"
+        return self.conn.execute(
+            "select pk from _image_similarity_missing where collection_id = :collection "
+            f"and ({here} or sha256 = :sha256) order by {here} desc limit 1",
+            {
+                "collection": self.collection.id,
+                "root": str(picture.root),
+                "path": picture.path,
+                "sha256": sha256,
+            },
+        ).fetchone()
 
     def _put_file_row(
         self, picture: sources.Picture, pk: int | None, facts: Mapping[str, object]
@@ -713,10 +735,10 @@ class Run:
         conn, collection, table = self.conn, self.collection, self.table
         name = db.quote(table.name)
         same = "and t.path = i.path collate binary" if self.source == "folder" else ""
-        for ours in ("items", "failures"):
+        for ours in ("items", "failures", "missing"):
             with db.transaction(conn):
                 rowless = conn.execute(
-                    f"select i.id from {db.PREFIX}{ours} i where i.collection_id = ? "
+                    f"select i.rowid from {db.PREFIX}{ours} i where i.collection_id = ? "
                     f"and i.pk is not null and not exists (select 1 from {name} t "
                     f"where {table.join_sql('t', 'i.pk')} "
                     f"{same if ours == 'items' else ''})",
@@ -727,19 +749,38 @@ class Run:
                     db.drop_items(conn, collection, ids)
                     self.summary.removed += len(ids)
                 else:
-                    sql = "delete from _image_similarity_failures where id = ?"
+                    sql = f"delete from {db.PREFIX}{ours} where rowid = ?"
                     conn.executemany(sql, [(id,) for id in ids])
 
-    def _prune(self) -> None:
-        """Drop items whose file is gone; of a folder's table the rows as well."""
+    def _prune(self, written_too: bool) -> None:
+        """Drop items whose file is gone; of a folder's table the rows as well, where nobody
+        has written in them or these are to go, too."""
         if self.source == "folder":
+            rows = {db.item_key(self.conn, item) for item in self._gone}
+            kept = written_rows(self.conn, self.table, rows, EMBEDDED)
+            if written_too:
+                rows |= self._missing_rows()
+                kept = set()
+            db.note_missing(self.conn, self.collection, kept)
+            self.summary.kept_rows = len(kept)
+            sql = f"delete from {db.quote(self.table.name)} where id = ?"
+            self.conn.executemany(sql, [(row,) for row in rows - kept])
             self.conn.executemany(
-                f"delete from {db.quote(self.table.name)} where id = "
-                "(select pk from _image_similarity_items where id = ?)",
-                [(item,) for item in self._gone],
+                "delete from _image_similarity_missing where collection_id = ? and pk = ?",
+                [(self.collection.id, row) for row in rows - kept],
             )
         db.drop_items(self.conn, self.collection, self._gone)
         self.summary.removed += len(self._gone)
+
+    def _missing_rows(self) -> set[db.Key]:
+        """The rows that earlier runs kept, of files that this run would have met."""
+        sql = "select pk, root, path from _image_similarity_missing where collection_id = ?"
+        return {
+            pk
+            for pk, root, path in self.conn.execute(sql, (self.collection.id,)).fetchall()
+            if root in self._listed
+            and self._closed.isdisjoint(folders_of(place(root, path)))
+        }
 
     def _drop_stale(self) -> None:
         """Forget items whose cell was emptied, or names a picture that failed."""

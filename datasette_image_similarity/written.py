@@ -117,7 +117,8 @@ def _referred_sql(conn: sqlite3.Connection, table: db.SourceTable) -> list[str]:
     keys = conn.execute(
         'select m.name, f.id, f.seq, f."from", f."to" from sqlite_master m '
         "join pragma_foreign_key_list(m.name) f where m.type = 'table' "
-        "and m.sql not like 'create virtual%' and f.\"table\" = ? collate nocase order by m.name, f.id, f.seq",
+        "and m.sql not like 'create virtual%' and f.\"table\" = ? collate nocase "
+        "order by m.name, f.id, f.seq",
         (table.name,),
     ).fetchall()
     columns: dict[tuple[str, int], list[tuple[str, str]]] = {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import picture
-from core import embed, sql
+from core import command, counts, embed, faults, sql
 
+from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
+from datasette_image_similarity.embed import Summary
 from datasette_image_similarity.written import EMBEDDED, written_rows
 
 
@@ -139,8 +142,8 @@ def test_a_row_that_others_refer_to_is_kept(path: Path) -> None:
 
 def test_a_decision_keeps_a_row(path: Path) -> None:
     decided = (
-        "insert into _image_similarity_decisions (collection_id, step, pk, sha256, decision)"
-        " values (1, 1, 3, 'abc', 'keep')"
+        "insert into _image_similarity_decisions (collection_id, step, pk, sha256, "
+        "decision) values (1, 1, 3, 'abc', 'keep')"
     )
     assert written(path, decided) == {3}
 
@@ -150,3 +153,148 @@ def test_columns_of_a_csv_are_no_writing(path: Path) -> None:
     assert (
         written(path, "update images set price = 4", filled=(*EMBEDDED, "PRICE")) == set()
     )
+
+
+@pytest.fixture
+def noted(path: Path, few: Path) -> Path:
+    """As `path`, with a note in rows 1 and 3; the files of rows 1 and 2 are missing."""
+    sql(path, "alter table images add column note text")
+    sql(path, "update images set note = 'mine' where id in (1, 3)")
+    for name in ("a.png", "b.png"):
+        (few / "cat" / name).unlink()
+    return path
+
+
+def rows(path: Path) -> list[tuple]:
+    return [
+        tuple(row) for row in sql(path, "select id, path, note from images order by id")
+    ]
+
+
+def state(path: Path) -> tuple[int, int]:
+    """Vectors and missing rows, as `status` says."""
+    one = json.loads(command("status", path, "--json").output)[0]
+    return one["embedded"], one["missing"]
+
+
+def test_prune_keeps_rows_that_people_wrote_in(noted: Path, few: Path) -> None:
+    printed = command("embed", noted, few, "--prune").output
+    assert "2 removed" in printed
+    assert "1 rows of missing files were kept" in printed
+    assert "--prune-rows" in printed
+    assert rows(noted) == [
+        (1, "cat/a.png", "mine"),
+        (3, "dog/c.png", "mine"),
+        (4, "dog/d.png", None),
+    ]
+    assert state(noted) == (2, 1)
+    assert "missing      1" in command("status", noted).output
+    again = embed(noted, few, prune=True)
+    assert (counts(again), again.missing, again.kept_rows) == ((0, 0, 2, 0, 0), 0, 0)
+    assert state(noted) == (2, 1)
+    assert faults(noted) == []
+
+
+@pytest.mark.parametrize("name", ["cat/a.png", "dog/elsewhere.png"])
+def test_a_kept_row_gets_its_vector_back(noted: Path, few: Path, name: str) -> None:
+    embed(noted, few, prune=True)
+    (few / name).parent.mkdir(exist_ok=True)
+    (few / name).write_bytes(picture("red", 0))
+    assert counts(embed(noted, few)) == (1, 0, 2, 0, 0)
+    assert rows(noted)[0] == (1, name, "mine")
+    assert state(noted) == (3, 0)
+
+
+def test_a_kept_row_gets_another_picture_of_its_place(noted: Path, few: Path) -> None:
+    embed(noted, few, prune=True)
+    (few / "cat/a.png").write_bytes(picture("blue"))
+    embed(noted, few)
+    assert rows(noted)[0] == (1, "cat/a.png", "mine")
+    assert state(noted) == (3, 0)
+
+
+def test_a_kept_row_comes_back_in_a_folder_that_moved(
+    noted: Path, few: Path, tmp_path: Path
+) -> None:
+    embed(noted, few, prune=True)
+    new = tmp_path / "new" / "cat"
+    new.mkdir(parents=True)
+    (new / "a.png").write_bytes(picture("red", 0))
+    embed(noted, new.parent)
+    assert rows(noted)[0] == (1, "cat/a.png", "mine")
+    assert state(noted) == (3, 0)
+
+
+def test_a_kept_row_takes_no_other_picture_of_another_folder(
+    noted: Path, few: Path, tmp_path: Path
+) -> None:
+    embed(noted, few, prune=True)
+    new = tmp_path / "new" / "cat"
+    new.mkdir(parents=True)
+    (new / "a.png").write_bytes(picture("blue"))
+    embed(noted, new.parent)
+    assert (1, "cat/a.png", "mine") in rows(noted)
+    assert (5, "cat/a.png", None) in rows(noted)
+    assert state(noted) == (3, 1)
+
+
+def test_prune_rows_deletes_all_rows_of_missing_files(noted: Path, few: Path) -> None:
+    embed(noted, few, prune=True)
+    (few / "dog/c.png").unlink()
+    command("embed", noted, few, "--prune-rows")
+    assert rows(noted) == [(4, "dog/d.png", None)]
+    assert state(noted) == (1, 0)
+    assert faults(noted) == []
+
+
+def test_prune_rows_spares_what_could_not_be_listed(
+    noted: Path, few: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.png").write_bytes(picture("green"))
+    embed(noted, few, prune=True)
+    embed(noted, other, prune_rows=True)
+    assert rows(noted)[0] == (1, "cat/a.png", "mine")
+
+
+def test_a_kept_row_that_its_owner_deletes_is_missing_no_more(
+    noted: Path, few: Path
+) -> None:
+    embed(noted, few, prune=True)
+    sql(noted, "delete from images where id = 1")
+    embed(noted, few)
+    assert state(noted) == (2, 0)
+
+
+def test_missing_rows_outlive_another_model(noted: Path, few: Path) -> None:
+    embed(noted, few, prune=True)
+    embed(noted, few, force=True, metric="l2")
+    assert state(noted) == (2, 1)
+
+
+def test_each_collection_prunes_its_own(noted: Path, few: Path) -> None:
+    for number, name in enumerate(("a.png", "b.png")):
+        (few / "cat" / name).write_bytes(picture("red", number))
+    embed(noted, few, name="other")
+    for name in ("a.png", "b.png"):
+        (few / "cat" / name).unlink()
+    command("embed", noted, "--all", "--prune")
+    found = json.loads(command("status", noted, "--json").output)
+    assert [(one["embedded"], one["missing"]) for one in found] == [(2, 1), (2, 1)]
+    assert [row[0] for row in rows(noted)] == [1, 3, 4]
+
+
+def test_watch_prunes_only_where_it_is_told_to(
+    noted: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def embed_once(self: ImageCollection, **options: object) -> Summary:
+        told.append((options["prune"], options["prune_rows"]))
+        return Summary(stopped=True)
+
+    monkeypatch.setattr(ImageCollection, "embed", embed_once)
+    for more in ((), ("--prune",), ("--prune-rows",)):
+        command("embed", noted, few, "--watch", *more)
+    assert told == [(False, False), (True, False), (False, True)]

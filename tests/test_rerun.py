@@ -533,7 +533,16 @@ def test_watch_sees_what_comes_changes_and_goes(tmp_path: Path, few: Path) -> No
     path = tmp_path / "x.db"
     arguments = ["image-similarity", "embed", str(path), str(few), "--model", "hog"]
     watching = subprocess.Popen(
-        [sys.executable, "-m", "datasette", *arguments, "--watch", "--workers", "1"],
+        [
+            sys.executable,
+            "-m",
+            "datasette",
+            *arguments,
+            "--watch",
+            "--prune",
+            "--workers",
+            "1",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -190,8 +190,13 @@ class Reporter:
         if summary.removed:
             parts.append(f"{summary.removed:,} removed")
         if summary.missing:
-            parts.append(f"{summary.missing:,} gone from the disk (--prune drops them)")
+            parts.append(f"{summary.missing:,} missing (--prune deletes them)")
         self.line(f"{', '.join(parts)} in {summary.seconds:.1f} seconds")
+        if summary.kept_rows:
+            self.line(
+                f"{summary.kept_rows:,} rows of missing files were kept, because you wrote "
+                "something in them. --prune-rows deletes such rows, too."
+            )
         if summary.wants_index and (summary.embedded or summary.reused):
             self.line(
                 "Searches would be faster with a compressed index: "

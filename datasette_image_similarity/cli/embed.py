@@ -169,10 +169,20 @@ class _Place(click.ParamType):
     help="Refuse larger pictures",
 )
 @click.option("--force", is_flag=True, help="Embed everything again")
-@click.option("--prune", is_flag=True, help="Drop what is gone from the disk")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Delete the vectors of missing files and, in a table made of folders, their rows, "
+    "except rows in which you wrote something",
+)
+@click.option(
+    "--prune-rows",
+    is_flag=True,
+    help="As --prune, and delete those rows, too, with all that you wrote in them",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if any picture fails")
 @click.option("--no-thumbnails", is_flag=True, help="Do not store thumbnails")
-@click.option("--watch", is_flag=True, help="Go on embedding what appears, changes, goes")
+@click.option("--watch", is_flag=True, help="Go on embedding new and changed pictures")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -219,6 +229,7 @@ def embed(
     max_megapixels: int,
     force: bool,
     prune: bool,
+    prune_rows: bool,
     strict: bool,
     no_thumbnails: bool,
     watch: bool,
@@ -282,7 +293,8 @@ def embed(
         "batch_size": batch_size,
         "workers": workers,
         "limit": limit,
-        "prune": prune or watch,
+        "prune": prune,
+        "prune_rows": prune_rows,
         "thumbnails": not no_thumbnails,
         "limits": replace(LOCAL_FILES, max_pixels=max_megapixels * 1_000_000),
         "copy_of": database if output else None,

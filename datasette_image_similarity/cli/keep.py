@@ -65,6 +65,8 @@ def status(database: Path, as_json: bool) -> None:
         echo(f"  thumbnails   {one.thumbnails:,}")
         echo(f"  size         {one.bytes / 1e6:,.1f} MB")
         echo(f"  failures     {one.failures:,}")
+        if one.missing:
+            echo(f"  missing      {one.missing:,}  (rows kept without their picture)")
         echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
         echo(f"  changed      {one.updated_at or 'not finished'}")
         echo(f"  index        {_index_in_words(one)}")

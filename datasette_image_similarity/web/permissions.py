@@ -82,7 +82,7 @@ async def _may_view(
     name = table.lower()
     if _counts(table) and not told:
         return True  # it tells of other tables alone
-    if name == f"{PREFIX}roots":
+    if name in (f"{PREFIX}roots", f"{PREFIX}missing"):
         return False  # where folders lie on the server is no visitor's business
     if name == f"{PREFIX}copies":
         return False  # nor is where engines are
