@@ -480,6 +480,10 @@ MIGRATIONS = (
         sha256 text not null,
         primary key (collection_id, pk)
     );
+    create index _image_similarity_missing_path
+        on _image_similarity_missing (collection_id, path);
+    create index _image_similarity_missing_sha256
+        on _image_similarity_missing (collection_id, sha256);
     """,
 )
 
@@ -1320,8 +1324,13 @@ def drop_everything(conn: sqlite3.Connection) -> None:
         # Those that others refer to come last.
         for name in REFERRING:
             conn.execute(f"drop table if exists {PREFIX}{name}")
-        for name in _tables_like(conn, PREFIX):
+        for name in tables_of_ours(conn):
             conn.execute(f"drop table {quote(name)}")
+
+
+def tables_of_ours(conn: sqlite3.Connection) -> list[str]:
+    """Names of all tables that begin as ours do."""
+    return _tables_like(conn, PREFIX)
 
 
 # Thumbnails

@@ -233,7 +233,7 @@ def test_tables_of_all_names_from_the_command_line(
     assert len(answer("search", path, few / "a.png")) == 2
     assert answer("status", path)[0]["table"] == name
     assert answer("verify", path) == []
-    assert command("remove", path, name).exit_code == 0
+    assert command("remove", "--yes", path, name).exit_code == 0
     assert [row[0] for row in sql(path, "select path from main." + db.quote(name))] == [
         "a.png",
         "b.png",
@@ -310,7 +310,7 @@ def locked(copied: Path) -> Iterator[Path]:
         ("status", "{}"),
         ("verify", "{}"),
         ("verify", "{}", "--repair"),
-        ("remove", "{}"),
+        ("remove", "--yes", "{}"),
     ],
 )
 def test_a_locked_database(locked: Path, arguments: tuple[str, ...]) -> None:
@@ -370,7 +370,7 @@ def test_a_read_only_database(
     copied: Path, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed_connection(monkeypatch, lambda conn: conn.execute("pragma query_only = 1"))
-    for arguments in (("embed", copied, few), ("remove", copied)):
+    for arguments in (("embed", copied, few), ("remove", "--yes", copied)):
         assert "cannot be written to" in refused(*arguments)
     # Asking needs no writing.
     assert len(answer("similar", copied, "images", "1")) == 10
@@ -399,7 +399,7 @@ def test_not_a_database(tmp_path: Path, few: Path, content: bytes, said: str) ->
         ("similar", path, "images", "1"),
         ("status", path),
         ("verify", path),
-        ("remove", path),
+        ("remove", "--yes", path),
     ):
         assert said in refused(*arguments)
     assert path.read_bytes() == content
@@ -429,7 +429,11 @@ def test_a_database_in_a_folder_that_does_not_exist(tmp_path: Path, few: Path) -
 
 def test_a_database_that_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    for arguments in (("similar", path, "images", "1"), ("status", path), ("remove", path)):
+    for arguments in (
+        ("similar", path, "images", "1"),
+        ("status", path),
+        ("remove", "--yes", path),
+    ):
         assert command(*arguments).exit_code == 2
     error = refused("embed", path, "--table", "works", "--path-column", "file")
     assert "does not exist" in error
@@ -443,7 +447,7 @@ def test_a_database_of_a_newer_version(copied: Path, few: Path) -> None:
         ("similar", copied, "images", "1"),
         ("status", copied),
         ("verify", copied, "--repair"),
-        ("remove", copied),
+        ("remove", "--yes", copied),
     ):
         assert "schema version 99" in refused(*arguments)
         assert "pip install --upgrade" in refused(*arguments)
@@ -525,7 +529,7 @@ def test_a_dropped_table(copied: Path, few: Path) -> None:
     assert "no table 'images'" in refused("similar", copied, "images", "1")
     assert "no table 'images'" in refused("search", copied, few / "a.png")
     assert answer("status", copied)[0]["stale"] == 24
-    assert command("remove", copied).exit_code == 0
+    assert command("remove", "--yes", copied).exit_code == 0
 
 
 def test_names_with_a_nul_are_refused() -> None:

@@ -88,6 +88,7 @@ def test_embed_as_json_prints_one_object_alone(tmp_path: Path, few: Path) -> Non
         "failed": 1,
         "removed": 0,
         "missing": 0,
+        "kept_rows": 0,
         "stopped": False,
     }
 
@@ -233,6 +234,7 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "metric": "cosine",
         "embedded": 24,
         "failures": 0,
+        "missing": 0,
         "stale": 1,
         "thumbnails": 24,
         "index": None,
@@ -253,23 +255,23 @@ def test_status(copied: Path, tmp_path: Path) -> None:
 
 def test_remove_takes_everything_of_ours_and_nothing_else(copied: Path) -> None:
     rows = sql(copied, "select * from images")
-    printed = command("remove", copied).output
+    printed = command("remove", "--yes", copied).output
     said, hint = printed.splitlines()
-    assert said == "Removed the embeddings of images (default)"
+    assert said == "Deleted images (default): 24 vectors, 24 thumbnails"
     assert hint.endswith(f"sqlite3 {copied} vacuum")
     assert sql(copied, "select * from images") == rows
     left = sql(copied, "select name from sqlite_master where name not like 'sqlite_%'")
     assert left == [("images",), ("images_path",)]
-    assert command("remove", copied).output == "There are no embeddings here.\n"
+    assert command("remove", "--yes", copied).output == "There are no embeddings here.\n"
 
 
 def test_remove_one_of_several(copied: Path, few: Path) -> None:
     command("embed", copied, few, "--table", "more", "--model", "hog")
     command("embed", copied, few, "--table", "more", "--name", "l2", "--metric", "l2",
             "--model", "hog")  # fmt: skip
-    assert command("remove", copied, "more", "--name", "l2").exit_code == 0
+    assert command("remove", "--yes", copied, "more", "--name", "l2").exit_code == 0
     assert [one["table"] for one in answer("status", copied)] == ["images", "more"]
-    assert command("remove", copied, "more").exit_code == 0
+    assert command("remove", "--yes", copied, "more").exit_code == 0
     assert [one["table"] for one in answer("status", copied)] == ["images"]
     assert answer("verify", copied) == []
     assert len(answer("similar", copied, "images", "1")) == 10

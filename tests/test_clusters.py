@@ -309,7 +309,7 @@ def test_new_and_deleted_pictures(grouped: Path, photos: Path) -> None:
 
 def test_they_go_with_the_collection(grouped: Path) -> None:
     make(grouped, k=3)
-    assert command("remove", grouped).exit_code == 0
+    assert command("remove", "--yes", grouped).exit_code == 0
     left = sql(grouped, "select name from sqlite_master where name like '_image_sim%'")
     assert left == []
 

@@ -104,12 +104,20 @@ def test_older_versions_answer_and_migrate(copied: Path, version: int) -> None:
         assert collection.embed(workers=1).unchanged == 24
         collection.map(method="pca")
         assert [hit.pk for hit in collection.similar(1, k=30)] == true
-    assert value(copied, "select version from _image_similarity_schema") == db.SCHEMA_VERSION
+    assert (
+        value(copied, "select version from _image_similarity_schema") == db.SCHEMA_VERSION
+    )
     assert faults(copied) == []
 
 
 NEWER = (
-    *(("status",), ("verify",), ("remove",), ("default", "images"), ("index", "images")),
+    *(
+        ("status",),
+        ("verify",),
+        ("remove", "--yes"),
+        ("default", "images"),
+        ("index", "images"),
+    ),
     *(("embed",), ("similar", "images", "1"), ("map", "images"), ("clusters", "images")),
     *(("duplicates", "images"), ("evaluate", "images", "--label", "label")),
     *(("reduce", "images", "--dims", "4"), ("train", "images", "--label", "label")),
@@ -148,7 +156,7 @@ def test_tables_without_their_version_are_damaged(copied: Path) -> None:
     assert "remove DATABASE" in refused("status", copied)
     with pytest.raises(DatabaseError), opened(copied):
         pass
-    assert command("remove", copied).exit_code == 0
+    assert command("remove", "--yes", copied).exit_code == 0
 
 
 def test_people_s_rows_outlive_a_table_that_is_made_anew(

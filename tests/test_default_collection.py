@@ -63,10 +63,10 @@ def test_the_oldest_until_another_is_chosen(two: Path) -> None:
 def test_removed_the_oldest_is_the_default_again(two: Path) -> None:
     reduced(two, "smaller", 4)
     command("default", two, "images", "smaller")
-    command("remove", two, "images", "--name", "smaller")
+    command("remove", "--yes", two, "images", "--name", "smaller")
     assert default_of(two) == "default"
     # Of the others nothing was marked.
-    command("remove", two, "images", "--name", "default")
+    command("remove", "--yes", two, "images", "--name", "default")
     assert default_of(two) == "small"
 
 

@@ -111,7 +111,7 @@ def test_a_copy_that_was_cut_off_is_taken_up_again(copied: Path, tmp_path: Path)
     assert command(*arguments, *options).exit_code == 0
     # What is nobody's copy stays.
     sql(other, "delete from images")
-    command("remove", other)
+    command("remove", "--yes", other)
     sql(other, "insert into images (id, path) values (1, 'mine')")
     assert "would be lost" in refused(*arguments, *options)
 

@@ -371,7 +371,7 @@ def test_removed_with_the_engine_away(
 
     with monkeypatch.context() as patch:
         patch.setattr(Milvus, "clear", away)
-        done = command("remove", copied, "images")
+        done = command("remove", "--yes", copied, "images")
     assert done.exit_code == 0
     assert "still holds the vectors" in done.output
     assert sql(copied, "select name from sqlite_master where name like '_image_sim%'") == []

@@ -265,7 +265,7 @@ async def test_they_go_with_their_collection(copied: Path) -> None:
 
     await save(open_datasette(copied), "x")
     assert value(copied, "select count(*) from _image_similarity_questions") == 1
-    assert command("remove", copied).exit_code == 0
+    assert command("remove", "--yes", copied).exit_code == 0
 
 
 @pytest.mark.skipif(not IS_ONE, reason="0.65 has no insert-row in its configuration")

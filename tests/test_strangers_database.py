@@ -70,7 +70,7 @@ def test_commands_say_so_in_one_line_and_remove_clears_it(
     ):
         result = command(*arguments)
         assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert command("remove", gallery).exit_code == 0
+    assert command("remove", "--yes", gallery).exit_code == 0
     names = plant(gallery, "select name from sqlite_master")
     assert not [name for (name,) in names if name.startswith("_image_similarity")]
 
@@ -145,10 +145,10 @@ def test_a_time_that_is_none_is_no_reason_not_to_evaluate(copied: Path) -> None:
     assert command("evaluate", copied, "images", "--label", "label").exit_code == 0
 
 
-@pytest.mark.parametrize("words", ["status", "verify", "default", "remove"])
+@pytest.mark.parametrize("words", ["status", "verify", "default", "remove --yes"])
 def test_names_do_not_reach_the_terminal_as_they_are(words: str, copied: Path) -> None:
     plant(copied, "update _image_similarity_collections set name = char(27) || ']0;x'")
-    result = command(words, copied)
+    result = command(*words.split(), copied)
     assert "\\x1b]0;x" in result.output or words == "verify"
     assert "\x1b" not in result.output
 
@@ -223,4 +223,4 @@ async def test_vectors_that_lack_a_part_are_not_asked(copied: Path) -> None:
     assert command("status", copied).exit_code == 0
     assert command("verify", copied, "--repair").exit_code == 0
     assert command("similar", copied, "images", "1").exit_code == 1
-    assert command("remove", copied).exit_code == 0
+    assert command("remove", "--yes", copied).exit_code == 0

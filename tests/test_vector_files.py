@@ -37,7 +37,7 @@ def file(copied: Path, tmp_path: Path) -> Path:
 
 
 def removed(path: Path) -> Path:
-    command("remove", path)
+    command("remove", "--yes", path)
     return path
 
 

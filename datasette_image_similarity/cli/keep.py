@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,9 @@ from .base import (
     stopping,
     vacuum,
 )
+
+if TYPE_CHECKING:
+    from .. import database as db
 
 
 @image_similarity.command()
@@ -346,27 +349,41 @@ def default(database: Path, table: str | None, name: str | None, as_json: bool) 
 @existing
 @click.argument("table", required=False)
 @collection_name
-def remove(database: Path, table: str | None, name: str | None) -> None:
-    """Drop embeddings, thumbnails and everything else of ours. Your tables stay.
+@click.option("--all", "every", is_flag=True, help="All collections over the table")
+@click.option("--yes", is_flag=True, help="Delete without asking, as scripts have to")
+def remove(
+    database: Path, table: str | None, name: str | None, every: bool, yes: bool
+) -> None:
+    """Delete embeddings, and all that was made of them. Your tables stay.
+
+    Without TABLE, every table of this plugin is deleted. With TABLE its default collection
+    is, or the one that --name names, or each with --all. What is deleted is said first:
+    vectors, thumbnails, decisions about duplicates, saved and logged searches, and with
+    them what was learned, the search index, map, clusters and their names, duplicate groups
+    and evaluations. Nothing brings these back.
 
     \b
-    Example:
+    Examples:
         datasette image-similarity remove photos.db
+        datasette image-similarity remove photos.db images
+        datasette image-similarity remove photos.db images --name small --yes
     """
     from .. import database as db
     from ..stores.places import clear_places, places_of
 
-    some = table is not None or name is not None
+    if every and name is not None:
+        raise click.UsageError("--all removes every collection of TABLE: leave out --name")
+    if table is None and name is not None:
+        table = only_table(database)
+    some = table is not None
     with db.explained(database), closing(db.connect(database, check=some)) as conn:
-        try:
-            there = db.collections(conn, table)
-        except DatabaseError as error:  # damaged: all of it can still be dropped
-            if some or str(error) != db.DAMAGED:
-                raise
-            there = []
-        gone = [collection for collection in there if name in (None, collection.name)]
-        if some and not gone:
-            db.find_collection(conn, table or "", name)
+        gone = _to_remove(conn, table, name, every)
+        said = _contents_in_words(conn, gone, whole=not some)
+        if not said:
+            echo("There are no embeddings here.")
+            return
+        if not yes:
+            _ask_to_delete(said)
         places = {collection: places_of(conn, collection) for collection in gone}
         with db.transaction(conn):
             for collection in gone:
@@ -376,12 +393,55 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
         for collection in gone:
             for left in clear_places(conn, collection, places[collection]):
                 echo(f"Warning: {left}", err=True)
-    for collection in gone:
-        echo(f"Removed the embeddings of {collection.table} ({collection.name})")
-    if gone:
-        echo(f"To make the file smaller as well: {vacuum(database)}")
-    else:
-        echo("There are no embeddings here.")
+        stay = [one.name for one in db.collections(conn, table)] if some else []
+    for line in said:
+        echo(f"Deleted {line}")
+    if stay:
+        echo(f"{table} still has {', '.join(stay)}; its default is {stay[0]}.")
+    echo(f"To make the file smaller as well: {vacuum(database)}")
+
+
+def _to_remove(
+    conn: Any, table: str | None, name: str | None, every: bool
+) -> list[db.Collection]:
+    """The collections that are meant. Raises CollectionError where there is none."""
+    from .. import database as db
+
+    if table is not None and not every:
+        return [db.find_collection(conn, table, name)]
+    try:
+        found = db.collections(conn, table)
+    except DatabaseError as error:  # damaged: all of it can still be dropped
+        if table is not None or str(error) != db.DAMAGED:
+            raise
+        found = []
+    if table is not None and not found:
+        db.find_collection(conn, table)
+    return found
+
+
+def _contents_in_words(conn: Any, gone: list[db.Collection], whole: bool) -> list[str]:
+    """What is deleted, a line for each collection; none where there is nothing."""
+    from .. import database as db
+    from ..contents import contents
+
+    said = [f"{one.table} ({one.name}): {contents(conn, one)}" for one in gone]
+    left = whole and not gone and db.tables_of_ours(conn)
+    return [*said, *(["tables of this plugin without any collection"] * bool(left))]
+
+
+def _ask_to_delete(said: list[str]) -> None:
+    """Go on only if the user says so. Raises ClickException where nobody can answer."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise click.ClickException(
+            "Nothing was deleted, because remove asks first and standard input is no "
+            "terminal: add --yes"
+        )
+    echo("This deletes:", err=True)
+    for line in said:
+        echo(f"  {line}", err=True)
+    if not click.confirm("Delete it?", err=True):
+        raise click.ClickException("Nothing was deleted.")
 
 
 @image_similarity.command()

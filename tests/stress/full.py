@@ -114,7 +114,7 @@ STEPS = (
     Step("evaluate", ("evaluate", DB, "images", "--label", "label"), ("embed",)),
     Step("default", ("default", DB, "images", "default"), ("embed",)),
     Step("verify --repair", ("verify", DB, "--repair"), ("embed", "harm")),
-    Step("remove", ("remove", DB), ("embed", "index", "map")),
+    Step("remove", ("remove", "--yes", DB), ("embed", "index", "map")),
     Step("export", ("export", DB, "images", "--vectors", "{}/v.parquet"), ("embed",)),
     Step(
         "import",

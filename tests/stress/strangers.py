@@ -298,7 +298,7 @@ def commands(path: Path, out: Path) -> list[tuple[object, ...]]:
         *(("index", *images), ("reduce", *images, "--dims", "3", "--to", "less")),
         *(("embed", path), ("embed", path, "--table", "paths")),
         *(("embed", path, "--table", "blobs"), ("embed", path, "--all")),
-        *(("verify", path, "--repair"), ("remove", path)),
+        *(("verify", path, "--repair"), ("remove", "--yes", path)),
     ]
 
 
