@@ -1,4 +1,5 @@
-"""What a database has of a collection, in words: `remove` says them before it deletes."""
+"""What a database has of a collection, in words: `remove` says them before it deletes,
+and what replaces a collection says what does not outlive it."""
 
 from __future__ import annotations
 
@@ -30,12 +31,29 @@ def contents(conn: sqlite3.Connection, collection: db.Collection) -> str:
     vectors = db.item_count(conn, collection)
     where = f" in {collection.store}" if collection.store else ""
     parts = [f"{vectors:,} vector{'s' * (vectors != 1)}{where}"]
+    return ", ".join([*parts, *_counted(conn, collection), *_computed(conn, collection)])
+
+
+def lost_with(conn: sqlite3.Connection, replaced: db.Collection) -> list[str]:
+    """The line that says what a collection does not hand over to the one that replaces it;
+    none where that is nothing."""
+    lost = [*_computed(conn, replaced), *_counted(conn, replaced, only="clusters")]
+    return [f"Deleted with the old vectors: {', '.join(lost)}"] if lost else []
+
+
+def _counted(
+    conn: sqlite3.Connection, collection: db.Collection, only: str | None = None
+) -> list[str]:
+    parts = []
     for table, condition, one, several in COUNTED:
-        count = _count(conn, collection, table, condition)
+        count = _count(conn, collection, table, condition) if only in (None, table) else 0
         if count:
             parts.append(f"{count:,} {one if count == 1 else several}")
-    parts += [said for table, said in COMPUTED.items() if _count(conn, collection, table)]
-    return ", ".join(parts)
+    return parts
+
+
+def _computed(conn: sqlite3.Connection, collection: db.Collection) -> list[str]:
+    return [said for table, said in COMPUTED.items() if _count(conn, collection, table)]
 
 
 def _count(

@@ -20,6 +20,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import index, siblings, sources, trust
+from .contents import lost_with
 from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError, Stopped
 from .images import Limits
@@ -61,7 +62,7 @@ class Summary:
     wants_index: bool = False  # there is none, and so many vectors that it would help
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
-    left: list[str] = field(default_factory=list)  # old vectors in stores, and why
+    left: list[str] = field(default_factory=list)  # what became of the collection replaced
     pause: float = 2  # seconds after which it is worth looking for changes
     cache_problem: str | None = None  # why downloads could not be kept
 
@@ -251,6 +252,7 @@ class Run:
             if before:
                 metric = metric or before.metric
                 places = places_of(conn, before)
+                self.summary.left = lost_with(conn, before)
                 db.set_aside(conn, before)
             self.collection = db.create_collection(
                 conn,
@@ -275,7 +277,7 @@ class Run:
                 db.hand_over(conn, before, self.collection)
                 db.drop_collection(conn, before)
         if before:
-            self.summary.left = clear_places(conn, before, places)
+            self.summary.left += clear_places(conn, before, places)
 
     def _require_ours(self) -> None:
         """Raise CollectionError when another run has removed or replaced the collection.

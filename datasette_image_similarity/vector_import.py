@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
+from .contents import lost_with
 from .errors import CollectionError, Stopped, StoreError
 from .progress import Say, silent
 from .roots import as_root
@@ -34,7 +35,7 @@ class Imported:
 
     `missing` rows are not in the table, `different` ones name another picture there: both
     are left out. `made` says that the table was made. `waiting` vectors could not be sent
-    to the store yet, `problem` says why; `left` is what another store still has.
+    to the store yet, `problem` says why; `left` says what became of what was replaced.
     """
 
     table: str
@@ -79,6 +80,7 @@ def import_vectors(
         index.ensure()
     old: db.Collection | None = None
     places: dict[str, str] = {}
+    lost: list[str] = []
     with db.transaction(conn):
         db.migrate(conn)
         made = _make_table(conn, table, record)
@@ -89,7 +91,7 @@ def import_vectors(
                     f"{table!r} has a collection {name!r} already: --replace drops it, "
                     "--name keeps both"
                 )
-            places = places_of(conn, old)
+            places, lost = places_of(conn, old), lost_with(conn, old)
             db.set_aside(conn, old)
         taking = _Taking(conn, record, table, name, store, fill=made)
         total = record.count
@@ -114,7 +116,7 @@ def import_vectors(
         store=store,
         waiting=waiting(conn, collection),
         problem=problem,
-        left=clear_places(conn, old, places) if old else [],
+        left=[*lost, *clear_places(conn, old, places)] if old else [],
     )
 
 

@@ -145,3 +145,26 @@ def test_a_terminal_is_asked(copied: Path, answer: str, left: int) -> None:
     assert (asked.returncode, len(names(copied))) == (left, left)
     assert ("Nothing was deleted" in errors) == bool(left)
     assert ("Deleted images" in printed) != bool(left)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("embed", "{db}", "{photos}", "--model", "hog", "--metric", "l2", "--force"),
+        ("reduce", "{db}", "--dims", "8", "--replace"),
+    ],
+)
+def test_what_replaces_a_collection_says_what_goes(
+    copied: Path, made_once: Path, words: tuple
+) -> None:
+    command("map", copied, "--method", "pca")
+    command("clusters", copied, "--k", "2")
+    sql(copied, "update _image_similarity_clusters set given = 1 where id = 1")
+    sql(copied, DECIDED)
+    named = {"db": copied, "photos": made_once.parent / "photos"}
+    printed = command(*(word.format(**named) for word in words)).output
+    assert (
+        "Deleted with the old vectors: the map, the clusters, 1 cluster that you named"
+        in printed
+    )
+    assert value(copied, "select count(*) from _image_similarity_decisions") == 2

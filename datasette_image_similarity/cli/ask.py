@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,9 @@ from .base import (
     json_output,
     one_line,
     only_table,
+    print_data,
+    print_json,
+    warnings_said,
 )
 
 _k = click.option("-k", type=int, default=10, show_default=True, help="How many")
@@ -141,7 +141,7 @@ def similar(
     """
     from ..collection import ImageCollection
 
-    with ImageCollection(database, table, name=name) as collection, _warnings_said():
+    with ImageCollection(database, table, name=name) as collection, warnings_said():
         hits = collection.similar(
             _weights(pks),
             k,
@@ -224,20 +224,10 @@ def _weighing(texts: tuple[str, ...], weight: float) -> dict[str, float] | None:
     return dict.fromkeys(texts, weight) or None
 
 
-@contextmanager
-def _warnings_said() -> Iterator[None]:
-    """Warnings on standard error, as a command says things."""
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for note in notes:
-        echo(f"{note.message}", err=True)
-
-
 def _print_hits(hits: list, as_json: bool, as_csv: bool) -> None:
     rows = [hit.as_json() for hit in hits]
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
     elif as_csv:
         _print_csv(rows)
     else:
@@ -246,12 +236,14 @@ def _print_hits(hits: list, as_json: bool, as_csv: bool) -> None:
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
     columns = list(rows[0]["row"]) if rows else []
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["rank", "pk", "score", "distance", *columns])
     for row in rows:
         values = [row["row"][name] for name in columns]
         values = ["" if isinstance(v, dict) else v for v in values]
         writer.writerow([row["rank"], row["pk"], row["score"], row["distance"], *values])
+    print_data(table.getvalue())
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

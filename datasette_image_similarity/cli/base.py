@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,17 @@ from ..errors import ImageSimilarityError
 class _Group(click.Group):
     """Shows what went wrong in one line, and exits with 1."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Before anything is printed: text replaces what the output's encoding lacks.
+
+        Python takes such an encoding for redirected output on Windows, and everywhere for
+        what PYTHONIOENCODING or an old locale says.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         from datasette.utils.sqlite import sqlite3
 
@@ -33,6 +45,9 @@ class _Group(click.Group):
         except sqlite3.Error as error:
             what = advice(error)
             said = f"The database {what}." if what else f"SQLite says: {error}"
+            raise click.ClickException(one_line(said)) from None
+        except UnicodeEncodeError as error:
+            said = f"A name holds bytes that are not UTF-8: {error.object}"
             raise click.ClickException(one_line(said)) from None
 
 
@@ -47,6 +62,16 @@ def one_line(text: str) -> str:
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line, whatever the names in it hold."""
     click.echo(one_line(text), err=err)
+
+
+def print_data(text: str) -> None:
+    """Print JSON or CSV: always in UTF-8. Half of a surrogate pair, as in names of files
+    that are no UTF-8, becomes an escape, which JSON reads."""
+    click.echo(text.encode("utf-8", "backslashreplace"), nl=False)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    print_data(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 @click.group(name="image-similarity", cls=_Group)
@@ -271,3 +296,13 @@ def stopping() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings on standard error, as a command says things."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for note in notes:
+        echo(f"{note.message}", err=True)

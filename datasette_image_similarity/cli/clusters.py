@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def clusters(
             stop=stop,
         )
     if as_json:
-        click.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        print_json(found.as_json())
     else:
         _report(say, found)
 

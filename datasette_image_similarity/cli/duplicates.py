@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
 )
 
 
@@ -74,7 +74,7 @@ def duplicates(
         with or_stopped(say, "what was found before is as it was") as stop:
             found = collection.duplicates(threshold, progress=say.step, stop=stop)
     if as_json:
-        click.echo(json.dumps(found.as_json(), indent=2))
+        print_json(found.as_json())
         return
     for sentence in found.thresholds.words:
         say.line(sentence)
@@ -101,7 +101,7 @@ def _export(collection: object, file: Path, to: Path | None, as_json: bool) -> N
     done = collection.export_decisions(file, to)
     if as_json:
         shown = {"file": str(done.file), "written": done.written, "left_out": done.left_out}
-        click.echo(json.dumps({**shown, "whole_groups": done.whole_groups}, indent=2))
+        print_json({**shown, "whole_groups": done.whole_groups})
         return
     what = "marked pictures" if to else "decisions"
     echo(f"{done.written:,} {what} in {file}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from .base import (
     image_similarity,
     json_output,
     or_stopped,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -168,7 +168,12 @@ class _Place(click.ParamType):
     show_default=True,
     help="Refuse larger pictures",
 )
-@click.option("--force", is_flag=True, help="Embed everything again")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Embed everything again; with another model this deletes the map, clusters "
+    "with their names, duplicate groups and evaluations",
+)
 @click.option(
     "--prune",
     is_flag=True,
@@ -318,7 +323,7 @@ def embed(
     _say_others(output or database, table, name, every, say)
     if as_json:
         found = [{"collection": n, **one.as_json()} for n, one in summaries.items()]
-        click.echo(json.dumps(found if every else summaries[name].as_json()))
+        print_json(found if every else summaries[name].as_json(), indent=None)
     if any(one.stopped for one in summaries.values()) and not watch:
         say.line("Stopped. Run the same command again to go on.")
         sys.exit(130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _print(database: Path, runs: list[Evaluation], say: Reporter, as_json: bool)
             found = [_whole(conn, run) for run in runs]
             comparison = [one.as_json() for one in compared]
             both = {"runs": found, "comparison": comparison} if compared else found[0]
-            click.echo(json.dumps(both, indent=2))
+            print_json(both)
             return
         for run in runs:
             _say_run(conn, run, say)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
 )
 
 
@@ -82,7 +82,7 @@ def export(
         title = None if pk is None else f"Pictures of {collection.table} like {pk}"
         done = collection.export(file, hits, where=where, caption=caption, title=title)
     if as_json:
-        click.echo(json.dumps(asdict(done), indent=2))
+        print_json(asdict(done))
         return
     parts = {
         "originals": done.originals,
@@ -108,7 +108,7 @@ def _export_vectors(
     ):
         done = collection.export_vectors(file, progress=say.rated, stop=stop)
     if as_json:
-        click.echo(json.dumps(asdict(done), indent=2))
+        print_json(asdict(done))
     say.line(
         f"{file}: {done.vectors:,} vectors of {done.dimensions:,} dimensions, "
         f"{done.bytes / 1e6:,.1f} MB"

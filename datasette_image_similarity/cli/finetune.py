@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Collection
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .base import Reporter, or_stopped
+from .base import Reporter, or_stopped, print_json
 from .held_out import held_out_lines
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def run_backbone(
             stop=stop,
         )
     if as_json:
-        click.echo(json.dumps(made.as_json()))
+        print_json(made.as_json(), indent=None)
     for line in _lines(made):
         say.line(line)
     if made.file is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import closing
@@ -22,6 +21,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
     stopping,
     vacuum,
 )
@@ -51,7 +51,7 @@ def status(database: Path, as_json: bool) -> None:
     found.sort(key=lambda one: one.table)
     tables = [one.table for one in found]
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        print_json([asdict(one) for one in found])
         return
     if not found:
         echo("No embeddings yet. Make some: datasette image-similarity embed")
@@ -216,7 +216,7 @@ def index(
             recall=recall, rebuild=rebuild, progress=say.step, stop=stop
         )
     if as_json:
-        click.echo(json.dumps(asdict(made), indent=2))
+        print_json(asdict(made))
     if made.recall is None:
         say.line("Stopped. Run the same command again to go on.")
         sys.exit(130)
@@ -249,7 +249,7 @@ def _index_store(
     with or_stopped(say, "the store may still be building its index") as stop:
         made = collection.build_store_index(**options, progress=say.step, stop=stop)
     if as_json:
-        click.echo(json.dumps(asdict(made), indent=2))
+        print_json(asdict(made))
     searched = "".join(f", searched with {name} {n}" for name, n in made.search.items())
     say.line(
         f"{made.type}{searched}: recall@10 {made.recall:.3f}, {made.ms:.1f} ms a search, "
@@ -281,7 +281,7 @@ def verify(database: Path, repair: bool, as_json: bool) -> None:
         stored = [one for one in db.collections(conn) if one.store]
         conn.close()
     if as_json:
-        click.echo(json.dumps([fault.as_json() for fault in faults], indent=2))
+        print_json([fault.as_json() for fault in faults])
     else:
         for fault in faults:
             echo(f"{fault.table}: {fault}")
@@ -338,7 +338,7 @@ def default(database: Path, table: str | None, name: str | None, as_json: bool) 
         others = [one.name for one in db.collections(conn, table) if one != chosen]
     if as_json:
         said = {"table": chosen.table, "default": chosen.name, "others": others}
-        click.echo(json.dumps(said))
+        print_json(said, indent=None)
         return
     echo(f"{chosen.table} ({chosen.name})")
     if others:
@@ -465,7 +465,7 @@ def models(search: str, as_json: bool) -> None:
 
     found = available_models(search)
     if as_json:
-        click.echo(json.dumps([asdict(model) for model in found], indent=2))
+        print_json([asdict(model) for model in found])
         return
     width = max([24, *(len(model.name) for model in found)])
     if found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
 )
 
 
@@ -72,6 +72,6 @@ def make_map(
             method=method, seed=seed, grid=grid, progress=say.step, stop=stop
         )
     if as_json:
-        click.echo(json.dumps(asdict(made), indent=2))
+        print_json(asdict(made))
     seconds = time.perf_counter() - started
     say.line(f"{made.count:,} pictures on the map, in {seconds:.1f} seconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from .base import (
     json_output,
     only_table,
     or_stopped,
+    print_json,
     vacuum,
 )
 
@@ -65,7 +65,7 @@ def move(
     ):
         moved = collection.move(to, keep=keep, progress=say.rated, stop=stop)
     if as_json:
-        click.echo(json.dumps(asdict(moved), indent=2))
+        print_json(asdict(moved))
     for line in _moved_in_words(moved, database, keep):
         say.line(line)
 
@@ -120,7 +120,7 @@ def reconcile(
     ):
         found = collection.reconcile(mend=mend, progress=say.rated, stop=stop)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
+        print_json(asdict(found))
     for line in _found_in_words(found, database):
         say.line(line)
     if (found.differences and not found.mended) or found.waiting:

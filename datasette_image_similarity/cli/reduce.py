@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from .base import (
     kept_beside,
     only_table,
     or_stopped,
+    print_json,
     vacuum,
+    warnings_said,
 )
 
 
@@ -41,7 +42,12 @@ from .base import (
 )
 @collection_name
 @click.option("--to", help="Name of the new collection; pca-DIMS by default")
-@click.option("--replace", is_flag=True, help="Drop the full vectors, and take their place")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Delete the full vectors, and the map, clusters with their names, duplicate "
+    "groups and evaluations that were made of them",
+)
 @json_output
 def reduce(
     database: Path,
@@ -76,6 +82,7 @@ def reduce(
     with (
         or_stopped(say, "everything is as it was") as stop,
         ImageCollection(database, table, name=name) as collection,
+        warnings_said(),
     ):
         store = collection.store
         made = collection.reduce(
@@ -88,7 +95,7 @@ def reduce(
             stop=stop,
         )
     if as_json:
-        click.echo(json.dumps(asdict(made), indent=2))
+        print_json(asdict(made))
     for line in _in_words(made, database):
         say.line(line)
     for line in kept_beside(store, database, made.table, made.name):

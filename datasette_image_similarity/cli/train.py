@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from .base import (
     kept_beside,
     only_table,
     or_stopped,
+    print_json,
 )
 from .finetune import NAMES as BACKBONE_ONLY
 from .finetune import backbone_options, refuse_given, run_backbone
@@ -182,7 +182,7 @@ def train(
             to=to, seed=seed, progress=say.step, stop=stop, **options
         )
     if as_json:
-        click.echo(json.dumps(trained.as_json(), indent=2, ensure_ascii=False))
+        print_json(trained.as_json())
     else:
         _report(say, trained)
     if trained.name is None:

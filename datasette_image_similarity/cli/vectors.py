@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from .base import (
     image_similarity,
     json_output,
     or_stopped,
+    print_json,
 )
 
 
@@ -24,7 +24,12 @@ from .base import (
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--table", help="Table of the pictures; as in the file by default")
 @click.option("--name", help="Name of the collection; as in the file by default")
-@click.option("--replace", is_flag=True, help="Drop a collection that has the name already")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Delete a collection that has the name already, with its map, clusters and their "
+    "names, duplicate groups and evaluations",
+)
 @click.option("--store", metavar="URL", help="Keep the vectors in a store: see embed")
 @json_output
 def import_(
@@ -61,7 +66,7 @@ def import_(
             file, replace=replace, store=store, progress=say.rated, stop=stop
         )
     if as_json:
-        click.echo(json.dumps(asdict(done), indent=2))
+        print_json(asdict(done))
     for line in _in_words(done, database):
         say.line(line)
 

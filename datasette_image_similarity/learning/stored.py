@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..contents import lost_with
 from ..encoders import EncoderSpec
 from ..encoders.transform import Step, Transform, transformed_spec
 from ..errors import CollectionError
@@ -65,6 +66,7 @@ def derive(
     transform = before.then(step) if before else Transform((step,))
     spec = transformed_spec(spec.backbone, transform)
     places = places_of(conn, parent) if replace else {}
+    lost = lost_with(conn, parent) if replace else []
     with db.transaction(conn):
         if parent not in db.collections(conn, parent.table):
             raise CollectionError(
@@ -96,7 +98,7 @@ def derive(
         if replace:
             db.hand_over(conn, parent, made)
             db.drop_collection(conn, parent)
-    for left in clear_places(conn, parent, places):
+    for left in [*lost, *clear_places(conn, parent, places)]:
         warnings.warn(left, stacklevel=2)
     return db.find_collection(conn, made.table, made.name)
 
