@@ -19,6 +19,7 @@ from datasette.cli import cli
 
 NAME = "Ω 猫 😀.png"
 TABLE = "Фото"
+HOG_JSON = ("--model", "hog", "--json")
 COMMANDS = (
     "embed {db} {folder} --table Фото --model hog",
     "embed {db} --table Фото --all",
@@ -109,8 +110,7 @@ def test_a_name_that_is_no_unicode_is_valid_json(tmp_path: Path) -> None:
     (folder / "a.png").write_bytes(picture("red"))
     printed = CliRunner().invoke(
         cli,
-        ["image-similarity", "embed", str(tmp_path / "x.db"), str(folder), "--model", "hog"]
-        + ["--json"],
+        ["image-similarity", "embed", *map(str, (tmp_path / "x.db", folder)), *HOG_JSON],
     )
     [failure] = json.loads(printed.stdout_bytes.decode("utf-8"))["failures"]
     assert failure["path"].startswith("bad")
