@@ -200,6 +200,7 @@ class ImageCollection:
         pk: str | None = None,
         where: str | None = None,
         label_from_folder: bool = False,
+        places: bool | None = None,
         encoder: EncoderOptions | None = None,
         metric: str | None = None,
         batch_size: int = 32,
@@ -227,8 +228,10 @@ class ImageCollection:
         `blob_column`; None for the rows that the table has, or for the folders embedded
         before. Paths are relative to `root` (default: the folder of the database), which
         may be in a bucket, and may not leave it. `url_column` holds addresses, fetched
-        once unless `force`; `allow_private_addresses` lets them lead into this computer
-        and its network. `where` is a SQL condition on the table's rows.
+        once unless `force`. `places` is whether `latitude` and `longitude` are filled in a
+        table made of folders: false empties them, None is as before.
+        `allow_private_addresses` lets addresses lead into this computer and its network.
+        `where` is a SQL condition on the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder. `prune` deletes the vectors of missing files and, in a table made of
@@ -264,6 +267,8 @@ class ImageCollection:
         store = self._store(before, store, force)
         mode = _mode(files, path_column or url_column, blob_column, before, self.table)
         self._check_source(files, rows, mode, copy_of)
+        if places is not None and mode[0] != "folder":
+            raise CollectionError("--places and --no-places are about pictures in folders")
         reader = sources.Reader(allow_private=allow_private_addresses)
         _check_buckets(reader, files, top)
         options = asked = encoder or EncoderOptions()
@@ -287,6 +292,7 @@ class ImageCollection:
                 before=before,
                 label_from_folder=label_from_folder,
                 reader=reader,
+                places=places,
             )
             pictures = _some(run.list(files, top, where), files)
             opening = {

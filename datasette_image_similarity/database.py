@@ -475,13 +475,12 @@ MIGRATIONS = (
     create table _image_similarity_missing (
         collection_id integer not null references _image_similarity_collections(id),
         pk not null,
-        root text,
-        path text,
+        place text not null,
         sha256 text not null,
         primary key (collection_id, pk)
     );
-    create index _image_similarity_missing_path
-        on _image_similarity_missing (collection_id, path);
+    create index _image_similarity_missing_place
+        on _image_similarity_missing (collection_id, place);
     create index _image_similarity_missing_sha256
         on _image_similarity_missing (collection_id, sha256);
     """,
@@ -1292,6 +1291,30 @@ def prefer(conn: sqlite3.Connection, collection: Collection) -> None:
         )
 
 
+def run_setting(conn: sqlite3.Connection, collection: Collection, name: str) -> object:
+    """What `embed` noted for its next run under a name; None if nothing, or nonsense."""
+    if not is_current(conn, 7):
+        return None
+    sql = "select run_settings from _image_similarity_collections where id = ?"
+    row = conn.execute(sql, (collection.id,)).fetchone()
+    try:
+        settings = json.loads(row[0])
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return settings.get(name) if isinstance(settings, dict) else None
+
+
+def note_run_setting(
+    conn: sqlite3.Connection, collection: Collection, name: str, value: object
+) -> None:
+    """Note something, as JSON holds it, for the next run of `embed`."""
+    conn.execute(
+        "update _image_similarity_collections set run_settings = json_patch("
+        "iif(json_valid(run_settings), run_settings, '{}'), ?) where id = ?",
+        (json.dumps({name: value}), collection.id),
+    )
+
+
 def set_aside(conn: sqlite3.Connection, collection: Collection) -> None:
     """Take the name off a collection, for the one that replaces it."""
     conn.execute(
@@ -1301,11 +1324,12 @@ def set_aside(conn: sqlite3.Connection, collection: Collection) -> None:
 
 
 def hand_over(conn: sqlite3.Connection, old: Collection, new: Collection) -> None:
-    """Give a new collection what people did in the one that it replaces, and its place as
-    the preferred one."""
+    """Give a new collection what people did in the one that it replaces, its settings, and
+    its place as the preferred one."""
     conn.execute(
-        "update _image_similarity_collections set preferred = (select preferred "
-        "from _image_similarity_collections where id = ?) where id = ?",
+        "update _image_similarity_collections set (preferred, run_settings) = (select "
+        "preferred, run_settings from _image_similarity_collections where id = ?) "
+        "where id = ?",
         (old.id, new.id),
     )
     for table in (*BY_PEOPLE, "missing"):
@@ -1573,16 +1597,13 @@ def drop_items(
 
 
 def note_missing(
-    conn: sqlite3.Connection, collection: Collection, pks: Iterable[Key]
+    conn: sqlite3.Connection, collection: Collection, rows: Iterable[tuple[Key, str, str]]
 ) -> None:
-    """These rows are kept without a picture: the items, which are dropped next, say where
-    it was. Call inside a transaction."""
+    """These rows are kept without a picture; each says where its file was (see
+    `plan.place()`), and its SHA-256. Call inside a transaction."""
     conn.executemany(
-        "insert or replace into _image_similarity_missing "
-        "select i.collection_id, i.pk, r.path, i.path, i.sha256 "
-        "from _image_similarity_items i left join _image_similarity_roots r "
-        "on r.id = i.root_id where i.collection_id = ? and i.pk = ?",
-        ((collection.id, pk) for pk in pks),
+        "insert or replace into _image_similarity_missing values (?, ?, ?, ?)",
+        ((collection.id, *row) for row in rows),
     )
 
 

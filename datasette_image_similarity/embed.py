@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "default"
 REMOTE_READERS = 16  # threads that read what is not on this computer: each mostly waits
+PLACE_COLUMNS = ("latitude", "longitude")
 REMOTE_PAUSE = 60  # seconds between two looks at a bucket, which cost money, or the web
 
 
@@ -99,7 +100,9 @@ class Run:
         before: db.Collection | None,
         label_from_folder: bool,
         reader: sources.Reader,
+        places: bool | None,
     ) -> None:
+        """`places` is whether rows are told where a picture was taken; None as before."""
         self.conn = conn
         self.reader = reader
         self.database = database
@@ -119,6 +122,8 @@ class Run:
         self._stored: Stored | None = None  # what others store is looked up in, if at all
         self._queue: Queue
         self._version = db.data_version(conn)
+        self._places_asked = places
+        self._places = self._tells_places()
         self.total = 0  # of what there is to do
         self.learning = ""  # what is being learned, for people to know
         self.collection: db.Collection | None = None  # until `open()`
@@ -246,6 +251,7 @@ class Run:
                 and store == before.store
             ):
                 self.collection = before
+                self._note_places()
                 return
             if before != self.before:
                 raise self._overtaken()
@@ -276,8 +282,31 @@ class Run:
             if before:
                 db.hand_over(conn, before, self.collection)
                 db.drop_collection(conn, before)
+            self._note_places()
         if before:
             self.summary.left += clear_places(conn, before, places)
+
+    def _tells_places(self) -> bool:
+        """Whether places are put into the table, which all of its collections share."""
+        if self._places_asked is not None:
+            return self._places_asked
+        there = db.collections(self.conn, self.table_name)
+        return all(db.run_setting(self.conn, one, "places") is not False for one in there)
+
+    def _note_places(self) -> None:
+        """Keep what was asked about places for the next run, and take out those that are
+        not wanted any more. Call inside a transaction."""
+        for one in db.collections(self.conn, self.table.name):
+            turned_off = db.run_setting(self.conn, one, "places") is not False
+            if self._places_asked is not None or not self._places:
+                db.note_run_setting(self.conn, one, "places", self._places)
+            if self._places_asked is False and turned_off and one.source == "folder":
+                for name in {*PLACE_COLUMNS} & {*self.table.columns}:
+                    self.conn.execute(
+                        f"update {db.quote(self.table.name)} set {name} = null where id in "
+                        "(select pk from _image_similarity_items where collection_id = ?)",
+                        (one.id,),
+                    )
 
     def _require_ours(self) -> None:
         """Raise CollectionError when another run has removed or replaced the collection.
@@ -640,6 +669,7 @@ class Run:
                 "sha256": outcome.sha256,
                 **dict.fromkeys(("taken_at", "camera", "latitude", "longitude")),
                 **decoded.facts,
+                **({} if self._places else dict.fromkeys(PLACE_COLUMNS)),
             }
             pk = self._put_file_row(picture, self._row_of(picture, outcome.sha256), facts)
         place = self._place(picture)
@@ -691,14 +721,12 @@ class Run:
 
     def _kept_row(self, picture: sources.Picture, sha256: str) -> sqlite3.Row | None:
         """The row that was kept when the file at this place, or its bytes, was missing."""
-        here = "(root is :root and path = :path)"
         return self.conn.execute(
             "select pk from _image_similarity_missing where collection_id = :collection "
-            f"and ({here} or sha256 = :sha256) order by {here} desc limit 1",
+            "and (place = :place or sha256 = :sha256) order by place = :place desc limit 1",
             {
                 "collection": self.collection.id,
-                "root": str(picture.root),
-                "path": picture.path,
+                "place": place(picture.root, picture.path),
                 "sha256": sha256,
             },
         ).fetchone()
@@ -758,12 +786,14 @@ class Run:
         """Drop items whose file is gone; of a folder's table the rows as well, where nobody
         has written in them or these are to go, too."""
         if self.source == "folder":
-            rows = {db.item_key(self.conn, item) for item in self._gone}
+            gone = self._gone_rows()
+            rows = {row[0] for row in gone}
             kept = written_rows(self.conn, self.table, rows, EMBEDDED)
             if written_too:
                 rows |= self._missing_rows()
                 kept = set()
-            db.note_missing(self.conn, self.collection, kept)
+            noted = [row for row in gone if row[0] in kept]
+            db.note_missing(self.conn, self.collection, noted)
             self.summary.kept_rows = len(kept)
             sql = f"delete from {db.quote(self.table.name)} where id = ?"
             self.conn.executemany(sql, [(row,) for row in rows - kept])
@@ -774,14 +804,26 @@ class Run:
         db.drop_items(self.conn, self.collection, self._gone)
         self.summary.removed += len(self._gone)
 
+    def _gone_rows(self) -> list[tuple[db.Key, str, str]]:
+        """The rows of missing files: their key, where the file was, and its SHA-256."""
+        roots = db.roots(self.conn, self.collection)
+        sql = "select pk, root_id, path, sha256 from _image_similarity_items where id = ?"
+        rows = [self.conn.execute(sql, (item,)).fetchone() for item in self._gone]
+        return [
+            (row["pk"], place(roots[row["root_id"]], row["path"]), row["sha256"])
+            for row in rows
+            if row is not None
+        ]
+
     def _missing_rows(self) -> set[db.Key]:
         """The rows that earlier runs kept, of files that this run would have met."""
-        sql = "select pk, root, path from _image_similarity_missing where collection_id = ?"
+        sql = "select pk, place from _image_similarity_missing where collection_id = ?"
+        listed = {place(root, "").rstrip("/") for root in self._listed}
         return {
             pk
-            for pk, root, path in self.conn.execute(sql, (self.collection.id,)).fetchall()
-            if root in self._listed
-            and self._closed.isdisjoint(folders_of(place(root, path)))
+            for pk, at in self.conn.execute(sql, (self.collection.id,)).fetchall()
+            if not listed.isdisjoint(folders_of(at))
+            and self._closed.isdisjoint(folders_of(at))
         }
 
     def _drop_stale(self) -> None:

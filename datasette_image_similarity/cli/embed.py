@@ -81,6 +81,12 @@ class _Place(click.ParamType):
 )
 @click.option("--pk", help="Key column of the CSV; default: id, else the row's number")
 @click.option("--label-from-folder", is_flag=True, help="Put the folder's name into label")
+@click.option(
+    "--places/--no-places",
+    default=None,
+    help="Fill latitude and longitude from EXIF, or leave them empty and empty those that "
+    "are filled. On at first; kept for the next run",
+)
 @click.option("--where", help="SQL condition: embed only these rows of the table")
 @click.option(
     "--allow-private-addresses",
@@ -213,6 +219,7 @@ def embed(
     csv_file: Path | None,
     pk: str | None,
     label_from_folder: bool,
+    places: bool | None,
     where: str | None,
     allow_private_addresses: bool,
     model: str | None,
@@ -294,6 +301,7 @@ def embed(
         "pk": pk,
         "where": where,
         "label_from_folder": label_from_folder,
+        "places": places,
         "metric": metric,
         "batch_size": batch_size,
         "workers": workers,

@@ -51,7 +51,7 @@ def make_map(
 
     The map is stored in the database, with small pictures of everything on it; the page
     "Map" of the table shows it. Run again after embedding new pictures: until then they
-    are not on it. Needs the extra [explore], and [umap] for --method umap.
+    are not on it. --method tsne needs the extra [explore], umap [umap], pca none.
 
     \b
     Example:
