@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from . import query, sources, trust, words
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
-from .errors import CollectionError, EncoderError, ImageError
+from .errors import CollectionError, EncoderError, ImageError, shell_line
 from .explore.exports import (
     Exported,
     TrustedFiles,
@@ -542,7 +541,8 @@ class ImageCollection:
         item = None if key is None else sources.live_item(conn, collection, source, key)
         data = None if item is None else vector_of_item(conn, collection, item)
         if data is None:
-            raise CollectionError(f"Row {pk!r} of {self.table!r} has no embedding")
+            row = db.key_in_words(pk)
+            raise CollectionError(f"Row {row} of {self.table!r} has no embedding")
         return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
     def build_index(
@@ -1174,9 +1174,14 @@ class ImageCollection:
             parts = list(pk) if isinstance(pk, (tuple, list)) else [pk]
             key = source.find(conn, parts)
             if key is None:
-                raise CollectionError(f"{self.table!r} has no row with the key {pk!r}")
+                of = ",".join(source.key_columns)
+                raise CollectionError(
+                    f"{self.table!r} has no row with the key {db.key_in_words(pk)} ({of})"
+                )
             if not 0 < weight < math.inf:
-                raise CollectionError(f"The weight of {pk!r} must be above 0, not {weight}")
+                raise CollectionError(
+                    f"The weight of {db.key_in_words(pk)} must be above 0, not {weight}"
+                )
             weights[query.items_of(conn, collection, [key])[0]] = weight
         return weights
 
@@ -1196,7 +1201,8 @@ class ImageCollection:
         source = db.source_of(conn, collection)
         kept = sources.kept_picture(conn, collection, source, key)
         if kept is None:
-            raise CollectionError(f"Row {key!r} of {self.table!r} has changed: embed it")
+            row = db.key_in_words(source.parts(key))
+            raise CollectionError(f"Row {row} of {self.table!r} has changed: embed it")
         try:
             if collection.source == "blob":
                 data = sources.read_blob(conn, source, collection.column, kept.pk)
@@ -1336,7 +1342,7 @@ def _check_same_length(before: db.Collection, dims: int | None, database: Path) 
     if dims < before.dimensions:
         words = ["reduce", str(database), before.table, "--dims", str(dims)]
         words += ["--name", before.name]
-        command = shlex.join(["datasette", "image-similarity", *words])
+        command = shell_line("datasette", "image-similarity", *words)
         smaller = f"To make smaller ones of them: {command}. "
     raise CollectionError(
         f"The vectors of {before.table!r} have {before.dimensions:,} dimensions, not "

@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
-from .errors import CollectionError, DatabaseError
+from .errors import CollectionError, DatabaseError, shell_line
 from .roots import Root
 
 if TYPE_CHECKING:
@@ -587,6 +587,11 @@ class SourceTable:
         sql = f"select {self.key_sql()} from {quote(self.name)} where {where}"
         row = conn.execute(sql, parts).fetchone()
         return None if row is None else row[0]
+
+
+def key_in_words(key: object) -> str:
+    """A row's key, or its parts, as people write them: 12, or a,b."""
+    return ",".join(map(str, key)) if isinstance(key, (tuple, list)) else str(key)
 
 
 def literal(value: Key) -> str:
@@ -1170,9 +1175,20 @@ def find_collection(
     hint = (
         f"; tables that have: {', '.join(map(repr, with_pictures))}"
         if with_pictures
-        else ". Make some with: datasette image-similarity embed"
+        else f" yet. {how_to_begin(table)}"
     )
     raise CollectionError(f"Table {table!r} has no embeddings{hint}")
+
+
+def how_to_begin(table: str = "TABLE", database: str = "DATABASE") -> str:
+    """What to type where nothing has been embedded, as sentences."""
+    embed = ("datasette", "image-similarity", "embed", database)
+    by_column = shell_line(*embed, "--table", table, "--path-column", "COLUMN")
+    return (
+        f"For a folder of pictures, run: {shell_line(*embed, 'FOLDER')}. For a table with "
+        f"their paths, run: {by_column} (--url-column for addresses, --blob-column for the "
+        "pictures themselves)"
+    )
 
 
 def create_collection(

@@ -67,6 +67,11 @@ class Summary:
     pause: float = 2  # seconds after which it is worth looking for changes
     cache_problem: str | None = None  # why downloads could not be kept
 
+    @property
+    def is_there(self) -> int:
+        """How many of the pictures that were listed are embedded."""
+        return self.embedded + self.reused + self.unchanged
+
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
         others = ("failures", "new_roots", "left", "wants_index", "pause", "cache_problem")

@@ -4,6 +4,16 @@ Every message names the file, row or setting, the cause, and what to do next.
 The command line prints it after "Error:" and exits with 1; pages show it.
 """
 
+import os
+import shlex
+import subprocess
+
+
+def shell_line(*words: object) -> str:
+    """Words as a command to copy into a shell: that of Windows, or any other."""
+    texts = list(map(str, words))
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
+
 
 class ImageSimilarityError(Exception):
     """Base class of everything this package raises on purpose."""

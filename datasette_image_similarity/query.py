@@ -38,6 +38,7 @@ from .database import (
     damaged_vectors,
     floats,
     item_id,
+    key_in_words,
     literal,
     live_sql,
     plain_columns,
@@ -374,7 +375,8 @@ def items_of(
         if item is None:
             changed = item_id(conn, collection, pk) is not None
             of = " of its present picture" if changed else ""
-            raise CollectionError(f"Row {pk} of {collection.table!r} has no embedding{of}")
+            row = key_in_words(source.parts(pk))
+            raise CollectionError(f"Row {row} of {collection.table!r} has no embedding{of}")
         items.append(item)
     return items
 

@@ -65,10 +65,11 @@ def test_embed_says_encoder_first_and_counts_last(tmp_path: Path, few: Path) -> 
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[0] == "hog on cpu, float32"
-    assert lines[-3].startswith("Failed: bad.png: ")
-    assert f'{{"roots": ["{few}"]}}' in lines[-2]
-    assert lines[-1].startswith("3 embedded, 0 unchanged, 1 failed in ")
-    assert lines[-1].endswith(" seconds")
+    assert lines[-4].startswith("Failed: bad.png: ")
+    assert f'{{"roots": ["{few}"]}}' in lines[-3]
+    assert lines[-2].startswith("3 embedded, 0 unchanged, 1 failed in ")
+    assert lines[-2].endswith(" seconds")
+    assert lines[-1].startswith("To look at them, run: datasette ")
 
 
 def test_embed_as_json_prints_one_object_alone(tmp_path: Path, few: Path) -> None:
@@ -215,8 +216,8 @@ def test_search_in_a_database_without_embeddings(tmp_path: Path, few: Path) -> N
     path = tmp_path / "x.db"
     sql(path, "create table t (x)")
     result = command("search", path, few / "a.png")
-    assert result.exit_code == 2
-    assert "none has embeddings" in result.output
+    assert result.exit_code == 1
+    assert f"{path} has no embeddings yet" in result.output
 
 
 def test_status(copied: Path, tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_status(copied: Path, tmp_path: Path) -> None:
     assert "images (default)" in printed
     assert "1  (run embed again)" in printed
     sql(tmp_path / "x.db", "create table t (x)")
-    assert "No embeddings yet" in command("status", tmp_path / "x.db").output
+    assert "has no embeddings yet" in command("status", tmp_path / "x.db").output
     assert answer("status", tmp_path / "x.db") == []
 
 

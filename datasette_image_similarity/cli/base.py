@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 import click
 
-from ..errors import ImageSimilarityError
+from ..errors import ImageSimilarityError, shell_line
 
 
 class _Group(click.Group):
@@ -96,26 +95,51 @@ json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
 def only_table(database: Path, how: str = "after the database") -> str:
-    """The table where there is one with embeddings alone; `how` one names it otherwise."""
+    """The table where there is one with embeddings alone; `how` one names it otherwise.
+
+    Raises CollectionError where there is none, UsageError where there are several.
+    """
     from .. import database as db
+    from ..errors import CollectionError
 
     conn = db.connect(database)
     tables = sorted({collection.table for collection in db.collections(conn)})
     conn.close()
-    if len(tables) != 1:
-        there = f": {', '.join(tables)}" if tables else ", none has embeddings"
-        raise click.UsageError(f"Name one of the tables {how}{there}")
+    if not tables:
+        raise CollectionError(f"{nothing_yet(database)}.")
+    if len(tables) > 1:
+        raise click.UsageError(f"Name one of the tables {how}: {', '.join(tables)}")
     return tables[0]
+
+
+def nothing_yet(database: Path) -> str:
+    """What to say where a database has no embeddings, and what to do."""
+    from ..database import how_to_begin
+
+    return f"{database} has no embeddings yet. {how_to_begin(database=str(database))}"
 
 
 def command_line(*words: object) -> str:
     """A command of ours to copy into a shell."""
-    return shlex.join(["datasette", "image-similarity", *map(str, words)])
+    return shell_line("datasette", "image-similarity", *words)
+
+
+def look_at(database: Path, table: str) -> str:
+    """How to look at a table: Datasette's command, and the address that it serves."""
+    from datasette.utils import tilde_encode
+
+    from .. import database as db
+
+    with closing(db.connect(database)) as conn:
+        table = db.source_table(conn, table).name  # with its own capitals
+    path = "/".join(map(tilde_encode, (database.stem or "database", table)))
+    command = shell_line("datasette", database)
+    return f"To look at them, run: {command}  and open http://127.0.0.1:8001/{path}"
 
 
 def vacuum(database: Path) -> str:
     """The command that makes a file smaller after something was dropped."""
-    return shlex.join(["sqlite3", str(database), "vacuum"])
+    return shell_line("sqlite3", database, "vacuum")
 
 
 def embed_all(database: Path, table: str) -> str:
@@ -151,6 +175,7 @@ class Reporter:
         self.idle = False
         self.cache_problem: str | None = None  # that was told
         self.step_began = ("", 0.0, 0)  # what, when, and with how many done
+        self.began = (0.0, 0, 0)  # when pictures began, with how many done, of how many
 
     def line(self, text: str) -> None:
         text = one_line(text)
@@ -158,20 +183,28 @@ class Reporter:
             text = f"\r\033[K{text}"
         click.echo(text, file=self.out)
 
+    def _rate(self, now: Any) -> float:
+        """Pictures a second since the first were begun: listing them and loading the
+        network, which come before, say nothing about the others."""
+        if now.total != self.began[2] or now.done <= self.began[1]:
+            self.began = (time.monotonic(), now.done, now.total)
+        seconds = time.monotonic() - self.began[0]
+        return (now.done - self.began[1]) / seconds if seconds else 0
+
     def progress(self, now: Any) -> None:
         if now.encoder != self.described and not (self.idle and not now.total):
             self.line(now.encoder)
             self.described = now.encoder
+        rate = self._rate(now)
         if not now.total or (not now.done and not self.terminal):
             return
         self.idle = False
         if not self.terminal and time.monotonic() - self.last < 10 and now.done < now.total:
             return
         self.last = time.monotonic()
-        rate = now.done / now.seconds if now.seconds else 0
         left = round((now.total - now.done) / rate) if rate else 0
         text = f"{now.done:,} of {now.total:,}"
-        if now.done:
+        if rate:
             text += f"   {rate:.1f} images/s   {left // 60}:{left % 60:02} left"
         if now.failed:
             text += f"   {now.failed:,} failed"
@@ -194,13 +227,12 @@ class Reporter:
         if summary.cache_problem not in (None, self.cache_problem):
             self.cache_problem = summary.cache_problem
             self.line(f"Downloads were not kept: {summary.cache_problem}")
-        there = summary.embedded or summary.reused or summary.unchanged
-        if there and "https:" in summary.new_roots:
+        if summary.is_there and "https:" in summary.new_roots:
             self.line(
                 "Pages show small pictures of these, and fetch nothing unless configured: "
                 f"{_configured(['https:'])}"
             )
-        elif there and summary.new_roots:
+        elif summary.is_there and summary.new_roots:
             self.line(
                 f"Pages will read large pictures from {', '.join(summary.new_roots)}. On "
                 "another computer, or for another user, that has to be configured: "

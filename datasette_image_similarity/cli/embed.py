@@ -18,6 +18,7 @@ from .base import (
     embed_all,
     image_similarity,
     json_output,
+    look_at,
     or_stopped,
     print_json,
 )
@@ -335,6 +336,8 @@ def embed(
     if any(one.stopped for one in summaries.values()) and not watch:
         say.line("Stopped. Run the same command again to go on.")
         sys.exit(130)
+    if not watch and any(one.is_there for one in summaries.values()):
+        say.line(look_at(output or database, table))
     if strict and any(one.failed for one in summaries.values()):
         sys.exit(1)
 
@@ -388,6 +391,7 @@ def _until_told(
     skip: list = []
     summary: Summary | None = None
     while True:
+        first = summary is None
         try:
             summary = collection.embed(
                 encoder=encoder,
@@ -409,6 +413,8 @@ def _until_told(
         say.summary(summary)
         if not watch or summary.stopped or stop():
             return summary
+        if first and summary.is_there:
+            say.line(look_at(say.database, collection.table))
         skip += [picture for picture, _ in summary.failures]
         # What was asked for is there now, and is not to be asked for again.
         encoder = EncoderOptions(device=encoder.device, precision=encoder.precision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .base import Reporter, or_stopped, print_json
+from .base import Reporter, command_line, or_stopped, print_json
 from .held_out import held_out_lines
 
 if TYPE_CHECKING:
@@ -153,9 +152,8 @@ def run_backbone(
             "Classes that were not trained on got worse. Written all the same, as you "
             "asked."
         )
-    command = ["datasette", "image-similarity", "embed", str(database), *made.embed]
     say.line(f"Written: {made.file}. To embed with it, in a collection of its own:")
-    say.line(f"  {shlex.join(command)}")
+    say.line(f"  {command_line('embed', database, *made.embed)}")
 
 
 def _epoch_line(epoch: Epoch, epochs: int) -> str:

@@ -19,6 +19,7 @@ from .base import (
     existing,
     image_similarity,
     json_output,
+    nothing_yet,
     only_table,
     or_stopped,
     print_json,
@@ -54,7 +55,7 @@ def status(database: Path, as_json: bool) -> None:
         print_json([asdict(one) for one in found])
         return
     if not found:
-        echo("No embeddings yet. Make some: datasette image-similarity embed")
+        echo(f"{nothing_yet(database)}.")
     for one in found:
         echo(f"{one.table} ({one.name})")
         if one.default and tables.count(one.table) > 1:

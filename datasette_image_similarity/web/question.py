@@ -6,7 +6,6 @@ Our parameters begin with "_", as Datasette's do; everything else is a filter.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ from ..database import (
     source_of,
     table_exists,
 )
-from ..errors import CollectionError, ImageError, ImageSimilarityError
+from ..errors import CollectionError, ImageError, ImageSimilarityError, shell_line
 from ..images import Crop
 from ..query import HEAVIEST, Filter, pk_path, split_weight
 from ..words import cleaned, reads_words
@@ -124,7 +123,7 @@ class Place:
         file = Path(self.db.path).name if self.db.path else f"{self.database}.db"
         words = ["datasette", "image-similarity", name, file, self.table, *options]
         named = bool(self.named or self.config.collection)  # commands know no settings
-        return shlex.join([*words, *(["--name", self.collection.name] * named)])
+        return shell_line(*words, *(["--name", self.collection.name] * named))
 
 
 async def find_place(datasette: Datasette, request: Any) -> Place:
