@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .errors import DatabaseError
+
 try:
     import fcntl
 except ImportError:  # Windows, where nobody can delete a file that is being written
@@ -20,8 +22,11 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of `file` when the block has ended.
 
     Until then it lies beside it, hidden. One that a killed process has left there goes.
-    Raises OSError.
+    Raises OSError; DatabaseError rather than replace a database, which may hold all that
+    somebody has.
     """
+    if file.is_file() and is_database(file):
+        raise DatabaseError(f"{file} is a SQLite database: name another file")
     _clear(file)
     half = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -32,6 +37,12 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
         os.replace(half, file)
     finally:
         half.unlink(missing_ok=True)
+
+
+def is_database(file: Path) -> bool:
+    """Whether a file begins as SQLite's do. Raises OSError."""
+    with open(file, "rb") as opened:
+        return opened.read(16) == b"SQLite format 3\0"
 
 
 def _clear(file: Path) -> None:

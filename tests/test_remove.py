@@ -168,3 +168,12 @@ def test_what_replaces_a_collection_says_what_goes(
         in printed
     )
     assert value(copied, "select count(*) from _image_similarity_decisions") == 2
+
+
+def test_no_export_replaces_a_database(copied: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.zip"
+    sql(other, "create table mine (x)")
+    for words in (("--vectors", copied), ("--vectors", other), ("--to", other)):
+        before = words[1].read_bytes()
+        assert "is a SQLite database: name another file" in refused("export", copied, *words)
+        assert words[1].read_bytes() == before
