@@ -1048,7 +1048,8 @@ def copy_table(
     """Make `table` here an exact copy of `table` in the database file `path`.
 
     Rows keep their keys and rowids; indexes and triggers stay behind. Unless `replace`,
-    raises CollectionError where there is a table that is more than an earlier copy.
+    raises CollectionError where there is a table that is more than an earlier copy; with
+    it, only where an earlier copy has columns of its own.
     """
     with _attached(conn, path):
         row = conn.execute(
@@ -1066,6 +1067,8 @@ def copy_table(
                     f"{file_of(conn)} has a table {table!r} of its own, which would be "
                     "lost: name another output"
                 )
+            if replace:
+                _need_no_others(conn, row["name"], path)
             conn.execute(f"drop table if exists main.{quote(row['name'])}")
             conn.execute(row["sql"])
             columns = ", ".join(map(quote, _columns_to_copy(conn, row["name"])))
@@ -1073,6 +1076,23 @@ def copy_table(
                 f"insert into main.{quote(row['name'])} ({columns}) "
                 f"select {columns} from copied.{quote(row['name'])}"
             )
+
+
+def _need_no_others(conn: sqlite3.Connection, table: str, path: str | Path) -> None:
+    """Raise CollectionError where an earlier copy has got columns that the original in the
+    file `path` has not: they would be lost."""
+    info = "select name from pragma_table_info(:table, {})"
+    others = conn.execute(
+        f"{info.format(':copy')} where lower(name) not in "
+        f"(select lower(name) from ({info.format(':original')}))",
+        {"table": table, "copy": "main", "original": "copied"},
+    ).fetchall()
+    if others:
+        names = ", ".join(row[0] for row in others)
+        raise CollectionError(
+            f"{table!r} in {file_of(conn)} has columns that {path} has not, and would lose "
+            f"them by being copied again: {names}. Add them there, or drop them here"
+        )
 
 
 def _columns_to_copy(conn: sqlite3.Connection, table: str) -> list[str]:

@@ -175,5 +175,24 @@ def test_no_export_replaces_a_database(copied: Path, tmp_path: Path) -> None:
     sql(other, "create table mine (x)")
     for words in (("--vectors", copied), ("--vectors", other), ("--to", other)):
         before = words[1].read_bytes()
-        assert "is a SQLite database: name another file" in refused("export", copied, *words)
+        assert "is a SQLite database: name another file" in refused(
+            "export", copied, *words
+        )
         assert words[1].read_bytes() == before
+
+
+def test_a_table_is_not_copied_over_columns_that_somebody_added(
+    copied: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.db"
+    words = ("embed", copied, "--output", other, "--path-column", "path", "--model", "hog")
+    again = (*words, "--root", copied.parent)
+    command(*again)
+    sql(copied, "alter table images add column here text")
+    assert command(*again).exit_code == 0
+    sql(other, "alter table images add column note text")
+    sql(other, "update images set note = 'mine'")
+    assert "has columns that" in refused(*again)
+    assert value(other, "select count(*) from images where note = 'mine'") == 24
+    sql(copied, "alter table images add column NOTE text")
+    assert command(*again).exit_code == 0

@@ -198,7 +198,8 @@ class _Place(click.ParamType):
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Leave DATABASE as it is: copy the table to this database and embed it there",
+    help="Leave DATABASE as it is: copy the table to this database and embed it there. "
+    "Again, this replaces what you changed in the copy; columns that you added are refused",
 )
 @click.option(
     "--store",
