@@ -18,9 +18,16 @@ def is_flat(pixels: np.ndarray) -> bool:
     """Whether a picture has nothing to tell it from others by.
 
     `pixels` are uint8 (height, width, 3) or (height, width), of 16 pixels a side or more:
-    as decoded at 32 × 32 or as an encoder sees it. The mean colours of 16 × 16 fields may
-    follow one faint smooth curve of second order, and hardly leave it. So a picture of
-    nothing but fine even texture is flat as well.
+    as decoded at 32 × 32 or as an encoder sees it. A picture of nothing but fine even
+    texture is flat as well.
+    """
+    return detail(pixels) < DETAIL_LEVELS
+
+
+def detail(pixels: np.ndarray) -> float:
+    """How far the mean colours of 16 × 16 fields differ, in levels of 255.
+
+    One faint smooth curve of second order, as the light falls on paper, does not count.
     """
     import numpy as np
 
@@ -32,9 +39,10 @@ def is_flat(pixels: np.ndarray) -> bool:
         for edge, side in zip(edges, pixels.shape[:2], strict=True)
     ]
     fields = sums / np.outer(*sides).reshape(-1, 1)
-    if np.ptp(fields, axis=0).max() > SHADING_LEVELS:
-        return False
+    spread = np.ptp(fields, axis=0).max()
+    if spread > SHADING_LEVELS:
+        return float(spread)
     y, x = np.mgrid[-1 : 1 : GRID * 1j, -1 : 1 : GRID * 1j].reshape(2, -1)
     curve = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
     left = fields - curve @ np.linalg.lstsq(curve, fields, rcond=None)[0]
-    return bool(np.ptp(left, axis=0).max() < DETAIL_LEVELS)
+    return float(np.ptp(left, axis=0).max())

@@ -234,6 +234,8 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "embedded": 24,
         "failures": 0,
         "stale": 1,
+        "noted": 0,
+        "notes": [],
         "thumbnails": 24,
         "index": None,
         "store": "",

@@ -104,7 +104,9 @@ def test_older_versions_answer_and_migrate(copied: Path, version: int) -> None:
         assert collection.embed(workers=1).unchanged == 24
         collection.map(method="pca")
         assert [hit.pk for hit in collection.similar(1, k=30)] == true
-    assert value(copied, "select version from _image_similarity_schema") == db.SCHEMA_VERSION
+    assert (
+        value(copied, "select version from _image_similarity_schema") == db.SCHEMA_VERSION
+    )
     assert faults(copied) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def status(database: Path, as_json: bool) -> None:
         echo(f"  thumbnails   {one.thumbnails:,}")
         echo(f"  size         {one.bytes / 1e6:,.1f} MB")
         echo(f"  failures     {one.failures:,}")
+        for line in _notes_in_lines(one) if one.noted else ():
+            echo(line)
         echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
         echo(f"  changed      {one.updated_at or 'not finished'}")
         echo(f"  index        {_index_in_words(one)}")
@@ -78,6 +81,15 @@ def _behind_in_words(database: Path, status: Any) -> str:
         f"{status.behind:,} picture{several} of the default missing: "
         f"{embed_all(database, status.table)}"
     )
+
+
+def _notes_in_lines(status: Any) -> Iterator[str]:
+    """What is to be known about single pictures, of a collection's status."""
+    yield f"  notes        {status.noted:,} pictures whose files are not quite in order"
+    for one in status.notes:
+        yield f"               {one.picture}: {one.note}"
+    if (more := status.noted - len(status.notes)) > 0:
+        yield f"               … and {more:,} more: see _image_similarity_items"
 
 
 def _unsent_in_words(status: Any) -> str:
