@@ -105,6 +105,17 @@ class Progress:
     seconds: float
 
 
+MAX_NOTES = 5  # that `status` shows
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a user should know about a picture that was embedded."""
+
+    picture: str  # its path, else the key of its row
+    note: str
+
+
 @dataclass(frozen=True)
 class Status:
     """What a collection holds. `stale` items have lost their row, or it has changed.
@@ -121,6 +132,8 @@ class Status:
     failures: int
     missing: int  # rows that were kept when the vector of their missing file was pruned
     stale: int | None
+    noted: int | None  # pictures that were embedded all the same, as files cut off
+    notes: list[Note]  # of the first few of these
     thumbnails: int | None
     bytes: int | None  # of vectors and thumbnails in this file
     updated_at: str | None
@@ -1561,6 +1574,8 @@ class _Counts(NamedTuple):
     """What of a `Status` takes seconds where there are a million pictures."""
 
     stale: int | None = None
+    noted: int | None = None
+    notes: Sequence[Note] = ()
     thumbnails: int | None = None
     bytes: int | None = None
     behind: int | None = None
@@ -1581,4 +1596,26 @@ def _counts(conn: sqlite3.Connection, collection: db.Collection, embedded: int) 
     vectors = embedded * collection.dimensions * 4
     if collection.store:
         vectors = unsent_size(conn, collection)[1]
-    return _Counts(embedded - live, thumbnails, vectors + size, lacking(conn, collection))
+    noted, notes = _notes(conn, collection)
+    return _Counts(
+        stale=embedded - live,
+        noted=noted,
+        notes=notes,
+        thumbnails=thumbnails,
+        bytes=vectors + size,
+        behind=lacking(conn, collection),
+    )
+
+
+def _notes(conn: sqlite3.Connection, collection: db.Collection) -> tuple[int, list[Note]]:
+    """How many pictures have a note, and what the first few say."""
+    if not db.is_current(conn, since=7):
+        return 0, []
+    noted = "from _image_similarity_items where collection_id = ? and note is not null"
+    (count,) = conn.execute(f"select count(*) {noted}", (collection.id,)).fetchone()
+    rows = conn.execute(
+        "select substr(coalesce(path, pk), 1, 1000), substr(note, 1, 200) "
+        f"{noted} order by id limit {MAX_NOTES}",
+        (collection.id,),
+    )
+    return count, [Note(str(picture), str(note)) for picture, note in rows]

@@ -1506,19 +1506,23 @@ def put_item(
     height: int,
     vector: bytes,
     thumbnail: bytes | None,
+    note: str | None = None,
 ) -> int:
     """Insert or replace an item with its vector and thumbnail; returns its id.
 
-    `vector` is float32, little-endian, `dimensions` numbers. Call inside a transaction.
+    `vector` is float32, little-endian, `dimensions` numbers. `note` is what a user should
+    know about the picture. Call inside a transaction.
     """
     _forget_old_picture(conn, collection, pk, sha256)
     item = conn.execute(
         "insert into _image_similarity_items (collection_id, pk, root_id, path, size, "
-        "mtime_ns, sha256, width, height, crc32) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "mtime_ns, sha256, width, height, crc32, note) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "on conflict (collection_id, pk) do update set root_id = excluded.root_id, "
         "path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns, "
         "sha256 = excluded.sha256, width = excluded.width, height = excluded.height, "
-        "crc32 = excluded.crc32, embedded_at = excluded.embedded_at returning id",
+        "crc32 = excluded.crc32, note = excluded.note, "
+        "embedded_at = excluded.embedded_at returning id",
         (
             collection.id,
             pk,
@@ -1530,6 +1534,7 @@ def put_item(
             width,
             height,
             zlib.crc32(vector),
+            note,
         ),
     ).fetchone()[0]
     conn.execute(

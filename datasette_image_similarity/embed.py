@@ -689,6 +689,7 @@ class Run:
             height=decoded.height,
             vector=outcome.vector,
             thumbnail=decoded.thumbnail,
+            note=decoded.note,
             **place,
         )
         db.clear_failure(self.conn, self.collection, pk=picture.pk, **place)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from .errors import ImageError
@@ -39,9 +39,6 @@ def opened(kind: str, data: bytes) -> Image.Image:
         return OPENERS[kind](data)
     except ImportError:
         raise ImageError(EXTRAS[kind].remedy) from None
-    except UnidentifiedImageError:
-        reason = f"the {EXTRAS[kind].words} file is truncated, damaged or of a rare kind"
-        raise ImageError(reason) from None
 
 
 def opened_heic(data: bytes) -> Image.Image:

@@ -137,6 +137,7 @@ class Decoded:
     pixels: np.ndarray | None = None  # uint8, (size, size, 3)
     thumbnail: bytes | None = None  # WebP
     picture: bytes | None = None  # JPEG
+    note: str | None = None  # what a user should know, such as that the file is cut off
 
 
 class Decoder:
@@ -293,6 +294,7 @@ def decoded(header: dict, blobs: list[bytes], request: Request) -> Decoded:
         pixels=pixels,
         thumbnail=parts.get("thumbnail"),
         picture=parts.get("picture"),
+        note=header["note"],
     )
 
 

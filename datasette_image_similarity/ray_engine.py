@@ -759,6 +759,7 @@ def _outcome_table(block: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
             ("height", pa.int64()),
             ("format", pa.string()),
             ("facts", pa.string()),
+            ("note", pa.string()),
             ("thumbnail", pa.binary()),
             ("vector", pa.binary()),  # float32, as it is stored
             ("broken", pa.string()),
@@ -786,6 +787,7 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
             "height": decoded.height,
             "format": decoded.format,
             "facts": json.dumps(decoded.facts),
+            "note": decoded.note,
             "thumbnail": decoded.thumbnail,
         }
     return row
@@ -819,6 +821,7 @@ def _outcome(row: Mapping[str, Any], job: Job) -> Outcome:
         height=row["height"],
         format=row["format"],
         facts=json.loads(row["facts"]),
+        note=row["note"],
         thumbnail=row["thumbnail"],
     )
     return Outcome(

@@ -237,6 +237,8 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "failures": 0,
         "missing": 0,
         "stale": 1,
+        "noted": 0,
+        "notes": [],
         "thumbnails": 24,
         "index": None,
         "store": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ def status(database: Path, as_json: bool) -> None:
         echo(f"  failures     {one.failures:,}")
         if one.missing:
             echo(f"  missing      {one.missing:,}  (rows kept without their picture)")
+        for line in _notes_in_lines(one) if one.noted else ():
+            echo(line)
         echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
         echo(f"  changed      {one.updated_at or 'not finished'}")
         echo(f"  index        {_index_in_words(one)}")
@@ -84,6 +87,15 @@ def _behind_in_words(database: Path, status: Any) -> str:
         f"{status.behind:,} picture{several} of the default missing: "
         f"{embed_all(database, status.table)}"
     )
+
+
+def _notes_in_lines(status: Any) -> Iterator[str]:
+    """What is to be known about single pictures, of a collection's status."""
+    yield f"  notes        {status.noted:,} pictures whose files are not quite in order"
+    for one in status.notes:
+        yield f"               {one.picture}: {one.note}"
+    if (more := status.noted - len(status.notes)) > 0:
+        yield f"               … and {more:,} more: see _image_similarity_items"
 
 
 def _unsent_in_words(status: Any) -> str:

@@ -117,7 +117,7 @@ def _copy_items(
         "(select n.id from _image_similarity_roots o join _image_similarity_roots n "
         "on n.collection_id = :new and n.path = o.path where o.id = i.root_id)"
     )
-    items = "pk, path, size, mtime_ns, sha256, width, height, embedded_at"
+    items = "pk, path, size, mtime_ns, sha256, width, height, embedded_at, note"
     conn.execute(
         f"insert into _image_similarity_items (collection_id, root_id, {items}) "
         f"select :new, {root}, {items} from _image_similarity_items i "

@@ -222,5 +222,6 @@ def _insert(
         height=decoded.height,
         vector=vector,
         thumbnail=decoded.thumbnail if place.collection.thumbnails else None,
+        note=decoded.note,
     )
     return key
