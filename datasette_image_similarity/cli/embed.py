@@ -382,6 +382,7 @@ def _until_told(
                 return summary
             continue
         say.summary(summary)
+        say.vouched(collection.vouched)
         if not watch or summary.stopped or stop():
             return summary
         skip += [picture for picture, _ in summary.failures]

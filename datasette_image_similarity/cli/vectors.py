@@ -60,6 +60,7 @@ def import_(
         done = collection.import_vectors(
             file, replace=replace, store=store, progress=say.rated, stop=stop
         )
+        say.vouched(collection.vouched)
     if as_json:
         click.echo(json.dumps(asdict(done), indent=2))
     for line in _in_words(done, database):

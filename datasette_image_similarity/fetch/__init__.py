@@ -127,7 +127,8 @@ class Fetcher:
         self._sleep = self._given_sleep or self._closed.wait
         self._hosts = Hosts(self._per_host, self._patience, self._clock, self._sleep)
         self._connections = Connections()
-        self._cache = Cache(self._folder, self._cache_bytes) if self._cache_bytes else None
+        keeps = self._folder and self._cache_bytes
+        self._cache = Cache(self._folder, self._cache_bytes) if keeps else None
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -148,6 +149,8 @@ class Fetcher:
     @property
     def cache_problem(self) -> str | None:
         """Why downloads could not be kept, or None."""
+        if self._folder is None:
+            return "this user has no home folder: set HOME or XDG_CACHE_HOME"
         return self._cache and self._cache.problem
 
     def read(self, url: str, max_bytes: int) -> bytes:
