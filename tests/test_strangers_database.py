@@ -238,7 +238,7 @@ FAR = (1 << 26, 1 << 33, 1 << 62, (1 << 63) - 1, -(1 << 33), -(1 << 63))
 def test_a_sample_takes_no_more_room_than_there_are_pictures(
     pictures: int, copied: Path
 ) -> None:
-    """Neither the span of ids nor the count that the file tells decides how many are drawn."""
+    """Neither the span of ids nor the count in the file decides how many are drawn."""
     with opened(copied) as conn:
         collection = db.find_collection(conn, "images")
         usual = random_pairs(conn, collection)
