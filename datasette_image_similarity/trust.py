@@ -69,11 +69,15 @@ def _noting() -> Iterator[dict[str, dict]]:
                 lock.execute("begin immediate")
             noted = _read()
             yield noted
-            with replacing(file) as out:
-                out.write(json.dumps(noted, indent=2).encode())
+            _write(noted)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise NotNoted(f"{file.parent} cannot be written: {reason}") from None
+
+
+def _write(noted: dict[str, dict]) -> None:
+    with replacing(_file()) as out:
+        out.write(json.dumps(noted, indent=2).encode())
 
 
 def note_root(database: Path, root: Root) -> bool:
