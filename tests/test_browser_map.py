@@ -373,8 +373,11 @@ def test_nothing_is_loaded_from_elsewhere(page: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [500, 503, "abort", "no picture"])
-def test_a_sheet_that_could_not_be_fetched_is_tried_again(page: Any, failure: Any) -> None:
+def test_a_sheet_that_could_not_be_fetched_is_tried_again(
+    browser: Any, server: str, failure: Any
+) -> None:
     asked = []
+    page = browser.window(server, True).new_page()  # whose console may complain
 
     def answer(route: Any) -> None:
         asked.append(route.request.url)
@@ -391,6 +394,7 @@ def test_a_sheet_that_could_not_be_fetched_is_tried_again(page: Any, failure: An
     found = opened(page)
     expect(found).not_to_have_attribute("data-drawn", "0", timeout=20_000)
     assert len(asked) == 3
+    page.close()
 
 
 def test_a_sheet_that_is_not_there_is_asked_for_once(page: Any) -> None:
