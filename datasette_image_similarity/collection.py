@@ -50,7 +50,7 @@ from .roots import BucketRoot, Root, WebRoot, named
 from .siblings import is_default, lacking
 from .stores.indexing import StoreIndex, drop_store_index, store_index
 from .stores.items import vector_of_item
-from .stores.opening import store_url
+from .stores.opening import Stores, store_url
 from .stores.places import clear_places, places_of
 from .stores.sending import unsent_size
 
@@ -171,9 +171,10 @@ class ImageCollection:
         *,
         name: str | None = None,
     ) -> None:
-        self.database = Path(database).expanduser()
+        self.database = Path(os.path.expanduser(database))
         self.table = table
         self.name = name
+        self.vouched = trust.Vouched(self.database)
         self._conn: sqlite3.Connection | None = None
         self._encoder: Encoder | None = None
         self._cache = IndexCache()
@@ -193,6 +194,7 @@ class ImageCollection:
         """The connection to the database. Raises DatabaseError."""
         if self._conn is None:
             self._conn = db.connect(self.database, create=create)
+            self._conn.stores = Stores(self.vouched.may_open)
         return self._conn
 
     # Embedding
@@ -299,6 +301,7 @@ class ImageCollection:
             run = Run(
                 conn,
                 database=self.database,
+                vouched=self.vouched,
                 table=self.table,
                 mode=mode,
                 before=before,
@@ -651,7 +654,7 @@ class ImageCollection:
             return export_vectors(
                 conn,
                 collection,
-                Path(file).expanduser(),
+                Path(os.path.expanduser(file)),
                 say=progress or silent,
                 stop=stop,
             )
@@ -678,13 +681,13 @@ class ImageCollection:
 
         url = store_url(store) if store else ""
         with (
-            VectorFile(Path(file).expanduser()) as opened,
+            VectorFile(Path(os.path.expanduser(file))) as opened,
             self._no_empty_file(),
             db.explained(self.database),
         ):
             conn = self.connect(create=True)
             if url:
-                trust.note_store(self.database, url)
+                self.vouched.store(url)
             return import_vectors(
                 conn,
                 opened,
@@ -835,7 +838,7 @@ class ImageCollection:
                 conn,
                 collection,
                 label,
-                Path(weights_to).expanduser(),
+                Path(os.path.expanduser(weights_to)),
                 settings=settings or Settings(),
                 device=device,
                 workers=workers or os.cpu_count() or 1,
@@ -995,8 +998,8 @@ class ImageCollection:
         from .explore.marked import export_decisions
 
         collection, conn = self._open()
-        folder = None if to is None else Path(to).expanduser()
-        return export_decisions(conn, collection, Path(file).expanduser(), folder)
+        folder = None if to is None else Path(os.path.expanduser(to))
+        return export_decisions(conn, collection, Path(os.path.expanduser(file)), folder)
 
     def move(
         self,
@@ -1018,7 +1021,7 @@ class ImageCollection:
         collection, conn = self._open()
         url = "" if to == "sqlite" else store_url(to)
         if url:
-            trust.note_store(self.database, url)
+            self.vouched.store(url)
         with db.explained(self.database):
             return move(
                 conn,
@@ -1095,7 +1098,7 @@ class ImageCollection:
                 f"The vectors of {self.table!r} are in {before.store or self.database}: to "
                 f"have them in {url}, use datasette image-similarity move"
             )
-        trust.note_store(self.database, url)
+        self.vouched.store(url)
         return url
 
     def _find(self) -> tuple[db.Collection, sqlite3.Connection]:
@@ -1282,9 +1285,9 @@ class ImageCollection:
             loaded = self._with_transform(before, loaded)
         self._encoder = loaded
         if loaded.spec.weights_sha256 and options.weights:
-            file = Path(options.weights).expanduser()
+            file = Path(os.path.expanduser(options.weights))
             if file.exists():  # a file, or a folder of open_clip's
-                trust.note_weights(loaded.spec.weights_sha256, file)
+                self.vouched.weights(loaded.spec.weights_sha256, file)
         if before is not None and not force:
             if before.fingerprint != loaded.spec.fingerprint:
                 raise CollectionError(
@@ -1523,7 +1526,7 @@ def _from(source: str, column: str) -> str:
 
 def _image_bytes(image: Any) -> tuple[bytes, Limits]:
     if isinstance(image, (str, Path)):
-        file = Path(image).expanduser()
+        file = Path(os.path.expanduser(image))
         if not file.is_file():
             raise ImageError(f"{image} is not a file")
         return sources.read_file(file, LOCAL_FILES.max_bytes), LOCAL_FILES

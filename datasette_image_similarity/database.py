@@ -1678,10 +1678,12 @@ def item_pages(
         last = rows[-1][0]
 
 
-def item_ids(conn: sqlite3.Connection, collection: Collection) -> list[int]:
-    """The ids of all items of a collection, in order."""
-    sql = "select id from _image_similarity_items where collection_id = ? order by id"
-    return [row[0] for row in conn.execute(sql, (collection.id,))]
+def item_ids(conn: sqlite3.Connection, collection: Collection, most: int = -1) -> list[int]:
+    """The ids of all items of a collection, or of the first `most`, in order."""
+    sql = (
+        "select id from _image_similarity_items where collection_id = ? order by id limit ?"
+    )
+    return [row[0] for row in conn.execute(sql, (collection.id, most))]
 
 
 def item_key(conn: sqlite3.Connection, item: int) -> Key:

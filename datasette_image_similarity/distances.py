@@ -187,23 +187,39 @@ def farthest(collection: Collection, pairs: RandomPairs) -> float:
 
 
 def _sample(conn: sqlite3.Connection, collection: Collection, count: int) -> list[int]:
-    """The ids of about so many random items; the same ones for the same collection."""
+    """The ids of about so many random items; the same ones for the same collection.
+
+    Of a large collection ids are drawn until they are enough. Where they lie too far apart
+    for that, or are not as many as the database says, it is a sample of the first WHOLE.
+    """
     chance = random.Random(collection.id)
+    if item_count(conn, collection) > WHOLE:
+        found = _drawn(conn, collection, count, chance)
+        if len(found) == count:
+            return sorted(found)
+    ids = item_ids(conn, collection, WHOLE)
+    return sorted(chance.sample(ids, min(count, len(ids))))
+
+
+def _drawn(
+    conn: sqlite3.Connection, collection: Collection, count: int, chance: random.Random
+) -> list[int]:
+    """Ids of items, `count` at most, out of all that there may be between the lowest and
+    the highest."""
+    # Each end by itself: SQLite looks them up then, and does not go through all.
+    ends = [
+        conn.execute(f"select {end}(id) from _image_similarity_items").fetchone()[0]
+        for end in ("min", "max")
+    ]
+    if None in ends:
+        return []
     stored = item_count(conn, collection)
-    if stored <= WHOLE:
-        ids = item_ids(conn, collection)
-        return sorted(chance.sample(ids, min(count, len(ids))))
     # Ids have gaps: more are drawn than are wanted.
-    ids = "from _image_similarity_items"
-    # Each by itself: SQLite looks them up then, and does not go through all.
-    least, most = (
-        conn.execute(f"select {end}(id) {ids}").fetchone()[0] for end in ("min", "max")
-    )
-    span = most - least + 1
-    drawn = chance.sample(range(least, most + 1), min(span, 2 * count * span // stored))
+    wanted = min(2 * count * (ends[1] - ends[0] + 1) // stored, WHOLE)
+    drawn = dict.fromkeys(chance.randint(*ends) for _ in range(wanted))
     sql = (
         f"select i.id from {ITEMS_BY_ID} where i.collection_id = {collection.id} "
         "limit :count"
     )
-    found = conn.execute(sql, {"ids": json.dumps(drawn), "count": count})
-    return sorted(row[0] for row in found)
+    rows = conn.execute(sql, {"ids": json.dumps(list(drawn)), "count": count})
+    return [row[0] for row in rows]

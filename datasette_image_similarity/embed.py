@@ -100,6 +100,7 @@ class Run:
         conn: sqlite3.Connection,
         *,
         database: Path,
+        vouched: trust.Vouched,
         table: str,
         mode: tuple[str, str],
         before: db.Collection | None,
@@ -111,6 +112,7 @@ class Run:
         self.conn = conn
         self.reader = reader
         self.database = database
+        self._vouched = vouched
         self.table_name = table
         self.source, self.column = mode
         self.before = before
@@ -605,7 +607,7 @@ class Run:
             and db.index_row(conn, collection) is None
         )
         self.summary.new_roots = [
-            str(root) for root in self._roots if trust.note_root(self.database, root)
+            str(root) for root in self._roots if self._vouched.root(root)
         ]
 
     # One picture

@@ -54,6 +54,10 @@ class StoreError(ImageSimilarityError):
         self.said = said
 
 
+class NotNoted(ImageSimilarityError):
+    """What the user vouched for cannot be kept in the user's configuration folder."""
+
+
 class EngineError(ImageSimilarityError):
     """The machines that were to embed cannot: none there, too few, not set up for it."""
 

@@ -462,7 +462,9 @@ class IndexCache:
 
     def _keep_lists(self, kept: _Kept, stored: StoredLists, row: sqlite3.Row) -> None:
         """Read all lists into memory, where they have room."""
-        size = row["listed"] * (code_bytes(row["axes"]) + 32)
+        # Not by the number that is noted: a stranger's file may say anything.
+        rows = sum(db.index_lengths(stored.conn, stored.collection).values())
+        size = rows * (stored.width + 32)
         if size > self.limit:
             return
         with self._lock:

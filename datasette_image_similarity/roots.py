@@ -7,6 +7,7 @@ anything: `sources.py` lists and reads.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def named(place: str | Path | BucketRoot) -> Path | BucketRoot:
     """
     text = str(place)
     if isinstance(place, Path) or not URL.match(text):
-        return Path(place).expanduser()
+        return Path(os.path.expanduser(place))
     root = as_root(text)
     if not isinstance(root, BucketRoot):
         raise CollectionError(

@@ -370,3 +370,39 @@ def test_nothing_is_loaded_from_elsewhere(page: Any) -> None:
     page.wait_for_function("() => document.getElementById('ims-map').dataset.drawn == 24")
     hosts = {url.split("/")[2].partition(":")[0] for url in asked if "://" in url}
     assert hosts == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("failure", [500, 503, "abort", "no picture"])
+def test_a_sheet_that_could_not_be_fetched_is_tried_again(
+    browser: Any, server: str, failure: Any
+) -> None:
+    asked = []
+    page = browser.window(server, True).new_page()  # whose console may complain
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 2:
+            route.continue_()
+        elif failure == "abort":
+            route.abort()
+        elif failure == "no picture":
+            route.fulfill(status=200, body="no picture")
+        else:
+            route.fulfill(status=failure)
+
+    page.route("**/map/atlas/**", answer)
+    found = opened(page)
+    expect(found).not_to_have_attribute("data-drawn", "0", timeout=20_000)
+    assert len(asked) == 3
+    page.close()
+
+
+def test_a_sheet_that_is_not_there_is_asked_for_once(page: Any) -> None:
+    asked = []
+    page.route(
+        "**/map/atlas/**",
+        lambda route: (asked.append(route.request.url), route.fulfill(status=404)),
+    )
+    opened(page)
+    page.wait_for_timeout(3000)
+    assert len(asked) == 1

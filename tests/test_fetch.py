@@ -279,3 +279,83 @@ def test_closing_ends_what_is_being_read(make, tmp_path, start):
     assert not list((tmp_path / "cache").rglob("*"))
     with pytest.raises(ImageError, match="the download was stopped"):
         fetcher.read(refusing(), MB)
+
+
+@pytest.fixture(params=["name", "connection", "TLS"])
+def opening(request, monkeypatch):
+    """What leads to the options of a Fetcher and a URL where opening a connection hangs,
+    and events: that it has begun, and that the test is over."""
+    begun, over = threading.Event(), threading.Event()
+
+    def hang(*_):
+        begun.set()
+        over.wait(60)
+        raise OSError("over")
+
+    def silent(connection):
+        begun.set()
+        over.wait(60)
+
+    options, url = {}, "https://silent.test/a.jpg"
+    if request.param == "name":
+        options["resolve"] = hang
+    elif request.param == "connection":
+        options["resolve"] = lambda host, port: [PUBLIC]
+        monkeypatch.setattr(
+            "datasette_image_similarity.fetch.exchange.socket.create_connection", hang
+        )
+    else:
+        options["resolve"] = lambda host, port: ["127.0.0.1"]
+        url = raw(silent).replace("http://127.0.0.1", "https://silent.test")
+    yield options, url, begun
+    over.set()
+
+
+def test_closing_ends_the_opening_of_a_connection(make, opening):
+    options, url, begun = opening
+    fetcher = make(cache_bytes=0, **options)
+    with ThreadPoolExecutor(3) as threads:
+        reading = [threads.submit(fetcher.read, url, MB) for _ in range(3)]
+        assert begun.wait(10)
+        started = time.monotonic()
+        fetcher.close()
+        for one in reading:
+            with pytest.raises(ImageError, match="the download was stopped"):
+                one.result(10)
+        assert time.monotonic() - started < 1.5
+
+
+def test_a_name_look_up_takes_part_in_the_time_limit(make):
+    over = threading.Event()
+    fetcher = make(cache_bytes=0, seconds=0.2, resolve=lambda *_: over.wait(30))
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="too long"):
+        fetcher.read("http://slow.test/a.jpg", MB)
+    assert time.monotonic() - started < 3
+    over.set()
+
+
+def test_what_nobody_waits_for_any_more_is_closed(site, make):
+    go_on, looked_up = threading.Event(), threading.Event()
+
+    def resolve(host, port):
+        looked_up.set()
+        go_on.wait(30)
+        return ["127.0.0.1"]
+
+    gone = threading.Event()
+
+    def until_gone(connection):
+        assert connection.recv(1) == b""
+        gone.set()
+
+    fetcher = make(cache_bytes=0, resolve=resolve)
+    with ThreadPoolExecutor(1) as threads:
+        url = raw(until_gone).replace("127.0.0.1", "some.test")
+        reading = threads.submit(fetcher.read, url, MB)
+        assert looked_up.wait(10)
+        fetcher.close()
+        with pytest.raises(ImageError, match="stopped"):
+            reading.result(10)
+    go_on.set()
+    assert gone.wait(10)

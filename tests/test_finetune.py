@@ -314,11 +314,15 @@ def test_pictures_in_rows_are_read_from_there(tmp_path: Path, tuned_once: Path) 
     [
         ("update images set label = null", "There are 0 classes"),
         ("update images set label = 'x' where label <> 'navy'", "There are 2 classes"),
+        ("update images set label = 'l' || (id / 3)", "too few pictures of each class"),
         ("alter table images rename column label to kind", "no column 'label'"),
     ],
 )
-def test_labels_that_do_not_do_are_refused(database: Path, change: str, words: str) -> None:
+def test_labels_that_do_not_do_are_refused_before_a_picture_is_read(
+    database: Path, change: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sql(database, change)
+    monkeypatch.delattr("datasette_image_similarity.learning.squares.SquareReader.read")
     with pytest.raises(CollectionError, match=words):
         train(database)
 
@@ -400,6 +404,21 @@ def test_no_picture_trains_and_judges() -> None:
     assert set(classes[parts.seen]) == trained
     again, other = divided(classes, 0.5, seed=1), divided(classes, 0.5, seed=2)
     assert again.train.tolist() == parts.train.tolist() != other.train.tolist()
+
+
+@pytest.mark.parametrize("size", [4, 5, 7, 8])
+def test_small_classes_have_two_pictures_to_judge_by(size: int) -> None:
+    classes = np.repeat(np.arange(8), size)
+    parts = divided(classes, 0.25, seed=0)
+    for judged in (parts.seen, parts.unseen):
+        assert np.bincount(classes[judged])[classes[judged]].min() >= 2
+    assert np.bincount(classes[parts.train]).max() >= 2
+
+
+def test_too_few_pictures_are_told_before_anything_is_read() -> None:
+    for size in (2, 3):
+        with pytest.raises(CollectionError, match="too few pictures of each class"):
+            divided(np.repeat(np.arange(8), size), 0.25, seed=0)
 
 
 def test_classes_come_equally_often_and_pictures_in_turn() -> None:

@@ -256,3 +256,79 @@ async def test_visitors_are_told_in_words_that_it_is_broken(install, photos, tmp
     assert response.status_code in (500, 503)
     assert "The encoder later failed (ZeroDivisionError" in response.text
     assert "Traceback" not in response.text
+
+
+TIGHT = """
+    import numpy as np
+
+    class Grey:
+        size, dimensions, name, fingerprint, batch_size = 32, 3, "grey", "1", 16
+        calls = []
+
+        def encode(self, pixels):
+            self.calls.append(len(pixels))
+            if len(pixels) > {most}:
+                raise {error}
+            return 1 + pixels.mean((1, 2), dtype=np.float32)
+"""
+OUT = (
+    'MemoryError("no room")',
+    'RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")',
+    'RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory")',
+    'type("OutOfMemoryError", (RuntimeError,), {})("HIP")',
+)
+
+
+@pytest.mark.parametrize("error", OUT)
+def test_fewer_pictures_at_once_where_memory_runs_out(install, photos, tmp_path, error):
+    install("tight", TIGHT.replace("{most}", "3").replace("{error}", error), "Grey")
+    path = tmp_path / "photos.db"
+    result = command("embed", path, photos, "--model", "tight", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert "24 embedded" in result.output
+    assert len([one for one in result.output.splitlines() if "at once: memory" in one]) == 1
+    calls = sys.modules["plugin_tight"].Grey.calls
+    small = calls.index(max(one for one in calls if one <= 3))
+    assert max(calls[small:]) <= 3  # it was learned once
+
+
+@pytest.mark.parametrize("error", [*OUT, 'ValueError("not today")', "AssertionError"])
+async def test_an_encoder_that_gives_up_is_named(install, photos, tmp_path, error):
+    install("tight", TIGHT.replace("{most}", "99").replace("{error}", error), "Grey")
+    path = tmp_path / "photos.db"
+    assert command("embed", path, photos / "red", "--model", "tight").exit_code == 0
+    code = TIGHT.replace("{most}", "0").replace("{error}", error)
+    (tmp_path / "site-packages" / "plugin_tight.py").write_text(textwrap.dedent(code))
+    sys.modules.pop("plugin_tight")
+    said = command("embed", path, photos)
+    assert said.exit_code == 1
+    last = said.output.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "tight" in last
+    assert ("a single picture" in last) is (error in OUT)
+    assert value(path, "select count(*) from _image_similarity_items") == 8
+    site = open_datasette(path)
+    page = "/photos/images/-/search-by-image"
+    answered = await post_picture(site, page, picture("red", 3))
+    assert answered.status_code == 503
+    assert "tight" in answered.json()["error"]
+
+
+@pytest.mark.parametrize("error", OUT)
+def test_our_own_encoders_take_fewer_as_well(photos, tmp_path, monkeypatch, error):
+    from datasette_image_similarity.encoders.hog import HogEncoder
+
+    whole, sizes = HogEncoder.encode, []
+
+    def encode(self, pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > 5:
+            raise eval(error)
+        return whole(self, pixels)
+
+    monkeypatch.setattr(HogEncoder, "encode", encode)
+    said = command("embed", tmp_path / "a.db", photos, "--model", "hog").output
+    assert "24 embedded" in said
+    monkeypatch.setattr(HogEncoder, "encode", lambda *_: 1 / 0)
+    said = command("embed", tmp_path / "b.db", photos, "--model", "hog").output
+    assert "The encoder hog failed on cpu (ZeroDivisionError: division by zero)" in said

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import pytest
 from core import command, opened, refused
 from datasette.utils.sqlite import sqlite3
 from serving import IS_ONE, ROOT, ask, open_datasette
+
+from datasette_image_similarity import database as db
+from datasette_image_similarity.distances import random_pairs
+from datasette_image_similarity.index import IndexCache, ResidentLists
 
 
 def plant(path: Path, statement: str) -> list[tuple]:
@@ -224,3 +229,62 @@ async def test_vectors_that_lack_a_part_are_not_asked(copied: Path) -> None:
     assert command("verify", copied, "--repair").exit_code == 0
     assert command("similar", copied, "images", "1").exit_code == 1
     assert command("remove", "--yes", copied).exit_code == 0
+
+
+FAR = (1 << 26, 1 << 33, 1 << 62, (1 << 63) - 1, -(1 << 33), -(1 << 63))
+
+
+@pytest.mark.parametrize("pictures", [20_001, (1 << 40) - 1])
+def test_a_sample_takes_no_more_room_than_there_are_pictures(
+    pictures: int, copied: Path
+) -> None:
+    """Neither the span of ids nor the count in the file decides how many are drawn."""
+    with opened(copied) as conn:
+        collection = db.find_collection(conn, "images")
+        usual = random_pairs(conn, collection)
+    for far in ((), *((one,) for one in FAR), (FAR[-1], FAR[-3])):
+        for item, id in enumerate(far, 23):
+            plant(copied, f"update _image_similarity_items set id = {id} where id = {item}")
+        plant(copied, f"update _image_similarity_collections set pictures = {pictures}")
+        with opened(copied) as conn:
+            tracemalloc.start()
+            found = random_pairs(conn, collection)
+            assert tracemalloc.get_traced_memory()[1] < 30e6, far
+            tracemalloc.stop()
+        assert found.quantiles, far
+        if not far:
+            assert found == usual
+        for item, id in enumerate(far, 23):
+            plant(copied, f"update _image_similarity_items set id = {item} where id = {id}")
+    plant(copied, "delete from _image_similarity_items")
+    plant(copied, f"update _image_similarity_collections set pictures = {pictures}")
+    with opened(copied) as conn:
+        assert random_pairs(conn, collection).quantiles == {}
+
+
+@pytest.mark.parametrize("far", FAR)
+async def test_pages_of_a_file_with_far_ids(far: int, copied: Path) -> None:
+    assert command("map", copied, "images", "--method", "pca").exit_code == 0
+    plant(copied, f"update _image_similarity_items set id = {far} where id = 24")
+    plant(copied, f"update _image_similarity_points set item_id = {far} where item_id = 24")
+    plant(copied, "update _image_similarity_collections set pictures = 20001")
+    site = open_datasette(copied)
+    overview = await ask(site, "/-/image-similarity")
+    assert overview.status_code == 200
+    assert overview.text.count("/-/thumbnail/") > 1
+    for page in ("similar?_like=1", "similar.svg?_like=1", "map", "map/points.bin"):
+        response = await ask(site, f"/gallery/images/-/{page}")
+        assert response.status_code == 200 or "damaged" in response.text, page
+
+
+def test_lists_that_are_longer_than_noted_are_not_kept(copied: Path) -> None:
+    assert command("index", copied, "images").exit_code == 0
+    with opened(copied) as conn:
+        collection = db.find_collection(conn, "images")
+    for listed, limit, resident in ((24, 1 << 20, True), (0, 100, False)):
+        plant(copied, f"update _image_similarity_indexes set listed = {listed}")
+        with opened(copied) as conn:
+            cache = IndexCache(limit)
+            for _ in range(2):
+                cache.get(conn, collection)
+            assert isinstance(cache.get(conn, collection).lists, ResidentLists) is resident

@@ -89,6 +89,46 @@ async def test_a_changed_picture_has_another_tag(gallery: Path, photos: Path) ->
     assert opened(response).size == (90, 90)
 
 
+async def test_the_thumbnail_in_its_place_is_not_taken_for_the_picture(
+    site: Datasette, photos: Path
+) -> None:
+    url, file = f"{IMAGE}/1", photos / "blue" / "blue-0.png"
+    whole = await ask(site, url)
+    file.rename(file.with_suffix(".away"))
+    substitute = await ask(site, url, headers={"if-none-match": '"other"'})
+    assert opened(substitute).format == "WEBP"
+    tags = [one.headers["etag"] for one in (whole, substitute)]
+    assert len(set(tags)) == 2
+    assert substitute.headers["cache-control"] == "private, no-cache"
+    known = await ask(site, url, headers={"if-none-match": tags[1]})
+    assert known.status_code == 304
+    assert known.headers["cache-control"] == "private, no-cache"
+    changed = await ask(site, url, headers={"if-none-match": tags[0]})
+    assert opened(changed).format == "WEBP"
+
+    file.with_suffix(".away").rename(file)
+    for method in ("GET", "HEAD"):
+        back = await ask(site, url, method=method, headers={"if-none-match": tags[1]})
+        assert back.status_code == 200
+        assert back.headers["content-type"] == "image/jpeg"
+        assert back.headers["etag"] == tags[0]
+        assert "max-age=" in back.headers["cache-control"]
+
+
+async def test_a_tag_is_of_the_bytes_that_were_sent(tmp_path: Path, photos: Path) -> None:
+    """A file may change before the next embed notes its hash."""
+    path = tmp_path / "gallery.db"
+    with ImageCollection(path) as collection:
+        collection.embed(photos, encoder=HOG, thumbnails=False)
+    site = open_datasette(path)
+    urls = (f"{IMAGE}/1", f"{THUMBNAIL}/1")
+    tags = [(await ask(site, url)).headers["etag"] for url in urls]
+    (photos / "blue" / "blue-0.png").write_bytes(picture("red", 77, (50, 40)))
+    for url, tag in zip(urls, tags, strict=True):
+        response = await ask(site, url, headers={"if-none-match": tag})
+        assert opened(response).size == (50, 40)
+
+
 async def test_exif_rotation_is_applied_once(tmp_path: Path) -> None:
     folder = tmp_path / "turned"
     folder.mkdir()

@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 import click
 
 from ..errors import ImageSimilarityError, shell_line
+
+if TYPE_CHECKING:
+    from ..trust import Vouched
 
 
 class _Group(click.Group):
@@ -173,7 +176,7 @@ class Reporter:
         self.last = 0.0
         self.described: str | None = None
         self.idle = False
-        self.cache_problem: str | None = None  # that was told
+        self.told: set[str] = set()  # problems, which a watch meets again and again
         self.step_began = ("", 0.0, 0)  # what, when, and with how many done
         self.began = (0.0, 0, 0)  # when pictures began, with how many done, of how many
 
@@ -224,19 +227,18 @@ class Reporter:
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
-        if summary.cache_problem not in (None, self.cache_problem):
-            self.cache_problem = summary.cache_problem
-            self.line(f"Downloads were not kept: {summary.cache_problem}")
+        if summary.cache_problem:
+            self.once(f"Downloads were not kept: {summary.cache_problem}")
         if summary.is_there and "https:" in summary.new_roots:
             self.line(
                 "Pages show small pictures of these, and fetch nothing unless configured: "
-                f"{_configured(['https:'])}"
+                f"{_configured(roots=['https:'])}"
             )
         elif summary.is_there and summary.new_roots:
             self.line(
                 f"Pages will read large pictures from {', '.join(summary.new_roots)}. On "
                 "another computer, or for another user, that has to be configured: "
-                f"{_configured(summary.new_roots)}"
+                f"{_configured(roots=summary.new_roots)}"
             )
         for line in summary.left:
             self.line(line)
@@ -259,6 +261,22 @@ class Reporter:
                 "Searches would be faster with a compressed index: "
                 f"{command_line('index', self.database)}"
             )
+
+    def vouched(self, vouched: Vouched) -> None:
+        """What could not be noted, and what to do about it."""
+        if vouched.problem:
+            names = " and ".join(vouched.settings)
+            self.once(
+                f"The {names} could not be noted for you: {vouched.problem}. Pages need "
+                f"this in Datasette's configuration: {_configured(**vouched.settings)} "
+                "Later commands need that folder writable, or on Linux another one in "
+                "XDG_CONFIG_HOME."
+            )
+
+    def once(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            self.line(text)
 
     def step(self, what: str, done: int, total: int) -> None:
         """How far a step of something long is."""
@@ -289,8 +307,8 @@ class Reporter:
         self.idle = True
 
 
-def _configured(roots: list[str]) -> str:
-    return json.dumps({"plugins": {"datasette-image-similarity": {"roots": roots}}})
+def _configured(**settings: Any) -> str:
+    return json.dumps({"plugins": {"datasette-image-similarity": settings}})
 
 
 @contextmanager

@@ -412,6 +412,7 @@ def _until_told(
                 return summary
             continue
         say.summary(summary)
+        say.vouched(collection.vouched)
         if not watch or summary.stopped or stop():
             return summary
         if first and summary.is_there:

@@ -64,6 +64,7 @@ def move(
         ImageCollection(database, table, name=name) as collection,
     ):
         moved = collection.move(to, keep=keep, progress=say.rated, stop=stop)
+        say.vouched(collection.vouched)
     if as_json:
         print_json(asdict(moved))
     for line in _moved_in_words(moved, database, keep):

@@ -65,6 +65,7 @@ def import_(
         done = collection.import_vectors(
             file, replace=replace, store=store, progress=say.rated, stop=stop
         )
+        say.vouched(collection.vouched)
     if as_json:
         print_json(asdict(done))
     for line in _in_words(done, database):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import EncoderError
 from ..images import Input
 from .families import Choice, families, family_of
+from .sparing import Sparing
 from .spec import EncoderSpec
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def load_encoder(
     Raises EncoderError for anything that cannot be had.
     """
     choice = Choice(model, weights, pooling, fit, size)
-    return family_of(model).load(choice, device=device, precision=precision)
+    return Sparing(family_of(model).load(choice, device=device, precision=precision))
 
 
 def encoder_spec(
@@ -146,13 +147,14 @@ def restore_encoder(
 
     Raises EncoderError when the very same encoder cannot be had here.
     """
-    backbone = family_of(spec.model).restore(
+    restored = family_of(spec.model).restore(
         spec.backbone,
         weights_file=weights_file,
         device=device,
         precision=precision,
         download=download,
     )
+    backbone = Sparing(restored)
     if transform is None:
         require_same(backbone.spec, spec)
         return backbone

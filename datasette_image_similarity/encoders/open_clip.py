@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ def plan(choice: Choice) -> Plan:
                 f"{FOLDER} needs --weights FOLDER, with {CONFIG_NAME} and {WEIGHTS_NAME}; "
                 f"or name a network and its weights: --model {FOLDER}:ViT-B-32/openai"
             )
-        made = _plan_of_folder(Path(choice.weights).expanduser(), choice.fit)
+        made = _plan_of_folder(Path(os.path.expanduser(choice.weights)), choice.fit)
     else:
         made = _plan_of_name(choice.model, choice.weights, choice.fit)
     if choice.size not in (None, made.input.size):
@@ -272,7 +273,7 @@ def _plan_of_name(
         if file is not None:
             source = WeightsFile(file, wanted)
     elif file is not None or weights_files.is_file(wanted):
-        path = file or Path(wanted).expanduser()
+        path = file or Path(os.path.expanduser(wanted))
         source = WeightsFile(path, path.name if file is None else wanted)
     else:
         raise EncoderError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -280,7 +281,7 @@ def _file(plan: Plan, weights: str | Path | None) -> WeightsFile:
     if weights is None or weights == plan.tag:
         return _published(plan, download=True)
     if weights_files.is_file(weights):
-        path = Path(weights).expanduser()
+        path = Path(os.path.expanduser(weights))
         return WeightsFile(path, path.name)
     raise EncoderError(
         f"{plan.model} has no weights called {weights!r}. Other weights of timm's are part "

@@ -9,6 +9,7 @@ specially, but for what its constructor needs.
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -160,7 +161,7 @@ def plan(choice: Choice) -> Plan:
     default = _default(entries)
     weights = default if choice.weights is None else choice.weights
     if weights_files.is_file(weights):
-        path = Path(weights).expanduser()
+        path = Path(os.path.expanduser(weights))
         return _plan(choice, entries[default], WeightsFile(path, path.name))
     entry = entries.get(weights)
     if entry is None:

@@ -237,7 +237,7 @@ def read_points(
         and min(width.min(), height.min()) > 0
         and -1 <= cells.min() <= cells.max() < MOST_COLUMNS**2
         and 0 <= slots.min() <= slots.max() < 1 << 31
-        and ids.max() < 1 << 32
+        and 0 <= ids.min() <= ids.max() < 1 << 32
     ):
         raise DatabaseError(DAMAGED)
     order = slots.argsort(kind="stable")

@@ -28,6 +28,7 @@ from ..errors import ImageError, MissingFile
 from .addresses import Address, Refused, Resolve, checked, look_up, parse, redirected
 from .cache import Cache, Kept, default_folder, facts_of
 from .exchange import (
+    STOPPED,
     Answer,
     Connections,
     TimeLeft,
@@ -35,6 +36,7 @@ from .exchange import (
     ask,
     connect,
     in_words,
+    opened,
     tls_context,
     too_large,
 )
@@ -127,7 +129,8 @@ class Fetcher:
         self._sleep = self._given_sleep or self._closed.wait
         self._hosts = Hosts(self._per_host, self._patience, self._clock, self._sleep)
         self._connections = Connections()
-        self._cache = Cache(self._folder, self._cache_bytes) if self._cache_bytes else None
+        keeps = self._folder and self._cache_bytes
+        self._cache = Cache(self._folder, self._cache_bytes) if keeps else None
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -148,6 +151,8 @@ class Fetcher:
     @property
     def cache_problem(self) -> str | None:
         """Why downloads could not be kept, or None."""
+        if self._folder is None:
+            return "this user has no home folder: set HOME or XDG_CACHE_HOME"
         return self._cache and self._cache.problem
 
     def read(self, url: str, max_bytes: int) -> bytes:
@@ -267,14 +272,18 @@ class Fetcher:
             with suppress(ConnectionError, ssl.SSLError, HTTPException):
                 return self._answer(connection, request)
         self._check_open()
-        ips = self._addresses(address)
-        context = self._tls if address.scheme == "https" else None
-        connection = connect(address, ips, context, request.time_left.seconds)
-        return self._answer(connection, request)
+        seconds = request.time_left.seconds
+
+        def make() -> HTTPConnection:
+            context = self._tls if address.scheme == "https" else None
+            return connect(address, self._addresses(address), context, seconds)
+
+        return self._answer(opened(make, self._closed, seconds), request)
 
     def _answer(self, connection: HTTPConnection, request: _Request) -> Answer:
         """One answer, by this connection."""
         with self._connections.using(connection):
+            self._check_open()  # before it was in use, nobody could end it
             answer, again = ask(
                 connection,
                 request.address.target,
@@ -289,7 +298,7 @@ class Fetcher:
 
     def _check_open(self) -> None:
         if self._closed.is_set():
-            raise ImageError("the download was stopped")
+            raise ImageError(STOPPED)
 
     def _addresses(self, address: Address) -> list[str]:
         """The IP addresses that a connection may go to. Raises Refused or OSError."""

@@ -31,15 +31,17 @@ PAUSE = 0.05  # of the limit may be written before the folder is measured again
 KEPT = 0.9  # of the limit is left when the oldest entries have gone
 
 
-def default_folder() -> Path:
-    """Where this platform keeps what may be deleted at any time."""
+def default_folder() -> Path | None:
+    """Where this platform keeps what may be deleted at any time. None for a user without a
+    home: a relative folder would be one below whatever folder a command runs in."""
+    home = Path(os.path.expanduser("~"))
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / NAME / "downloads"
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / NAME / "downloads" if base.is_absolute() else None
 
 
 @dataclass(frozen=True)

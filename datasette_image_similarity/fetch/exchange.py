@@ -16,7 +16,8 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, suppress
 from http.client import (
     HTTPConnection,
@@ -33,6 +34,9 @@ from .addresses import Address
 CONNECT = 10.0  # seconds for one address to take a connection
 ADDRESSES = 4  # of a host are tried
 PIECE = 64 << 10
+ASKING = 0.1  # seconds between two looks at whether to stop
+GRACE = 1.0  # seconds that sockets have to say themselves that their time is up
+STOPPED = "the download was stopped"
 IDLE = 32  # connections that wait for the next request, at most
 
 
@@ -123,6 +127,38 @@ def connect(
     return connection
 
 
+def opened(
+    make: Callable[[], HTTPConnection], closed: threading.Event, seconds: float
+) -> HTTPConnection:
+    """What `make()` gives: the host looked up, connected to, its certificate checked.
+
+    Nothing ends a name look-up, and not every system a connection that is being made. So a
+    thread of its own does it, which is left to itself when `closed` is set or the time is
+    up, and closes what it has made then. Raises TooSlow, ImageError, or what `make()` does.
+    """
+    made: Future[HTTPConnection] = Future()
+
+    def work() -> None:
+        try:
+            connection = make()
+        except BaseException as error:
+            if made.set_running_or_notify_cancel():
+                made.set_exception(error)
+        else:
+            if made.set_running_or_notify_cancel():
+                made.set_result(connection)
+            else:
+                connection.close()
+
+    threading.Thread(target=work, daemon=True).start()
+    end = time.monotonic() + seconds + GRACE
+    while not wait([made], ASKING).done:
+        late = time.monotonic() > end
+        if (closed.is_set() or late) and made.cancel():
+            raise TooSlow if late else ImageError(STOPPED)
+    return made.result()
+
+
 def ask(
     connection: HTTPConnection,
     target: str,
@@ -133,19 +169,14 @@ def ask(
     """The answer to a GET, and whether the connection can be used again.
 
     Raises ImageError when a picture is too large, TooSlow, OSError or HTTPException.
-    The connection is closed then.
     """
-    try:
-        with _time_limit(connection.sock, seconds):
-            connection.request("GET", target, headers=dict(headers))
-            with closing(connection.getresponse()) as response:
-                body = _body(response, max_bytes)
-                # After 1xx another answer comes, which must not be the next one's.
-                whole = response.isclosed() and response.status >= 200
-        decoded = _decoded(body, response, max_bytes)
-    except BaseException:
-        connection.close()
-        raise
+    with _time_limit(connection.sock, seconds):
+        connection.request("GET", target, headers=dict(headers))
+        with closing(connection.getresponse()) as response:
+            body = _body(response, max_bytes)
+            # After 1xx another answer comes, which must not be the next one's.
+            whole = response.isclosed() and response.status >= 200
+    decoded = _decoded(body, response, max_bytes)
     again = whole and not response.will_close
     if not again:
         connection.close()
@@ -313,12 +344,15 @@ class Connections:
 
     @contextmanager
     def using(self, connection: HTTPConnection) -> Iterator[None]:
-        """While a connection is in use, `end()` ends it."""
+        """While a connection is in use, `end()` ends it; an error closes it."""
         sock = connection.sock  # which the connection forgets before the last byte
         with self._lock:
             self._used.add(sock)
         try:
             yield
+        except BaseException:
+            connection.close()
+            raise
         finally:
             with self._lock:
                 self._used.discard(sock)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LEAST_CLASSES = 4  # two to learn to tell apart, two to judge by
+LEAST_DIVIDED = 4  # pictures of a class: two to train on, two to judge by
 WATCHED = 3  # of what is held out, every so many-th
 
 
@@ -34,13 +35,24 @@ class Parts:
         places = (getattr(self, field.name) for field in fields(self))
         return Parts(*(some[usable[some]] for some in places))
 
+    def check_judged(self, classes: np.ndarray) -> None:
+        """Raises CollectionError unless some class, of those trained on and of those held
+        out, has two pictures to judge by: one has to find the other."""
+        for judged in (self.seen, self.unseen):
+            if len(set(classes[judged].tolist())) == len(judged):
+                raise CollectionError(
+                    "There are too few pictures of each class to judge by: hold out a "
+                    "larger share, or label more"
+                )
+
 
 def divided(classes: np.ndarray, share: float, seed: int) -> Parts:
     """Divide pictures: `share` of the classes, and of each other class's pictures, is held
-    out.
+    out; of a class of four or more at least two.
 
     `classes` int64 (n,), from 0 on; -1 takes no part. The same arguments give the same
-    parts. Raises CollectionError where there are fewer than four classes.
+    parts. Raises CollectionError where there are fewer than four classes, or too few
+    pictures of each to judge by.
     """
     import numpy as np
 
@@ -61,12 +73,16 @@ def divided(classes: np.ndarray, share: float, seed: int) -> Parts:
             places["watched_unseen" if number < watched else "unseen"].append(mine)
             continue
         out = int(share * len(mine))
+        if len(mine) >= LEAST_DIVIDED:
+            out = max(2, out)  # one alone has none to find
         few = out // WATCHED
         places["watched_seen"].append(mine[:few])
         places["seen"].append(mine[few:out])
         places["train"].append(mine[out:])
     empty = [np.empty(0, np.int64)]
-    return Parts(*(np.sort(np.concatenate(some or empty)) for some in places.values()))
+    parts = Parts(*(np.sort(np.concatenate(some or empty)) for some in places.values()))
+    parts.check_judged(classes)
+    return parts
 
 
 def balanced(classes: np.ndarray, seed: int, epoch: int) -> np.ndarray:

@@ -185,12 +185,7 @@ def read_material(
     usable = np.ones(len(classes), bool)
     usable[list(reader.failed)] = False
     usable_parts = parts.only(usable)
-    for judged in (usable_parts.seen, usable_parts.unseen):
-        if np.bincount(classes[judged], minlength=1).max() < 2:
-            raise CollectionError(
-                "There are too few pictures of each class to judge by: hold out a larger "
-                "share, or label more"
-            )
+    usable_parts.check_judged(classes)
     return Material(classes, usable_parts, parts.train, larger, held, squares)
 
 

@@ -187,12 +187,17 @@ export class Batch {
   }
 }
 
-/** Textures that are fetched when they are first wanted; the longest unused ones go. */
+const WAITS = [1000, 60_000]; // milliseconds before a failed fetch is tried again: first, longest
+const GONE = [403, 404, 410]; // answers that another try would not change
+
+/** Textures that are fetched when they are first wanted; the longest unused ones go.
+ *
+ * One that cannot be fetched is tried again for as long as it is wanted, ever less often. */
 export class Textures {
   constructor(renderer, most, atOnce, arrived) {
     Object.assign(this, { renderer, most, atOnce, arrived });
     this.held = new Map(); // key → texture, the last used at the end
-    this.failed = new Set();
+    this.failed = new Map(); // key → how long to wait, and until when
     this.coming = new Set();
   }
 
@@ -204,7 +209,8 @@ export class Textures {
       this.held.set(key, texture);
       return texture;
     }
-    if (!this.coming.has(key) && !this.failed.has(key) && this.coming.size < this.atOnce) this.#fetch(key, address());
+    const waits = performance.now() < (this.failed.get(key)?.until ?? 0);
+    if (!this.coming.has(key) && !waits && this.coming.size < this.atOnce) this.#fetch(key, address());
     return null;
   }
 
@@ -212,7 +218,7 @@ export class Textures {
     this.coming.add(key);
     try {
       const response = await fetch(await address);
-      if (!response.ok) throw new Error(response.status);
+      if (!response.ok) throw Object.assign(new Error(response.status), { gone: GONE.includes(response.status) });
       const bitmap = await createImageBitmap(await response.blob());
       while (this.held.size >= this.most) {
         const [oldest, texture] = this.held.entries().next().value;
@@ -221,11 +227,20 @@ export class Textures {
       }
       this.held.set(key, this.renderer.texture(bitmap));
       bitmap.close();
-    } catch {
-      this.failed.add(key); // its pictures stay dots
+      this.failed.delete(key);
+    } catch (error) {
+      this.#putOff(key, error.gone); // until then its pictures are dots
     }
     this.coming.delete(key);
     this.arrived();
+  }
+
+  #putOff(key, gone) {
+    const [first, longest] = WAITS;
+    const before = this.failed.get(key)?.wait;
+    const wait = before ? Math.min(2 * before, longest) : first;
+    this.failed.set(key, { wait, until: gone ? Infinity : performance.now() + wait });
+    if (!gone) setTimeout(this.arrived, wait);
   }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import hashlib
 import io
 from collections.abc import (
     AsyncIterator,
@@ -52,6 +53,7 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     stored.QueueFull: 503,
 }
 
+ASKED = "no-cache"  # a browser may keep an answer, and asks each time if it is still right
 METHODS = ("GET", "HEAD", "POST")
 TURN = 20  # of a list's things are written without a pause
 TOO_BUSY = "The database is too busy to answer in time: try again soon"
@@ -251,6 +253,19 @@ def json_answer(place: Place, body: dict[str, Any]) -> Response:
     """Data, for other sites too where Datasette is set up so."""
     headers = {"access-control-allow-origin": "*"} if place.datasette.cors else {}
     return Response.json({"ok": True, **body}, headers=headers)
+
+
+def kept_answer(request: Any, data: bytes, kind: str, cache: str) -> Response:
+    """Bytes that a browser may keep for as long as `cache` says; 304 if it has them.
+
+    The tag is a hash of these very bytes: a picture, and what is shown in its place, never
+    share one.
+    """
+    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": f"private, {cache}"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response("", status=304, headers=headers)
+    return Response(data, headers=headers, content_type=kind)
 
 
 def csv_answer(

@@ -196,7 +196,10 @@ def spread(conn: sqlite3.Connection, collection: Collection) -> list[str]:
     sql = f"select i.id, i.pk {live} and i.id >= ? order by i.id limit 1"
     keys: dict[int, Key] = {}
     for part in range(MOSAIC):
-        start = max(first + (last + 1 - first) * part // MOSAIC, max(keys, default=0) + 1)
+        next_id = max(keys, default=first - 1) + 1
+        start = max(first + (last + 1 - first) * part // MOSAIC, next_id)
+        if start > last:
+            break
         row = conn.execute(sql, (start,)).fetchone()
         if row is not None:
             keys[row["id"]] = row["pk"]

@@ -11,7 +11,6 @@ and values of a column in the order of the points.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 import struct
@@ -36,7 +35,7 @@ from ..explore.map import (
     read_points,
 )
 from ..images import THUMBNAIL_TYPE
-from .answers import ask_database, tells_errors
+from .answers import ASKED, ask_database, kept_answer, tells_errors
 from .question import PageError, Place, Question, find_place, read_question
 from .tiles import caption_column
 
@@ -72,8 +71,9 @@ async def points(datasette: Datasette, request: Any) -> Response:
     question = await read_question(place, place.path("map"))
 
     def ask(conn: sqlite3.Connection) -> bytes:
-        status = _map_of(conn, place)
-        found = read_points(conn, place.collection, place.source, question.filter)
+        with db.snapshot(conn):
+            status = _map_of(conn, place)
+            found = read_points(conn, place.collection, place.source, question.filter)
         numbers = (VERSION, len(found.ids), status.columns or 0)
         header = struct.pack(
             "<4s7I", MAGIC, *numbers, status.sheet, status.tile, status.sheets, 0
@@ -95,19 +95,12 @@ def _map_of(conn: sqlite3.Connection, place: Place) -> MapStatus:
         raise PageError(404, str(error)) from None
 
 
-async def _answer(
-    place: Place, data: bytes, kind: str, cache: str = "no-cache"
-) -> Response:
-    """Bytes that a browser may keep, asking each time whether they are still right."""
-    # A million points are 25 MB: others are answered meanwhile.
-    digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-    etag = f'"{digest[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": f"private, {cache}"}
+async def _answer(place: Place, data: bytes, kind: str, cache: str = ASKED) -> Response:
+    # A million points are 25 MB, and their hash takes a while: others are answered.
+    response = await asyncio.to_thread(kept_answer, place.request, data, kind, cache)
     if place.datasette.cors:
-        headers["access-control-allow-origin"] = "*"
-    if etag in place.request.headers.get("if-none-match", ""):
-        return Response("", status=304, headers=headers)
-    return Response(data, headers=headers, content_type=kind)
+        response.headers["access-control-allow-origin"] = "*"
+    return response
 
 
 async def _json(place: Place, body: dict[str, object]) -> Response:
@@ -141,19 +134,20 @@ async def atlas(datasette: Datasette, request: Any) -> Response:
     number = int(request.url_vars["number"])
 
     def ask(conn: sqlite3.Connection) -> tuple[MapStatus, bytes | None]:
-        status = _map_of(conn, place)
-        row = conn.execute(
-            "select webp from _image_similarity_atlases "
-            "where collection_id = ? and number = ? and length(webp) <= ?",
-            (place.collection.id, number, ATLAS_BYTES),
-        ).fetchone()
+        with db.snapshot(conn):  # else a new map's sheet might be kept as the old one's
+            status = _map_of(conn, place)
+            row = conn.execute(
+                "select webp from _image_similarity_atlases "
+                "where collection_id = ? and number = ? and length(webp) <= ?",
+                (place.collection.id, number, ATLAS_BYTES),
+            ).fetchone()
         return status, row and row["webp"]
 
     status, webp = await ask_database(place, ask)
     if not isinstance(webp, bytes) or _webp_size(webp) != (status.sheet, status.sheet):
         raise PageError(404, f"The map has no sheet {number}")
     current = request.args.get("v") == str(status.version)
-    cache = "max-age=31536000, immutable" if current else "no-cache"
+    cache = "max-age=31536000, immutable" if current else ASKED
     return await _answer(place, webp, THUMBNAIL_TYPE, cache)
 
 

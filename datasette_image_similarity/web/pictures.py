@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,14 @@ from ..errors import ImageError, MissingFile
 from ..images import PICTURE_TYPE, THUMBNAIL_TYPE
 from ..images import Request as Decoding
 from ..sources import Kept, kept_picture, read_blob
-from .answers import ask_database, tells_errors
+from .answers import ASKED, ask_database, kept_answer, tells_errors
 from .question import PageError, Place, find_place
 from .service import PICTURE, THUMBNAIL
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
+
+KEPT = "max-age=3600"
 
 
 @tells_errors
@@ -42,20 +43,15 @@ async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
     pk = request.url_vars["pk"]
 
     row = await find_kept(place, pk)
-    # Whoever made the database may have written anything there.
-    digest = re.sub("[^0-9a-f]", "", str(row.sha256))[:32]
-    stored = row.thumbnail
-    etag = f'"{digest}-{"image" if large else "thumbnail"}"'
-    headers = {"ETag": etag, "Cache-Control": "private, max-age=3600"}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response("", status=304, headers=headers)
-    data = None if large else stored
+    data = None if large else row.thumbnail
     if data is None:
-        data = await make_picture(place, row, large) or stored
+        data = await make_picture(place, row, large)
+    kind, cache = PICTURE_TYPE if large else THUMBNAIL_TYPE, KEPT
+    if data is None:  # and only until the picture itself can be read again
+        data, kind, cache = row.thumbnail, THUMBNAIL_TYPE, ASKED
     if data is None:
         raise PageError(404, f"The picture of row {pk} cannot be read here")
-    kind = PICTURE_TYPE if large and data is not stored else THUMBNAIL_TYPE
-    return Response(data, headers=headers, content_type=kind)
+    return kept_answer(request, data, kind, cache)
 
 
 async def find_kept(place: Place, pk: str) -> Kept:

@@ -416,7 +416,7 @@ def weights_place(spec: EncoderSpec, config: Config) -> Path | None:
     """Where a spec's weights are believed to lie: as configured, or as `embed` has noted in
     the configuration folder of the user who runs Datasette."""
     noted = trust.weights_file(spec.weights_sha256)
-    return Path(config.weights).expanduser() if config.weights else noted
+    return Path(os.path.expanduser(config.weights)) if config.weights else noted
 
 
 def without_folders(error: EncoderError, place: Path | None) -> EncoderError:
@@ -424,7 +424,7 @@ def without_folders(error: EncoderError, place: Path | None) -> EncoderError:
     said = str(error)
     if place is not None:
         said = said.replace(f"{place.parent}{os.sep}", "…/")
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # itself, for a user without one
     return EncoderError(said.replace(home, "~") if len(home) > 1 else said)
 
 
