@@ -107,12 +107,17 @@ def register_routes() -> list[tuple[str, Any]]:
 
 @hookimpl
 def filters_from_request(request: Any, database: str, table: str, datasette: Any) -> Any:
+    from .web.beside import picture_column
     from .web.narrow import filters
 
-    return lambda: filters(datasette, request, database, table)
+    async def found() -> Any:
+        await picture_column(datasette, database, table)  # before cells are asked for
+        return await filters(datasette, request, database, table)
+
+    return found
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # other plugins show any picture in any cell
 def render_cell(
     row: Any, value: object, column: str, table: str | None, database: str, datasette: Any
 ) -> Any:
