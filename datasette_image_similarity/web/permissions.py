@@ -54,15 +54,19 @@ async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str
         _asking.reset(token)
 
 
-def as_sql_rules(denied: list[tuple[str, str]]) -> tuple[str, dict[str, str]]:
-    """Deny rules for Datasette 1.0, with parameters."""
+async def denied_sql(datasette: Datasette, actor: Any) -> Any:
+    """Rules that deny tables of ours, as Datasette 1.0 takes them; None without any."""
+    from datasette.permissions import PermissionSQL
+
+    denied = await denied_tables(datasette, actor)
     sql = (
         "select json_extract(value, '$[0]') as parent, "
         "json_extract(value, '$[1]') as child, 0 as allow, "
         "'tells about a table that may not be viewed' as reason "
         "from json_each(:image_similarity_denied)"
     )
-    return sql, {"image_similarity_denied": json.dumps(denied)}
+    params = {"image_similarity_denied": json.dumps(denied)}
+    return PermissionSQL(sql=sql, params=params) if denied else None
 
 
 def _counts(table: str) -> bool:
