@@ -1,4 +1,4 @@
-"""Exit with 1 where this Python's sqlite3 cannot load sqlite-vec: see README.md, Install."""
+"""Exit with 1 where Python's sqlite3 cannot load sqlite-vec: see README.md, Install."""
 
 import sqlite3
 import sys

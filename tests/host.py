@@ -2,9 +2,9 @@
 
     python host.py FOLDER
 
-makes the same databases in FOLDER each time and prints JSON: what was asked → status, headers
-and body. `test_host.py` runs it with the plugin, and without it or anything that it brings.
-So only Datasette and the standard library are imported here.
+makes the same databases in FOLDER each time and prints JSON: what was asked → status,
+headers and body. `test_host.py` runs it with the plugin, and without it or anything that it
+brings. So only Datasette and the standard library are imported here.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ PNG = bytes.fromhex(
     "8d763f8cfc000000301010018dd8db00000000049454e44ae426082"
 )
 
-PATHS = """
+ADDRESSES = """
 / /.json /-/versions.json /-/plugins.json /-/settings.json /-/config.json
 /-/metadata.json /-/databases.json /-/actor.json /-/actions.json /-/jump.json?q=pets
 /-/jump /-/schema.json /-/queries.json /-/allowed.json?action=view-table /-/permissions
@@ -85,23 +85,27 @@ PATHS = """
 /host/pets.json?_labels=on&_col=owner&_size=2 /host/pets.json?_next=20&_sort=weight
 /host/pets.json?_search=re* /host/pets?_search=rex&_where=weight>1 /host/pets?_search="
 /host/pets.json?_image_cluster=1&_nocount=1 /host/pets.csv?_stream=on&_labels=on
-/host/pets.csv?_dl=on /host/pets?_facet=tags&_facet_array=tags /host/pets/1 /host/pets/1.json
-/host/pets/1.json?_extras=foreign_key_tables /host/pets/999 /host/pets/1.blob?_blob_column=photo
-/host/pets.blob?_blob_column=photo /host/nokey/1 /host/nokey.json /host/nokey.csv
+/host/pets.csv?_dl=on /host/pets?_facet=tags&_facet_array=tags /host/pets/1
+/host/pets/1.json /host/pets/1.json?_extras=foreign_key_tables /host/pets/999
+/host/pets/1.blob?_blob_column=photo /host/pets.blob?_blob_column=photo /host/nokey/1
+/host/nokey.json /host/nokey.csv
 /host/pairs/a~2Fb,1 /host/pairs/~C3~A9,2.json /host/pairs/a~7Eb,3 /host/pairs/a,b,c
 /host/letters/b~2Ejson /host/letters/c~2Fd.json /host/a~2Fb+~C3~A9~2Ec
 /host/a~2Fb+~C3~A9~2Ec.json /host/a~2Fb+~C3~A9~2Ec/1 /host/a~2Fb+~C3~A9~2Ec/2.json
 /host/a~2Fb+~C3~A9~2Ec.csv /host/a+view~2F~C3~A9 /host/a+view~2F~C3~A9.json /host/heavy.json
 /host/pets_fts.json?_col=name /host/notes?_search=hello /host/boxes.json /host/_hidden.json
 /host/sqlite_sequence.json /host/sqlite_sequence /host/made.json /host/strict_one.json
-/host/links.json?_labels=on /host/links?_facet=pet /host/find?name=Rex /host/find.json?name=R
-/host/find.csv?name=R /host/add /host/-/queries.json /host/-/schema.json /host/-/create
+/host/links.json?_labels=on /host/links?_facet=pet /host/find?name=Rex
+/host/find.json?name=R /host/find.csv?name=R /host/add
+/host/-/queries.json /host/-/schema.json /host/-/create
 /host/-/execute-write /host/-/query?sql=select+1 /host/pets/-/schema.json /host/pets/-/alter
 /host/pets/-/count /host/pets/-/autocomplete.json?q=re /host/pets/-/foreign-key-suggestions
-/host/pets/-/fragment?_row=1 /host/-/foreign-key-targets /host/-/query/parameters?sql=select+:a
-/_memory /_memory.json?sql=select+1 /fixed/t.json /fixed/t/1 /-/static/app.css /favicon.ico
+/host/pets/-/fragment?_row=1 /host/-/foreign-key-targets
+/host/-/query/parameters?sql=select+:a /_memory /_memory.json?sql=select+1
+/fixed/t.json /fixed/t/1 /-/static/app.css /favicon.ico
 /host//pets /host/pets/ /host/pets/1/2/3
-""".split()
+"""
+PATHS = ADDRESSES.split()
 
 NOT_COMPARED = ("/-/plugins", "/-/threads", "/-/tasks")  # what the process does at a time
 
@@ -344,7 +348,7 @@ def links(page: str) -> Iterator[str]:
             yield html.unescape(link)
 
 
-# What differs from one run to the next, our menu entry, and the menu if nothing else is in it.
+# What differs from run to run, our menu entry, and the menu if nothing else is in it.
 VARIES = (
     (r'\s*<li[^>]*><a href="[^"]*/-/image-similarity"[^>]*>Image similarity</a></li>', ""),
     (r'\s*<details class="nav-menu">(?:(?!</details>|<li|<form).)*</details>', ""),

@@ -1,4 +1,4 @@
-"""Where Python's sqlite3 cannot load extensions: Datasette goes on, and we say what to type."""
+"""Where Python's sqlite3 cannot load extensions: Datasette goes on, we say what to type."""
 
 from __future__ import annotations
 

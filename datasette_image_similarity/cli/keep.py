@@ -26,6 +26,11 @@ from .base import (
     vacuum,
 )
 
+SEQUENCE_STAYS = (
+    "SQLite's own table sqlite_sequence stays: only VACUUM drops it, which cannot be done "
+    "now or would renumber the rows of tables without an INTEGER PRIMARY KEY"
+)
+
 
 @image_similarity.command()
 @existing
@@ -371,6 +376,8 @@ def remove(database: Path, table: str | None, name: str | None) -> None:
                 db.drop_collection(conn, collection)
             if not some:
                 db.drop_everything(conn)
+        if not some and not db.drop_sequence(conn):
+            echo(SEQUENCE_STAYS)
         for collection in gone:
             for left in clear_places(conn, collection, places[collection]):
                 echo(f"Warning: {left}", err=True)
