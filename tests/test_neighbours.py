@@ -1,7 +1,7 @@
 """Beside other plugins.
 
-They are in an environment of their own, where these tests run in a process of their own: with
-them Datasette's pages are others than the rest of the suite expects.
+They are in an environment of their own, where these tests run in a process of their own:
+with them Datasette's pages are others than the rest of the suite expects.
 """
 
 from __future__ import annotations
