@@ -37,10 +37,6 @@ setup(
         # Lower bounds are where known vulnerabilities end, or what the code needs.
         "datasette>=0.65.4",  # permissions and caches
         "sqlite-vec>=0.1.9",
-        # Many Pythons cannot load SQLite extensions; this one can, where it has wheels.
-        'pysqlite3>=0.6; sys_platform == "linux" and platform_machine == "x86_64"',
-        'pysqlite3>=0.6; sys_platform == "darwin" and platform_machine == "arm64"',
-        'pysqlite3>=0.6; sys_platform == "win32"',
         "torch>=2.10",  # loading of weights
         "torchvision>=0.25",
         "numpy>=2",

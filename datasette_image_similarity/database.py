@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
-from .errors import CollectionError, DatabaseError, shell_line
+from .errors import CollectionError, DatabaseError, ExtensionError, shell_line
 from .roots import Root
 
 if TYPE_CHECKING:
@@ -104,6 +104,11 @@ DAMAGED_INDEX = (
     "The compressed index in this database is damaged: make it anew with datasette "
     "image-similarity index DATABASE --rebuild, or ask for exact search"
 )
+
+LOWEST_SQLITE = (3, 38)  # vec0's `id in (…)`, which filters are made of
+_NEEDED = "which vectors need: type `datasette install pysqlite3`, then start again"
+NO_EXTENSIONS = f"This Python's sqlite3 cannot load SQLite extensions, {_NEEDED}"
+TOO_OLD = f"This Python's SQLite {sqlite3.sqlite_version} is not the 3.38 {_NEEDED}"
 
 DISTANCES = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}  # SQL functions
 
@@ -617,41 +622,54 @@ def is_ours(table: str) -> bool:
 def load_vec(conn: sqlite3.Connection) -> None:
     """Load sqlite-vec into a connection, and shut the door behind it.
 
-    Raises DatabaseError where this Python's SQLite cannot load extensions.
+    Raises ExtensionError where this Python's SQLite cannot.
     """
     import sqlite_vec
 
-    if not hasattr(conn, "enable_load_extension"):
-        raise DatabaseError(
-            "This Python's sqlite3 module was built without extension loading, which "
-            "sqlite-vec needs. Install pysqlite3 into the same environment (pip "
-            "install pysqlite3; where it has no wheel, as on Linux on Arm, that needs a "
-            "C compiler) or use a Python from your system's packages, Homebrew or conda."
-        )
-    conn.enable_load_extension(True)
+    if sqlite3.sqlite_version_info < LOWEST_SQLITE:
+        raise ExtensionError(TOO_OLD)
+    try:
+        conn.enable_load_extension(True)
+    except (AttributeError, sqlite3.Error):
+        raise ExtensionError(NO_EXTENSIONS) from None
     try:
         sqlite_vec.load(conn)
+    except sqlite3.Error as error:  # another processor's, say
+        raise ExtensionError(f"sqlite-vec cannot be loaded: {error}") from None
     finally:
         # Left on, anyone who may run SQL could call load_extension().
         conn.enable_load_extension(False)
 
 
-def hide_broken_vec0(conn: sqlite3.Connection) -> None:
-    """Put an empty table before each vec0 table, anybody's, that lacks what it lists its
-    rows in: looking into one crashes the process (sqlite-vec 0.1.9).
+def require_vec(conn: sqlite3.Connection) -> None:
+    """Raise ExtensionError for a connection that could not load sqlite-vec."""
+    sql = "select 1 from pragma_function_list where name = 'vec_version'"
+    if conn.execute(sql).fetchone() is None:
+        load_vec(conn)
 
-    For connections that others ask through. They may name `main.` still.
+
+def hide_broken_vec0(conn: sqlite3.Connection, loaded: bool) -> None:
+    """Put an empty table before each vec0 table, anybody's, that cannot be asked.
+
+    Without sqlite-vec (`loaded` is false) that is all of them: Datasette, which asks each
+    table for its columns, would not start. With it, those that lack what they list their
+    rows in: looking into one crashes the process (sqlite-vec 0.1.9). For connections that
+    others ask through. They may name `main.` still.
     """
-    listing = VEC0_PARTS["_rowids"]
     sql = (
         "select name from sqlite_master v where type = 'table' "
-        "and sql like 'create virtual table%vec0%' and (select count(*) from "
-        "pragma_table_info(v.name || '_rowids') where name in "
-        f"({', '.join(map(literal, listing))})) < {len(listing)}"
+        "and sql like 'create virtual table%using%vec0%'"
     )
+    if loaded:
+        listing = VEC0_PARTS["_rowids"]
+        sql += (
+            " and (select count(*) from pragma_table_info(v.name || '_rowids') "
+            f"where name in ({', '.join(map(literal, listing))})) < {len(listing)}"
+        )
+    says = "damaged" if loaded else NO_EXTENSIONS
     with suppress(sqlite3.DatabaseError, DatabaseError):  # whoever asks something is told
         for row in conn.execute(sql).fetchall():
-            conn.execute(f"create temp table {quote(row[0])} (damaged)")
+            conn.execute(f"create temp table {quote(row[0])} ({quote(says)})")
 
 
 class Connection(sqlite3.Connection):
@@ -904,9 +922,10 @@ def source_of(conn: sqlite3.Connection, collection: Collection) -> SourceTable:
 
 def need_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
     """Raises CollectionError when the vec0 table lacks a part, or is one of another length
-    or metric."""
+    or metric, and ExtensionError where it cannot be asked."""
     if collection.store:
         return
+    require_vec(conn)
     made = collection.dimensions, collection.metric
     if vec0_of(conn, collection) != made or not has_parts(conn, collection):
         raise damaged_vectors(collection)
@@ -1391,6 +1410,34 @@ def drop_everything(conn: sqlite3.Connection) -> None:
 def tables_of_ours(conn: sqlite3.Connection) -> list[str]:
     """Names of all tables that begin as ours do."""
     return _tables_like(conn, PREFIX)
+
+
+def drop_sequence(conn: sqlite3.Connection) -> bool:
+    """Drop `sqlite_sequence`, which vec0 brought, where nothing uses it any more.
+
+    Only VACUUM does that. It renumbers the rows of tables without an INTEGER PRIMARY KEY:
+    where there is one, or VACUUM fails, the table stays, and this is False.
+    """
+    used = (
+        "select 1 from sqlite_master where sql like '%autoincrement%' "
+        "union all select 1 from sqlite_sequence"
+    )
+    # A primary key that has no index of its own is the rowid.
+    renumbers = (
+        "select 1 from pragma_table_list l where schema = 'main' and type = 'table' "
+        "and not wr and name not like 'sqlite~_%' escape '~' "
+        "and (not exists (select 1 from pragma_table_info(l.name) where pk) "
+        "or exists (select 1 from pragma_index_list(l.name) where origin = 'pk'))"
+    )
+    if not table_exists(conn, "sqlite_sequence") or conn.execute(used).fetchone():
+        return True
+    if conn.execute(renumbers).fetchone():
+        return False
+    try:
+        conn.execute("vacuum")
+    except sqlite3.OperationalError:  # no room for a copy, or somebody is reading
+        return False
+    return True
 
 
 # Thumbnails

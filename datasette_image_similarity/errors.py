@@ -39,6 +39,10 @@ class DatabaseError(ImageSimilarityError):
     """The database cannot be used: locked, full, read-only, newer schema."""
 
 
+class ExtensionError(DatabaseError):
+    """Python's SQLite cannot load sqlite-vec: one sentence says what to type."""
+
+
 class CollectionError(ImageSimilarityError):
     """A collection cannot do this: unknown table or key, another encoder."""
 

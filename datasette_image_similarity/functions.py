@@ -35,7 +35,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from .errors import (
     CollectionError,
-    DatabaseError,
+    ExtensionError,
     ImageSimilarityError,
     StoreError,
     TextError,
@@ -69,30 +69,34 @@ def prepare_connection(
     cache: IndexCache | None = None,
     ask_store: AskStore | None = None,
 ) -> bool:
-    """Load sqlite-vec and add the functions. False where extensions cannot be loaded.
+    """Load sqlite-vec and add the functions. False where extensions cannot be loaded: there
+    the functions give a sentence in place of results, for an error would not be shown.
 
     The connection's row factory must be `sqlite3.Row`, as Datasette's is. `cache` keeps
     compressed indexes between calls; connections may share it. `ask_store` is how to ask a
     store for vectors that are in one, for connections that may not do so themselves.
     """
+    problem = ""
     try:
         db.load_vec(conn)
-    except DatabaseError:
-        return False
-    db.hide_broken_vec0(conn)  # in a stranger's file there may be one
+    except ExtensionError as error:
+        problem = str(error)
+    db.hide_broken_vec0(conn, not problem)  # in a stranger's file there may be one
     for name, function, arguments in (
         ("image_embedding", _image_embedding, 2),
         ("mean_image_embedding", _mean_image_embedding, 2),
         ("image_distance", _image_distance, 3),
         ("similar_images", partial(_similar_images, cache), 3),
+        ("image_store_problem", _image_store_problem, 1),
     ):
+        call = _sql_function(function, conn, ask_store)
+        if problem:
+            call = _saying(problem)
+        elif function is _image_store_problem:
+            call = _told(call)
         for count in (arguments, arguments + 1):
-            call = _sql_function(function, conn, ask_store)
             conn.create_function(name, count, call)
-    for count in (1, 2):
-        call = _sql_function(_image_store_problem, conn, ask_store)
-        conn.create_function("image_store_problem", count, _told(call))
-    return True
+    return not problem
 
 
 def add_text_functions(conn: sqlite3.Connection, embed: EmbedText | None) -> None:
@@ -111,10 +115,15 @@ def add_text_functions(conn: sqlite3.Connection, embed: EmbedText | None) -> Non
             return str(error)
         return None
 
-    def embedding(table: str | None, text: str | None, *name: str | None) -> bytes | None:
+    def embedding(
+        table: str | None, text: str | None, *name: str | None
+    ) -> bytes | str | None:
         if table is None or text is None or None in name:
             return None
-        return _text_embedding(conn, embed, table, text, *name)
+        try:
+            return _text_embedding(conn, embed, table, text, *name)
+        except ExtensionError as error:  # as the other functions do
+            return str(error)
 
     for count in (2, 3):
         conn.create_function("image_embedding_text_problem", count, problem)
@@ -129,7 +138,8 @@ def _text_embedding(
     text: str,
     name: str | None = None,
 ) -> bytes:
-    """Raises CollectionError, TextError, EncoderError, NotYet."""
+    """Raises CollectionError, TextError, EncoderError, ExtensionError, NotYet."""
+    db.require_vec(conn)
     if embed is None:
         raise TextError(
             'image_embedding_text() is switched off: set "sql_text": true for this '
@@ -184,6 +194,10 @@ def _require_short(*arguments: object) -> None:
     """Raises CollectionError."""
     if any(isinstance(one, (str, bytes)) and len(one) > LONGEST for one in arguments):
         raise CollectionError(f"An argument has up to {LONGEST:,} characters")
+
+
+def _saying(problem: str) -> Callable:
+    return lambda *_: problem
 
 
 def _told(call: Callable) -> Callable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from datasette import hookimpl
@@ -107,12 +108,17 @@ def register_routes() -> list[tuple[str, Any]]:
 
 @hookimpl
 def filters_from_request(request: Any, database: str, table: str, datasette: Any) -> Any:
+    from .web.beside import picture_column
     from .web.narrow import filters
 
-    return lambda: filters(datasette, request, database, table)
+    async def found() -> Any:
+        await picture_column(datasette, database, table)  # before cells are asked for
+        return await filters(datasette, request, database, table)
+
+    return found
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # other plugins show any picture in any cell
 def render_cell(
     row: Any, value: object, column: str, table: str | None, database: str, datasette: Any
 ) -> Any:
@@ -167,22 +173,14 @@ def extra_css_urls(datasette: Any, database: str | None, table: str | None) -> A
 
 
 @hookimpl
-def get_metadata(datasette: Any) -> dict[str, Any]:
-    """Datasette 0.65 hides what it is told to hide; 1.0 hides names that begin with _.
-
-    SQLite's own `sqlite_sequence` is there because vec0 uses AUTOINCREMENT.
-    """
+def get_metadata(database: str | None) -> dict[str, Any]:
+    """Datasette 0.65 hides what it is told to hide; 1.0 hides names that begin with _."""
     from .database import PREFIX
 
-    # A dictionary each: Datasette writes the user's own settings into them.
-    return {
-        "databases": {
-            name: {
-                "tables": {PREFIX: {"hidden": True}, "sqlite_sequence": {"hidden": True}}
-            }
-            for name in datasette.databases
-        }
-    }
+    if database is None:
+        return {}  # of the whole instance, as it is shown to visitors
+    # A dictionary each time: Datasette writes the user's own settings into it.
+    return {"databases": {database: {"tables": {PREFIX: {"hidden": True}}}}}
 
 
 @hookimpl
@@ -195,17 +193,12 @@ def permission_allowed(datasette: Any, actor: Any, action: str, resource: Any) -
     return lambda: may_view_ours(datasette, actor, *resource)
 
 
-@hookimpl
-async def permission_resources_sql(datasette: Any, actor: Any, action: str) -> Any:
-    """Datasette 1.0."""
-    if action != "view-table":
-        return None
-    from datasette.permissions import PermissionSQL
+@hookimpl(hookwrapper=True)
+def permission_resources_sql(datasette: Any, actor: Any, action: str) -> Iterator[None]:
+    """Datasette 1.0, which tells whose rule is whose by their order: ours is put behind all
+    others, so that /-/rules goes on telling the truth about them."""
+    from .web.permissions import denied_sql
 
-    from .web.permissions import as_sql_rules, denied_tables
-
-    denied = await denied_tables(datasette, actor)
-    if not denied:
-        return None
-    sql, params = as_sql_rules(denied)
-    return PermissionSQL(sql=sql, params=params)
+    others = yield
+    if action == "view-table":
+        others.force_result([*others.get_result(), denied_sql(datasette, actor)])

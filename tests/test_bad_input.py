@@ -456,29 +456,6 @@ def test_a_database_of_a_newer_version(copied: Path, few: Path) -> None:
 # The encoder
 
 
-def test_a_python_that_cannot_load_extensions(
-    copied: Path, few: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    class Plain(sqlite3.Connection):
-        @property
-        def enable_load_extension(self) -> None:
-            raise AttributeError("enable_load_extension")
-
-    connect = sqlite3.connect
-    monkeypatch.setattr(
-        db.sqlite3, "connect", lambda *a, **o: connect(*a, **{**o, "factory": Plain})
-    )
-    for arguments in (
-        ("embed", tmp_path / "x.db", few, "--model", "hog"),
-        ("similar", copied, "images", "1"),
-        ("status", copied),
-    ):
-        error = refused(*arguments)
-        assert "built without extension loading" in error
-        assert "pip install pysqlite3" in error
-    assert not (tmp_path / "x.db").exists()
-
-
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights.bin"])
 def test_garbage_for_weights(tmp_path: Path, few: Path, name: str) -> None:
     pytest.importorskip("torch", reason="needs torch")

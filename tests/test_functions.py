@@ -14,8 +14,6 @@ from core import embed, opened, sql
 from datasette.utils.sqlite import sqlite3
 
 from datasette_image_similarity import ImageCollection
-from datasette_image_similarity import database as db
-from datasette_image_similarity.errors import DatabaseError
 from datasette_image_similarity.functions import prepare_connection
 from datasette_image_similarity.web.compat import is_one
 
@@ -251,15 +249,6 @@ def test_in_datasettes_own_connections(copied: Path) -> None:
 
     rows = asyncio.run(ask())
     assert rows[0]["d"] > 0
-
-
-def test_without_extension_loading_datasette_starts_all_the_same() -> None:
-    class Plain:
-        """A connection of a Python that was built without extension loading."""
-
-    assert prepare_connection(Plain()) is False
-    with pytest.raises(DatabaseError, match="pip install pysqlite3"):
-        db.load_vec(Plain())
 
 
 def test_two_databases_may_have_the_same_table(tmp_path: Path, copied: Path) -> None:

@@ -31,6 +31,11 @@ from .base import (
 if TYPE_CHECKING:
     from .. import database as db
 
+SEQUENCE_STAYS = (
+    "SQLite's own table sqlite_sequence stays: only VACUUM drops it, which cannot be done "
+    "now or would renumber the rows of tables without an INTEGER PRIMARY KEY"
+)
+
 
 @image_similarity.command()
 @existing
@@ -403,6 +408,8 @@ def remove(
                 db.drop_collection(conn, collection)
             if not some:
                 db.drop_everything(conn)
+        if not some and not db.drop_sequence(conn):
+            echo(SEQUENCE_STAYS)
         for collection in gone:
             for left in clear_places(conn, collection, places[collection]):
                 echo(f"Warning: {left}", err=True)

@@ -25,7 +25,13 @@ from datasette.utils.asgi import Forbidden, Response
 from datasette.utils.sqlite import sqlite3
 
 from ..database import DAMAGED, is_full
-from ..errors import EncoderError, ImageError, ImageSimilarityError, StoreError
+from ..errors import (
+    EncoderError,
+    ExtensionError,
+    ImageError,
+    ImageSimilarityError,
+    StoreError,
+)
 from ..query import SearchTimeout
 from . import stored
 from .clock import limited
@@ -49,6 +55,7 @@ STATUSES: dict[type[ImageSimilarityError], int] = {
     ImageError: 400,
     SearchTimeout: 503,
     EncoderError: 503,
+    ExtensionError: 503,
     StoreError: 503,
     stored.QueueFull: 503,
 }
@@ -195,8 +202,6 @@ def _in_words(place: Place) -> Iterator[None]:
             raise  # tells_errors() knows what to say
         if "no such table: _image_similarity" in str(error):
             raise PageError(404, f"The table {place.table} has no embeddings") from None
-        if "no such module" in str(error):
-            raise PageError(503, "sqlite-vec cannot be loaded here") from None
         raise PageError(400, f"The filter cannot be used: {error}") from None
     except (sqlite3.InterfaceError, OverflowError) as error:
         raise PageError(400, f"The filter cannot be used: {error}") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -50,17 +51,23 @@ def _filters_of_page() -> list[tuple[str, str]]:
 
 def cell(
     datasette: Datasette, row: Any, value: object, column: str, table: str, database: str
-) -> Awaitable[Markup | None] | None:
-    """The cell of the picture's column: thumbnail, its value, and "Find similar"."""
+) -> Callable[[], Awaitable[Markup | None]] | None:
+    """The cell of the picture's column: thumbnail, its value, and "Find similar".
+
+    For all other cells None at once, as far as is known: `picture_column()` was asked
+    before. A function, for a coroutine would be dropped where another plugin answers first.
+    """
+    if _is_row_page(datasette, database, table):
+        return None  # it has the picture already, and larger
     now = answering()
     if now is not None and (database, table) in now.cells:
         shown = now.cells[database, table]
         if shown is None or shown.name != column:
-            return None  # most of a page's cells: nothing to wait for
-    return _cell(datasette, row, value, column, table, database)
+            return None
+    return partial(_cell, datasette, row, value, column, table, database)
 
 
-async def _picture_column(
+async def picture_column(
     datasette: Datasette, database: str, table: str
 ) -> PictureColumn | None:
     """Where a table page shows pictures; looked up once for a page."""
@@ -82,7 +89,7 @@ async def _picture_column(
 async def _cell(
     datasette: Datasette, row: Any, value: object, column: str, table: str, database: str
 ) -> Markup | None:
-    shown = await _picture_column(datasette, database, table)
+    shown = await picture_column(datasette, database, table)
     if shown is None or shown.name != column:
         return None
     source, pks = shown.collection.column, shown.pks
@@ -93,8 +100,6 @@ async def _cell(
     except (IndexError, KeyError):  # a query that does not select the key
         return None
     base = datasette.urls.table(database, table)
-    if _is_shown(f"{base}/{pk}"):  # the row page has the picture, and larger
-        return None
     text = "" if isinstance(value, bytes) else str(value)
     return Markup(
         '<div class="ims-cell"><a class="ims-cell-picture" href="{row}">'
@@ -112,15 +117,17 @@ async def _cell(
     )
 
 
-def _is_shown(url: str) -> bool:
-    """Whether this address is the one being answered.
+def _is_row_page(datasette: Datasette, database: str, table: str) -> bool:
+    """Whether the page of one of this table's rows is being answered.
 
     A server behind a proxy may have been asked without the `base_url`.
     """
+    base = datasette.setting("base_url")
     scope = _scope()
     raw = scope.get("raw_path") or scope.get("path", "").encode()
     path = raw.split(b"?")[0].decode("latin-1").rstrip("/")
-    return path.count("/") > 2 and url.endswith(path)
+    inside = path.removeprefix(base).removeprefix("/")
+    return inside.rpartition("/")[0] == datasette.urls.table(database, table)[len(base) :]
 
 
 async def row_panel(

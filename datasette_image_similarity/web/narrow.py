@@ -134,8 +134,8 @@ async def filters(
     from datasette.views.base import DatasetteError
 
     asked = [(n, v) for n in NARROWINGS for v in request.args.getlist(n)]
-    if not asked:
-        return None
+    if not asked or not await service(datasette).collections(database):
+        return None  # where nothing is ours, parameters mean what they mean without us
     named = request.args.get("_collection")
     collection = await service(datasette).collection(database, table, named)
     if collection is None:

@@ -29,12 +29,17 @@ async def may_view_ours(
         return None
     there = await datasette.databases[database].table_names()
     told = await service(datasette).collections(database)
+    if _counts(table) and await _counts_ours_alone(datasette, database, there):
+        return False
     may = await _may_view(datasette, actor, database, table, there, told)
     return None if may else False
 
 
 async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str]]:
-    """(database, table) of every table of ours that the actor may not look at."""
+    """(database, table) of every table of ours that the actor may not look at.
+
+    1.0 has no hook that hides a table: what is denied to everybody is not listed either.
+    """
     if _asking.get():
         return []
     token = _asking.set(True)
@@ -47,27 +52,45 @@ async def denied_tables(datasette: Datasette, actor: Any) -> list[tuple[str, str
             for table in there if ours else ():
                 if not (is_ours(table) or _counts(table)):
                     continue
-                if not await _may_view(datasette, actor, database, table, there, told):
+                alone = _counts(table) and await _counts_ours_alone(
+                    datasette, database, there
+                )
+                if alone or not await _may_view(
+                    datasette, actor, database, table, there, told
+                ):
                     denied.append((database, table))
         return denied
     finally:
         _asking.reset(token)
 
 
-def as_sql_rules(denied: list[tuple[str, str]]) -> tuple[str, dict[str, str]]:
-    """Deny rules for Datasette 1.0, with parameters."""
+async def denied_sql(datasette: Datasette, actor: Any) -> Any:
+    """Rules that deny tables of ours, as Datasette 1.0 takes them; None without any."""
+    from datasette.permissions import PermissionSQL
+
+    denied = await denied_tables(datasette, actor)
     sql = (
         "select json_extract(value, '$[0]') as parent, "
         "json_extract(value, '$[1]') as child, 0 as allow, "
         "'tells about a table that may not be viewed' as reason "
         "from json_each(:image_similarity_denied)"
     )
-    return sql, {"image_similarity_denied": json.dumps(denied)}
+    params = {"image_similarity_denied": json.dumps(denied)}
+    return PermissionSQL(sql=sql, params=params) if denied else None
 
 
 def _counts(table: str) -> bool:
     """Whether this is where SQLite keeps how many rows tables have had: vec0's, too."""
     return table.lower() == "sqlite_sequence"
+
+
+async def _counts_ours_alone(datasette: Datasette, database: str, there: list[str]) -> bool:
+    """Whether SQLite counts rows of our tables alone: then nobody sees where."""
+    sql = "select 1 from sqlite_sequence where lower(substr(name, 1, ?)) <> ? limit 1"
+    if not any(map(is_ours, there)):
+        return False
+    theirs = await datasette.databases[database].execute(sql, (len(PREFIX), PREFIX))
+    return not theirs.rows
 
 
 async def _may_view(

@@ -39,7 +39,7 @@ async def image(datasette: Datasette, request: Any) -> Response:
 
 
 async def _picture(datasette: Datasette, request: Any, large: bool) -> Response:
-    place = await find_place(datasette, request)
+    place = await find_place(datasette, request, vectors=False)
     pk = request.url_vars["pk"]
 
     row = await find_kept(place, pk)

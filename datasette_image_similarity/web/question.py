@@ -126,8 +126,9 @@ class Place:
         return shell_line(*words, *(["--name", self.collection.name] * named))
 
 
-async def find_place(datasette: Datasette, request: Any) -> Place:
-    """The table that an address names. Raises PageError 404 or 403."""
+async def find_place(datasette: Datasette, request: Any, vectors: bool = True) -> Place:
+    """The table that an address names. Raises PageError 404 or 403; ExtensionError where a
+    page is made of `vectors` and SQLite cannot read them."""
     database = tilde_decode(request.url_vars["database"])
     table = tilde_decode(request.url_vars["table"])
     if database not in datasette.databases:
@@ -147,7 +148,8 @@ async def find_place(datasette: Datasette, request: Any) -> Place:
             if collection is None:
                 collections(conn)  # says so where a newer version made the tables
                 return None
-            need_vectors(conn, collection)
+            if vectors:
+                need_vectors(conn, collection)
             return collection, source_of(conn, collection)
 
     try:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ from ..distances import RandomPairs, random_pairs
 from ..encoders import Encoder, EncoderSpec, restore_encoder
 from ..errors import (
     CollectionError,
-    DatabaseError,
     EncoderError,
+    ExtensionError,
     ImageError,
     ImageSimilarityError,
 )
@@ -104,6 +104,7 @@ class Service:
         self.stored = StoreThreads(datasette)
         self.words = TextHelper()  # for SQL; it starts when it is first asked
         self.exporting = 0  # zip files and contact sheets being made
+        self.problem = vec_problem()
         self._inventory: dict[str, tuple[object, list[Collection]]] = {}
         self._configs: dict[tuple[str, str], Config] = {}
         self._pairs: dict[tuple[str, int, str, int], RandomPairs] = {}
@@ -435,19 +436,24 @@ def service(datasette: Datasette) -> Service:
     return datasette._image_similarity
 
 
+def vec_problem() -> str:
+    """Why SQLite cannot load sqlite-vec here, in a sentence; empty where it can."""
+    with closing(sqlite3.connect(":memory:")) as conn:
+        try:
+            load_vec(conn)
+        except ExtensionError as error:
+            return str(error)
+    return ""
+
+
 def check_startup(datasette: Datasette) -> None:
     """Say at once, not on the first page, what will not work.
 
     A wrong setting stops Datasette; a SQLite that cannot load extensions is told on
     standard error, because databases without embeddings work all the same.
     """
-    conn = sqlite3.connect(":memory:")
-    try:
-        load_vec(conn)
-    except DatabaseError as error:
-        print(f"datasette-image-similarity: {error}", file=sys.stderr)
-    finally:
-        conn.close()
+    if problem := service(datasette).problem:
+        print(f"datasette-image-similarity: {problem}", file=sys.stderr)
     try:
         for database, table in configured_tables(datasette):
             read_config(datasette, database, table)

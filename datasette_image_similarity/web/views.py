@@ -63,6 +63,7 @@ from .question import (
 )
 from .questions import saving
 from .searches import note_search
+from .service import service
 from .sql_text import sql_text_of
 from .tiles import caption_column, query_pictures, tiles_of
 from .worded import Words, embed_words, query_words
@@ -507,9 +508,15 @@ async def home(datasette: Datasette, request: Any) -> Response:
     from .home import by_table, cards
 
     shown = await cards(datasette, request)
+    problem = service(datasette).problem
     if wants_json(request):
         return Response.json(
             {"ok": True, "collections": [card.as_json() for card in shown]}
+            | ({"problem": problem} if problem else {})
         )
-    context = {"cards": by_table(shown), "static_url": static_url(datasette)}
+    context = {
+        "cards": by_table(shown),
+        "problem": problem,
+        "static_url": static_url(datasette),
+    }
     return await framed_page(datasette, request, "image_similarity_home.html", context)

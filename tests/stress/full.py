@@ -284,8 +284,8 @@ class Disk:
     """
 
     def __init__(self) -> None:
-        module = sys.modules[sqlite3.Connection.__module__.split(".")[0] + "._sqlite3"]
-        library = ctypes.CDLL(module.__file__)
+        package = "" if sqlite3.__name__ == "sqlite3" else f"{sqlite3.__name__}."
+        library = ctypes.CDLL(sys.modules[f"{package}_sqlite3"].__file__)
         library.sqlite3_vfs_find.restype = ctypes.c_void_p
         self.vfs = library.sqlite3_vfs_find(None)
         pointers = ctypes.cast(self.vfs, ctypes.POINTER(ctypes.c_void_p))
@@ -299,7 +299,9 @@ class Disk:
         """The `number`-th call fails, and all after it if `forever`."""
         self.count[call] = 0
         kind = ctypes.CFUNCTYPE(*CALLS[call][0], use_errno=True)
-        true = kind(self._get(self.vfs, call.encode()))
+        # Debian's SQLite is built with the calls for files of any size.
+        name = next(n for n in (call.encode() + b"64", call.encode()) if self._has(n))
+        true = kind(self._get(self.vfs, name))
 
         def instead(*given: Any) -> int:
             self.count[call] += 1
@@ -309,11 +311,14 @@ class Disk:
             return true(*given)
 
         kept = kind(instead)
-        self._set(self.vfs, call.encode(), ctypes.cast(kept, ctypes.c_void_p))
+        self._set(self.vfs, name, ctypes.cast(kept, ctypes.c_void_p))
         try:
             yield
         finally:
-            self._set(self.vfs, call.encode(), None)
+            self._set(self.vfs, name, None)
+
+    def _has(self, name: bytes) -> bool:
+        return bool(self._get(self.vfs, name))
 
 
 @contextmanager
