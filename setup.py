@@ -42,6 +42,7 @@ setup(
         "numpy>=2",
         "click",
         "pillow>=12.3",
+        "pathspec>=1.0",  # the rules of .gitignore, for --exclude
         "python-multipart>=0.0.30",  # forms that take for ever
         # For downloads: whom to believe, and names in other alphabets than the Latin.
         "certifi>=2024.7.4",

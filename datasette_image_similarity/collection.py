@@ -26,6 +26,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import database as db
 from . import query, sources, trust, words
+from .choosing import LINKS, RunSettings, Skipped
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
@@ -42,6 +43,7 @@ from .explore.map import MapStatus, make_map, map_status
 from .formats import picture_suffixes
 from .images import LOCAL_FILES, UPLOADS, Crop, Decoder, Limits, Request
 from .index import WORTHWHILE, IndexCache, IndexStatus, build_index, index_status
+from .moves import away
 from .pipeline import Job, Outcome, embed_pictures, finished_vector
 from .plan import Queue
 from .progress import silent
@@ -144,6 +146,7 @@ class Status:
     behind: int | None  # pictures that the default has, and this one has not
     store: str  # URL of where the vectors are; empty for this file
     unsent: int  # vectors that the store does not have yet, or still has
+    away: dict[str, int]  # pictures in folders that are not there, or whose drive is not
 
     @property
     def wants_index(self) -> bool:
@@ -228,6 +231,9 @@ class ImageCollection:
         progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
         skip: Iterable[sources.Picture] = (),
+        exclude: Iterable[str] | None = None,
+        default_excludes: bool | None = None,
+        follow_links: bool | None = None,
         copy_of: str | Path | None = None,
         store: str | None = None,
         allow_private_addresses: bool = False,
@@ -248,9 +254,13 @@ class ImageCollection:
         `where` is a SQL condition on the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
-        the encoder. `prune` deletes the vectors of missing files and, in a table made of
-        folders, those of their rows in which nobody has written anything (`written.py`);
-        `prune_rows` deletes all rows of missing files.
+        the encoder. `exclude` are patterns by gitignore's rules for files and folders to
+        leave out, beside the usual ones (`choosing.DEFAULT_EXCLUDES`) unless
+        `default_excludes` is false; `follow_links` goes on in linked folders. These three
+        are kept for the next run; None is for as they are kept. `prune` deletes the vectors
+        of missing and excluded files and, in a table made of folders, those of their rows
+        in which nobody has written anything (`written.py`); `prune_rows` deletes all rows
+        of such files.
 
         `progress` is called after each batch, a transaction each; `stop()` turning true
         ends the run after the current one, or without it where pictures come from
@@ -280,11 +290,27 @@ class ImageCollection:
         before = self._existing()
         store = self._store(before, store, force)
         mode = _mode(files, path_column or url_column, blob_column, before, self.table)
-        self._check_source(files, rows, mode, copy_of)
         if places is not None and mode[0] != "folder":
             raise CollectionError("--places and --no-places are about pictures in folders")
+        kept = partial(db.run_setting, self.connect(), before) if before else lambda _: None
+        settings = RunSettings.of(kept).told(
+            exclude=None if exclude is None else tuple(filter(None, exclude)),
+            default_excludes=default_excludes,
+            follow_links=follow_links,
+        )
+        if mode[0] != "folder" and (exclude, default_excludes, follow_links) != (None,) * 3:
+            raise CollectionError(
+                "--exclude, --default-excludes and --follow-links are about files in "
+                "folders. Choose rows of a table by --where"
+            )
         reader = sources.Reader(allow_private=allow_private_addresses)
         _check_buckets(reader, files, top)
+        self._check_source(files, rows, mode, copy_of)
+        choice = settings.choice()
+        listed = _some(sources.listed(files, choice, reader.buckets), files, choice.skipped)
+        if (before is None or force) and mode[0] != "folder" and not rows:
+            with self._table_from(copy_of) as conn:  # before a network is loaded
+                sources.require_rows(conn, db.source_table(conn, self.table), where)
         options = asked = encoder or EncoderOptions()
         if engine is not None:
             options = replace(asked, device="auto")  # what is asked for need not be here
@@ -308,8 +334,10 @@ class ImageCollection:
                 label_from_folder=label_from_folder,
                 reader=reader,
                 places=places,
+                settings=settings,
+                choice=choice,
             )
-            pictures = _some(run.list(files, top, where), files)
+            pictures = run.list(files, listed, top, where)
             opening = {
                 "name": self.name,
                 "metric": metric,
@@ -1135,19 +1163,28 @@ class ImageCollection:
         for file in files:
             if isinstance(file, Path) and not os.path.exists(file):
                 raise CollectionError(f"{file} does not exist")
-        if copy_of is not None:
+        if source == "folder":
+            return
+        if not rows:
+            with self._table_from(copy_of) as conn:
+                sources.require_column(db.source_table(conn, self.table), column)
+            return
+        columns = [*dict.fromkeys(name for row in rows for name in row)]
+        if self.database.exists() and db.table_exists(self.connect(), self.table):
+            columns += db.source_table(self.connect(), self.table).columns
+        if column.lower() not in map(str.lower, columns):
+            raise CollectionError(
+                f"There is no column {column!r}; there are {', '.join(columns)}"
+            )
+
+    @contextmanager
+    def _table_from(self, copy_of: str | Path | None) -> Iterator[sqlite3.Connection]:
+        """A connection to the database that has the table, as yet."""
+        if copy_of is None:
+            yield self.connect()
+        else:
             with closing(db.connect(copy_of)) as conn:
-                db.source_table(conn, self.table)
-        elif rows:
-            columns = [*dict.fromkeys(name for row in rows for name in row)]
-            if self.database.exists() and db.table_exists(self.connect(), self.table):
-                columns += db.source_table(self.connect(), self.table).columns
-            if column.lower() not in map(str.lower, columns):
-                raise CollectionError(
-                    f"There is no column {column!r}; there are {', '.join(columns)}"
-                )
-        elif source != "folder":
-            db.source_table(self.connect(), self.table)
+                yield conn
 
     def _copy_from(self, database: str | Path, before: db.Collection | None) -> None:
         """Make the table here an exact copy of that of another database.
@@ -1451,13 +1488,15 @@ def _files_or_rows(
 
 
 def _some(
-    pictures: Iterator[sources.Picture], files: list[Path | BucketRoot]
+    pictures: Iterator[sources.Picture], files: list[Path | BucketRoot], skipped: Skipped
 ) -> Iterator[sources.Picture]:
     """The pictures. Raises CollectionError when files were named and there are none."""
     first = next(pictures, None)
     if files and first is None:
+        links = ". --follow-links looks into them" if skipped[LINKS] else ""
+        there = f"skipped {skipped}{links}" if skipped else "the drive may not be mounted"
         raise CollectionError(
-            f"No pictures in {', '.join(map(str, files))}: looked for files that "
+            f"No pictures in {', '.join(map(str, files))}: {there}. Looked for files that "
             f"end in {' '.join(picture_suffixes())}"
         )
     return chain([] if first is None else [first], pictures)
@@ -1542,9 +1581,14 @@ def _image_bytes(image: Any) -> tuple[bytes, Limits]:
 
 
 def collection_status(
-    conn: sqlite3.Connection, collection: db.Collection, *, counted: bool = True
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    *,
+    counted: bool = True,
+    folders: bool = True,
 ) -> Status:
-    """What a collection holds, by counting; or, not `counted`, what takes no time."""
+    """What a collection holds, by counting; or, not `counted`, what takes no time. With
+    `folders` the disk is asked for them, which may take long where a server is away."""
     embedded = db.item_count(conn, collection)
     counts = _counts(conn, collection, embedded) if counted else _Counts()
     failures, updated_at = conn.execute(
@@ -1569,6 +1613,7 @@ def collection_status(
         default=is_default(conn, collection),
         store=collection.store,
         unsent=unsent_size(conn, collection)[0],
+        away=away(conn, collection) if folders else {},
         **counts._asdict(),
     )
 

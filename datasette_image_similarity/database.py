@@ -468,7 +468,7 @@ MIGRATIONS = (
     alter table _image_similarity_items add column crc32 integer;
     """,
     """
-    -- What `embed` keeps for its next run, as JSON: see RunSettings in embed.py
+    -- What `embed` keeps for its next run, as JSON: see RunSettings in choosing.py
     alter table _image_similarity_collections
         add column run_settings text not null default '{}';
 

@@ -11,22 +11,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, islice
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from . import index, siblings, sources, trust
+from . import index, moves, siblings, sources, trust
+from .choosing import Choice, RunSettings, Skipped
 from .contents import lost_with
 from .encoders import Encoder, EncoderSpec
 from .errors import CollectionError, Stopped
-from .images import Limits
+from .images import LOCAL_FILES, Limits
+from .moves import Spot
 from .pipeline import Job, Outcome
-from .plan import Item, Queue, Stored, chunks, folder, folders_of, place, untouched
-from .roots import BucketRoot, Root, WebRoot
+from .plan import AT_ONCE, Item, Queue, Stored, chunks, folder, folders_of, untouched
+from .roots import BucketRoot, Root, WebRoot, contains, place
 from .stores import Space
 from .stores.ids import new_source
 from .stores.indexing import note_store_index
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .encoders.transform import TransformedEncoder
     from .learning.sample import Sample
 
+T = TypeVar("T")
 DEFAULT_NAME = "default"
 REMOTE_READERS = 16  # threads that read what is not on this computer: each mostly waits
 PLACE_COLUMNS = ("latitude", "longitude")
@@ -49,7 +52,8 @@ REMOTE_PAUSE = 60  # seconds between two looks at a bucket, which cost money, or
 @dataclass
 class Summary:
     """What a run did. `missing` files keep their vectors until a run with `prune`, which
-    keeps the `kept_rows` in which people have written something."""
+    keeps the `kept_rows` in which people have written something. `skipped` were not
+    looked at; `notes` are lines for people."""
 
     embedded: int = 0
     reused: int = 0  # identical bytes, or renamed: the vector was there
@@ -64,6 +68,8 @@ class Summary:
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
     left: list[str] = field(default_factory=list)  # what became of the collection replaced
+    notes: list[str] = field(default_factory=list)
+    skipped: Skipped = field(default_factory=Skipped)
     pause: float = 2  # seconds after which it is worth looking for changes
     cache_problem: str | None = None  # why downloads could not be kept
 
@@ -77,7 +83,13 @@ class Summary:
         others = ("failures", "new_roots", "left", "wants_index", "pause", "cache_problem")
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
+        counts["skipped"] = dict(self.skipped.most_common())
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether there were pictures, and no vector came of any."""
+        return self.failed > 0 and not (self.embedded or self.reused or self.unchanged)
 
 
 @dataclass(frozen=True)
@@ -107,9 +119,13 @@ class Run:
         label_from_folder: bool,
         reader: sources.Reader,
         places: bool | None,
+        settings: RunSettings,
+        choice: Choice,
     ) -> None:
         """`places` is whether rows are told where a picture was taken; None as before."""
         self.conn = conn
+        self.settings = settings
+        self.choice = choice
         self.reader = reader
         self.database = database
         self._vouched = vouched
@@ -117,14 +133,20 @@ class Run:
         self.source, self.column = mode
         self.before = before
         self.label_from_folder = label_from_folder
-        self.summary = Summary()
+        self.summary = Summary(skipped=self.choice.skipped)
         self.done = 0
         self.movable: dict[str, list[int]] = {}  # hash → items whose file is gone
         self._gone: set[int] = set()  # items whose file is gone
+        self._elsewhere: set[int] = set()  # the same, of folders that were not listed
+        self._unmet: dict[int, moves.Known] = {}  # all of these
         self._failed: set[tuple] = set()  # (pk, root id, path)
         self._listed: set[str] = set()  # folders that were listed as a whole
         self._closed: set[str] = set()  # places inside them that were not
-        self._roots: set[Root] = set()  # of pictures that are there
+        self._told: set[str] = set()  # all folders that runs were told of, and these
+        self._named: list[Root] = []  # the folders of files that were named
+        self._top: Root  # what paths in a column are relative to
+        self._spots: dict[Root, Spot] = {}  # where the files of a folder are recorded
+        self._roots: set[Root] = set()  # folders of pictures that are there
         self._root_ids: dict[Root, int] = {}
         self._stored: Stored | None = None  # what others store is looked up in, if at all
         self._queue: Queue
@@ -137,21 +159,20 @@ class Run:
         self.table: db.SourceTable
 
     def list(
-        self, files: list[Path | BucketRoot], root: Root | None, where: str | None
+        self,
+        files: list[Path | BucketRoot],
+        listed: Iterator[sources.Picture],
+        root: Root | None,
+        where: str | None,
     ) -> Iterator[sources.Picture]:
-        """What the source holds, one by one. Raises CollectionError."""
+        """What the source holds, one by one; `listed` is what files that were named hold.
+        Raises CollectionError."""
         if self.source == "folder":
             if where:
                 raise CollectionError("--where chooses rows of a table, not files")
-            return self._list_folders(files)
+            return self._recorded(self._list_folders(files, listed))
         table = db.source_table(self.conn, self.table_name)
-        columns = {name.lower(): name for name in table.columns}
-        if self.column.lower() not in columns:
-            raise CollectionError(
-                f"{table.name!r} has no column {self.column!r}; it has "
-                f"{', '.join(table.columns)}"
-            )
-        self.column = columns[self.column.lower()]
+        self.column = sources.require_column(table, self.column)
         self.table = table
         if self.source == "blob":
             return sources.blob_pictures(self.conn, table, self.column, where)
@@ -160,15 +181,17 @@ class Run:
             root = next(iter(self._vouched_roots()), beside)
             self._check([root], listing=False)
         self._note_pause([root])
-        if isinstance(root, Path) and not root.is_dir():
-            raise CollectionError(
-                f"The root folder {root} does not exist: name one by --root"
-            )
+        self._top = root
+        if isinstance(root, Path) and not moves.is_there(root):
+            why = "is empty: connect its drive, or" if root.is_dir() else "does not exist:"
+            raise CollectionError(f"The root folder {root} {why} name one by --root")
         return sources.column_pictures(
             self.conn, table, self.column, root, where, self.reader.buckets
         )
 
-    def _list_folders(self, named: list[Path | BucketRoot]) -> Iterator[sources.Picture]:
+    def _list_folders(
+        self, named: list[Path | BucketRoot], listed: Iterator[sources.Picture]
+    ) -> Iterator[sources.Picture]:
         """The pictures in folders and buckets: those named, or embedded before."""
         roots = named or [
             known
@@ -176,18 +199,43 @@ class Run:
             if (known.is_dir() if isinstance(known, Path) else known != WebRoot())
         ]
         if not roots:
-            raise CollectionError("The folders embedded before are gone: name one")
+            raise CollectionError(
+                "The folders embedded before are not there. Name the folder that has the "
+                "pictures now, or connect the drive"
+            )
         files = [root for root in roots if isinstance(root, Path)]
         buckets = [root for root in roots if isinstance(root, BucketRoot)]
-        self._listed = {os.path.abspath(file) for file in files if file.is_dir()}
-        self._listed |= set(map(str, buckets))
+        self._named = [_folder_of(file) for file in files] + buckets
+        whole = [os.path.abspath(file) for file in files if file.is_dir()] + buckets
+        self._listed = {place(one, "").rstrip("/") for one in whole}
         self._note_pause(roots)
-        if not named:
-            self._check(roots, listing=True)
-        return chain(
-            sources.folder_pictures(files),
-            sources.bucket_pictures(buckets, self.reader.buckets),
-        )
+        for root in self._named:
+            self._spot(root)
+        if named:
+            return listed
+        self._check(roots, listing=True)
+        return sources.listed(roots, self.choice, self.reader.buckets)
+
+    def _recorded(self, pictures: Iterator[sources.Picture]) -> Iterator[sources.Picture]:
+        """Pictures of folders as they are recorded: see `moves.recorded_at()`."""
+        for picture in pictures:
+            spot = self._spot(picture.root)
+            if picture.file is not None:
+                self._roots.add(picture.root)
+            yield picture._replace(root=spot.root, path=spot.prefix + picture.path)
+
+    def _spot(self, root: Root) -> Spot:
+        if root not in self._spots:  # the first of all; later what a link leads to
+            if root not in self._named:
+                self._named.append(root)
+                self._listed.add(place(root, "").rstrip("/"))
+            known = moves.known_spots(self.conn, self.table_name)
+            known += self._spots.values()
+            self._spots |= moves.recorded_at(self._named, known, self._is_taken)
+        return self._spots[root]
+
+    def _is_taken(self, prefix: str) -> bool:
+        return moves.is_taken(self.conn, self.table_name, prefix)
 
     def _check(self, roots: Iterable[Root], *, listing: bool) -> None:
         """Raise CollectionError where a bucket that was embedded before is not to be had:
@@ -206,7 +254,8 @@ class Run:
         A database may come from a stranger: a folder that is merely recorded in it is not
         read. Raises CollectionError when there are such folders and no others.
         """
-        recorded = db.roots(self.conn, self.before).values() if self.before else []
+        before = moves.spots(self.conn, self.before) if self.before else []
+        recorded = list(map(str, before))
         beside = Path(os.path.abspath(self.database)).parent  # the database's own folder
         trusted = (*trust.trusted_roots(self.database), beside)
         vouched = [one for one in trusted if str(one) in recorded]
@@ -259,6 +308,7 @@ class Run:
             ):
                 self.collection = before
                 self._note_places()
+                self._keep_settings()
                 return
             if before != self.before:
                 raise self._overtaken()
@@ -290,6 +340,7 @@ class Run:
                 db.hand_over(conn, before, self.collection)
                 db.drop_collection(conn, before)
             self._note_places()
+            self._keep_settings()
         if before:
             self.summary.left += clear_places(conn, before, places)
 
@@ -314,6 +365,45 @@ class Run:
                         "(select pk from _image_similarity_items where collection_id = ?)",
                         (one.id,),
                     )
+
+    def _keep_settings(self) -> None:
+        """Note what the next run should know, and record known folders inside those that
+        were named with them: `moves.nest()`. Call inside a transaction."""
+        if self.source == "folder":
+            before = list(map(str, moves.spots(self.conn, self.collection)))
+            moves.nest(self.conn, self.table, self._spots)
+            self._keep_folders(before)
+
+    def _keep_folders(self, before: Iterable[str] = ()) -> None:
+        folders = dict.fromkeys([*before, *self.settings.folders, *map(str, self._named)])
+        self.settings = self.settings.told(folders=self._without_inner(folders))
+        self._put_settings()
+
+    def _put_settings(self) -> None:
+        kept = vars(RunSettings.of(partial(db.run_setting, self.conn, self.collection)))
+        for name, setting in vars(self.settings).items():
+            if setting != kept[name]:
+                db.note_run_setting(self.conn, self.collection, name, setting)
+
+    def _without_inner(self, folders: Iterable[str]) -> tuple[str, ...]:
+        """Folders without those that are listed with another one around them. One that is
+        not there stays: its drive may be away."""
+        folders = list(folders)
+
+        def is_listed_with(outer: str, one: str) -> bool:
+            below = place(one, "").removeprefix(place(outer, ""))
+            return (
+                outer != one
+                and contains(outer, one)
+                and not self.choice.excludes_inside(f"{below}x")
+            )
+
+        return tuple(
+            one
+            for one in folders
+            if not any(is_listed_with(outer, one) for outer in folders)
+            or not moves.is_there(folder(one))
+        )
 
     def _require_ours(self) -> None:
         """Raise CollectionError when another run has removed or replaced the collection.
@@ -354,6 +444,8 @@ class Run:
         stored = None
         if self.collection is not None:
             self._drop_rowless()
+            if self.source == "path":
+                self._move_column()
             stored = Stored(self.conn, self.collection)
             self._stored = None if force else stored
         self._queue = queue = Queue(self.conn)
@@ -368,19 +460,153 @@ class Run:
                 if job is not None:
                     jobs.append((job, (picture.pk, picture.path) in failed))
             queue.add(jobs)
-            if any(picture.file is not None for picture in chunk):
+            if self.source != "folder" and any(one.file is not None for one in chunk):
                 self._roots.add(chunk[0].root)
             failing = (place(p.root, p.path) for p in chunk if p.problem and p.path)
             self._closed.update(one.removesuffix("/.") for one in failing)
         if stored and self.source == "folder":
-            gone = stored.gone(self._listed, self._closed)
-            self._gone = set(gone)
-            for item, sha256 in gone.items():
-                self.movable.setdefault(sha256, []).append(item)
+            self._find_moved(stored, seen, force)
+            self._find_gone(stored)
+            self._match_copies()
         if limit is not None:
             queue.cut(limit)
         self.total = len(queue)
         return queue
+
+    def _find_moved(self, stored: Stored, seen: set[sources.Picture], force: bool) -> None:
+        """Have the rows of libraries that have moved stay: see `moves.find_move()`."""
+        self._listed = {one for one in self._listed if moves.is_there(folder(one))}
+        kept = moves.away(self.conn, self.collection)
+        for old in moves.spots(self.conn, self.collection):
+            if str(old) not in kept:
+                continue
+            move = self._queue.has_new() and moves.find_move(
+                self.conn, self.collection, self._queue, old, self._read
+            )
+            if move and move.is_sure:
+                self._move(move, stored, seen, force)
+                self._note_move(old, move.new, move.found)
+                continue
+            some = (
+                f" ({move.found:,} of them are in {move.new}, too few to take that for the "
+                "same folder)"
+                if move
+                else ""
+            )
+            self.summary.notes.append(
+                f"{old} is not there: its {kept[str(old)]:,} pictures are kept{some}"
+            )
+
+    def _move(
+        self,
+        move: moves.Move,
+        stored: Stored,
+        seen: set[sources.Picture],
+        force: bool,
+    ) -> None:
+        """Record the files of a folder where they are now, and plan again what is there."""
+        folders = [one for one in self.settings.folders if one != str(move.old)]
+        self.settings = self.settings.told(folders=self._without_inner(folders))
+        known = [
+            spot
+            for spot in moves.known_spots(self.conn, self.table_name)
+            if spot != move.old
+        ]
+        new = moves.spot_of_moved(move, self._spots, known, self._is_taken)
+        to = move.new
+        if new is not None:
+            listed, spot = new
+            self._queue.record_at(self._spots[listed], spot)
+            self._spots[listed] = spot
+            to = moves.inside(spot, move.new)
+        with db.transaction(self.conn):
+            self._require_ours()
+            moves.record_at(self.conn, self.table, move.old, to)
+            self._put_settings()
+        self._version = db.data_version(self.conn)
+        stored.roots = db.roots(self.conn, self.collection)
+        for some in _some(self._queue.new()):
+            numbers, pictures = zip(*some, strict=True)
+            items = stored.items(list(pictures))
+            self._queue.settle(
+                (number, self._job(picture, item, stored.roots, seen, force))
+                for number, picture, item in zip(numbers, pictures, items, strict=True)
+                if item is not None
+            )
+
+    def _move_column(self) -> None:
+        """Have the rows of a column of paths stay where their root has moved."""
+        gone = moves.away(self.conn, self.collection)
+        for old in moves.spots(self.conn, self.collection):
+            if str(old) not in gone or old.root == self._top:
+                continue
+            find = sources.finder(self._top, self.reader.buckets)
+            if not moves.column_moved(
+                self.conn, self.collection, old.root, find, self._read
+            ):
+                continue
+            with db.transaction(self.conn):
+                self._require_ours()
+                moves.record_at(self.conn, self.table, old, Spot(self._top))
+            self._note_move(old, self._top, gone[str(old)])
+
+    def _note_move(self, old: Spot, new: Spot | Root, count: int) -> None:
+        self.summary.notes.append(
+            f"{old} has moved to {new}: {count:,} pictures keep their rows"
+        )
+
+    def _read(self, file: str) -> bytes:
+        return self.reader.read(file, LOCAL_FILES.max_bytes)
+
+    def _find_gone(self, stored: Stored) -> None:
+        """Note what was not met: in folders that were listed, but for those that are
+        closed, it is gone. A new file may have its bytes, and then its row. So may one of
+        another folder, if that is there and the file is not."""
+        spots = moves.spots(self.conn, self.collection)
+        self._told = {place(*one).rstrip("/") for one in spots} | self._listed
+        there: dict[str | None, bool] = {None: False}
+        new_sizes = self._queue.new_sizes()
+        for item, at in stored.unmet():
+            if not self._closed.isdisjoint(folders_of(at)):
+                continue
+            listed = self._told_around(at)
+            if listed in self._listed:
+                self._gone.add(item.id)
+            elif item.size in new_sizes:
+                if listed not in there:
+                    root = folder(listed)
+                    there[listed] = isinstance(root, Path) and moves.is_there(root)
+                if not there[listed] or os.path.lexists(at):
+                    continue
+                self._elsewhere.add(item.id)
+            else:
+                continue
+            self._unmet[item.id] = moves.Known(
+                item.id, item.sha256, item.size, item.mtime_ns, at
+            )
+
+    def _told_around(self, at: str) -> str | None:
+        """The innermost folder around a file that this run or one before was told of."""
+        return next((one for one in folders_of(at) if one in self._told), None)
+
+    def _match_copies(self) -> None:
+        """Settle which new file is which of those that are gone: by its bytes alone where
+        no other has them, else by `moves.pair_copies()`."""
+        known = self._unmet
+        if not known:
+            return
+        sizes = {one.size for one in known.values()}
+        new = [
+            moves.New(number, picture)
+            for number, picture in self._queue.new()
+            if picture.size in sizes
+        ]
+        for other, one in list(moves.pair_copies(list(known.values()), new, self._read)):
+            job = Job(other.picture, one.item, one.sha256)
+            self._queue.settle([(other.number, job)])
+            del known[one.item]
+        for one in known.values():
+            self.movable.setdefault(one.sha256, []).append(one.item)
 
     def jobs(self) -> Iterator[Job]:
         """What was planned, but for what another run does meanwhile.
@@ -597,6 +823,8 @@ class Run:
                 self._drop_stale()
                 self._drop_old_failures()
             summary = self.summary
+            if self.source == "folder":
+                self._keep_folders()  # with those that links led to
             changed = summary.embedded + summary.reused + summary.removed + summary.failed
             db.note_finished(conn, collection, changed > 0)
         send_waiting(conn, collection)
@@ -640,7 +868,7 @@ class Run:
 
     def _write_kept(self, outcome: Outcome) -> None:
         picture = outcome.picture
-        moved = outcome.keep in self._gone
+        moved = outcome.keep in self._gone or outcome.keep in self._elsewhere
         self._gone.discard(outcome.keep)
         root = self._root_id(picture)
         changed = self.conn.execute(
@@ -826,11 +1054,10 @@ class Run:
     def _missing_rows(self) -> set[db.Key]:
         """The rows that earlier runs kept, of files that this run would have met."""
         sql = "select pk, place from _image_similarity_missing where collection_id = ?"
-        listed = {place(root, "").rstrip("/") for root in self._listed}
         return {
             pk
             for pk, at in self.conn.execute(sql, (self.collection.id,)).fetchall()
-            if not listed.isdisjoint(folders_of(at))
+            if self._told_around(at) in self._listed
             and self._closed.isdisjoint(folders_of(at))
         }
 
@@ -857,10 +1084,24 @@ class Run:
             (row["id"],)
             for row in noted
             if (row["pk"], row["path"]) not in self._failed
-            and (self.source != "folder" or row["root"] in self._listed)
+            and (self.source != "folder" or self._was_listed(row["root"], row["path"]))
         ]
         sql = "delete from _image_similarity_failures where id = ?"
         self.conn.executemany(sql, old)
+
+    def _was_listed(self, root: str, path: str) -> bool:
+        return self._told_around(place(root, path)) in self._listed
+
+
+def _folder_of(file: Path) -> Path:
+    """The folder that was named, or the one of a file that was."""
+    absolute = Path(os.path.abspath(file))
+    return absolute if file.is_dir() else absolute.parent
+
+
+def _some(pairs: Iterator[T]) -> Iterator[list[T]]:
+    while some := list(islice(pairs, AT_ONCE)):
+        yield some
 
 
 def _as_listed(picture: sources.Picture) -> sources.Picture:

@@ -27,6 +27,10 @@ class MissingFile(ImageError):
     """There is no picture at a path, a key or an address."""
 
 
+class NotVouched(ImageError):
+    """A picture is in no folder that the user has embedded on this computer."""
+
+
 class EncoderError(ImageSimilarityError):
     """An encoder cannot be made: unknown model, missing or wrong weights."""
 

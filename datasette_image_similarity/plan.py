@@ -18,7 +18,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from .formats import remedy
 from .pipeline import Job
-from .roots import Root, as_root, is_address
+from .roots import Root, as_root, is_address, place
 from .sources import Picture
 
 AT_ONCE = 500  # pictures a query: SQLite may be built for 999 parameters
@@ -129,26 +129,20 @@ class Stored:
         )
         return [Item(*row) for row in rows.fetchall()]
 
-    def gone(self, listed: set[str], closed: set[str]) -> dict[int, str]:
-        """Items, with their hashes, whose file was not met.
-
-        Only those of roots that were `listed` as a whole; nothing is gone from the
-        folders (places) that were `closed`, nor what only a missing extra would look for.
-        """
-        roots = {id: path for id, path in self.roots.items() if path in listed}
+    def unmet(self) -> Iterator[tuple[Item, str]]:
+        """Items whose file was not met, and its place; but for those of a kind that only a
+        missing extra would look for."""
         rows = self._conn.execute(
-            "select id, root_id, path, sha256 from _image_similarity_items i "
+            "select id, pk, root_id, path, size, mtime_ns, sha256 "
+            "from _image_similarity_items i "
             "where collection_id = ? and root_id is not null "
             f"and not exists (select 1 from {SEEN} s where s.id = i.id)",
             (self._collection.id,),
         ).fetchall()
-        return {
-            row["id"]: row["sha256"]
-            for row in rows
-            if row["root_id"] in roots
-            and closed.isdisjoint(folders_of(place(roots[row["root_id"]], row["path"])))
-            and remedy(os.path.splitext(row["path"])[1]) is None
-        }
+        for item in map(Item._make, rows):
+            missing_extra = remedy(os.path.splitext(item.path)[1])
+            if item.root in self.roots and missing_extra is None:
+                yield item, place(self.roots[item.root], item.path)
 
 
 class Queue:
@@ -208,6 +202,77 @@ class Queue:
     def __len__(self) -> int:
         return self._conn.execute(f"select count(*) from {JOBS}").fetchone()[0]
 
+    # Pictures that are not known: see moves.py
+
+    def new(self) -> Iterator[tuple[int, Picture]]:
+        """Their numbers and themselves, in order, as they are when they are met."""
+        last = FIRST
+        sql = (
+            f"select * from {JOBS} where item is null and problem is null and n > ? "
+            f"order by n limit {AT_ONCE}"
+        )
+        while rows := self._conn.execute(sql, (last,)).fetchall():
+            for row in rows:
+                yield row["n"], _job(row).picture
+            last = rows[-1]["n"]
+
+    def has_new(self) -> bool:
+        sql = f"select exists (select 1 from {JOBS} where item is null and problem is null)"
+        return bool(self._conn.execute(sql).fetchone()[0])
+
+    def new_sizes(self) -> set[int]:
+        sql = f"select distinct size from {JOBS} where item is null and problem is null"
+        return {row[0] for row in self._conn.execute(sql)}
+
+    def new_of_size(self, size: int) -> list[tuple[str, str]]:
+        """Roots and paths of those of a size."""
+        self._index("size")
+        sql = f"select root, path from {JOBS} where item is null and size = ?"
+        return [tuple(row) for row in self._conn.execute(sql, (size,)).fetchall()]
+
+    def join_new(
+        self, root: str, prefix: str, where: str, values: dict[str, object]
+    ) -> Pairs:
+        """Items and those that have their paths in another folder."""
+        self._index("path")
+        joined = (
+            f"from _image_similarity_items i join {JOBS} j on j.root = :listed "
+            "and j.path = :put || substr(i.path, :skip + 1) and j.item is null "
+            f"where {where}"
+        )
+        return Pairs(self._conn, joined, {**values, "listed": root, "put": prefix})
+
+    def record_at(self, old: tuple[Root, str], new: tuple[Root, str]) -> None:
+        """Have the pictures of one folder be recorded at another root, with another
+        beginning of their paths."""
+        self._conn.execute(
+            f"update {JOBS} set root = ?, path = ? || substr(path, ?) "
+            "where root = ? and substr(path, 1, ?) = ?",
+            (
+                *(str(new[0]), new[1], len(old[1]) + 1),
+                *(str(old[0]), len(old[1]), old[1]),
+            ),
+        )
+
+    def settle(self, jobs: Iterable[tuple[int, Job | None]]) -> None:
+        """Put jobs in the place of those with these numbers; None is for nothing to do."""
+        for number, job in jobs:
+            if job is None:
+                self._conn.execute(f"delete from {JOBS} where n = ?", (number,))
+            else:
+                picture = job.picture
+                self._conn.execute(
+                    f"update {JOBS} set item = ?, sha256 = ?, path = ?, root = ? "
+                    "where n = ?",
+                    (job.item, job.sha256, picture.path, str(picture.root), number),
+                )
+
+    def _index(self, column: str) -> None:
+        self._conn.execute(
+            f"create index if not exists {JOBS}_{column} "
+            f"on {JOBS.removeprefix('temp.')} ({column})"
+        )
+
     def readable(self) -> bool:
         """Whether any of them is not known to fail."""
         sql = f"select exists (select 1 from {JOBS} where problem is null)"
@@ -237,6 +302,25 @@ class Queue:
             self._last = row["n"] - 1
 
 
+class Pairs:
+    """Items, each with a file in the queue that has its path."""
+
+    def __init__(
+        self, conn: sqlite3.Connection, joined: str, values: dict[str, object]
+    ) -> None:
+        self._conn, self._joined, self._values = conn, joined, values
+        self.count: int = conn.execute(f"select count(*) {joined}", values).fetchone()[0]
+
+    def sample(self, count: int) -> list[tuple[str, int, str, int]]:
+        """Of so many of them SHA-256 and size, then place and size of the file."""
+        rows = self._conn.execute(
+            f"select i.sha256, i.size, j.file, j.size {self._joined} "
+            f"order by i.sha256 limit {int(count)}",
+            self._values,
+        )
+        return [(sha, size, os.fsdecode(file), now) for sha, size, file, now in rows]
+
+
 def _insert(conn: sqlite3.Connection, sql: str, rows: Iterable[tuple]) -> None:
     """Insert rows into a temporary table, which takes no lock on the database."""
     conn.execute("begin")
@@ -263,14 +347,6 @@ def _job(row: sqlite3.Row) -> Job:
         missing=bool(row["missing"]),
     )
     return Job(picture, row["item"], row["sha256"])
-
-
-def place(root: str | Root, path: str) -> str:
-    """Where a file is, whichever of the folders around it is its root."""
-    root = str(root)
-    if os.sep != "/":
-        root = root.replace(os.sep, "/")
-    return f"{root.rstrip('/')}/{path}"
 
 
 def folders_of(place: str) -> Iterator[str]:

@@ -139,3 +139,16 @@ def is_object(file: str) -> bool:
 def is_address(file: str) -> bool:
     """Whether a place is on the web."""
     return ADDRESS.match(file) is not None
+
+
+def place(root: str | Root, path: str) -> str:
+    """Where a file is, whichever of the folders around it is its root."""
+    root = str(root)
+    if os.sep != "/":
+        root = root.replace(os.sep, "/")
+    return f"{root.rstrip('/')}/{path}"
+
+
+def contains(root: str | Root, folder: str | Root) -> bool:
+    """Whether a root is a folder, or around it."""
+    return place(folder, "").startswith(place(root, ""))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from .buckets import Buckets, Object
+from .choosing import LINKS, Choice
 from .database import (
     PREFIX,
     Collection,
@@ -35,9 +36,9 @@ from .database import (
     quote,
     thumbnail_sql,
 )
-from .errors import CollectionError, ImageError, MissingFile
+from .errors import CollectionError, ImageError, MissingFile, NotVouched
 from .formats import picture_suffixes
-from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object
+from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object, place
 
 if TYPE_CHECKING:
     from .fetch import Fetcher
@@ -127,6 +128,19 @@ def find_place(root: Root, path: str) -> str:
     return str(locate(root, path)) if isinstance(root, Path) else root.locate(path)
 
 
+def find_vouched(vouched: Iterable[Root], root: object, path: object) -> str:
+    """Where a picture is whose root and path a database names, if it is in one of the
+    folders that the user vouched for, which may lie inside that root. Raises ImageError."""
+    if isinstance(root, str) and isinstance(path, str):
+        at = place(root, path)
+        for one in vouched:
+            if str(one) == root:
+                return find_place(one, path)
+            if not isinstance(one, WebRoot) and at.startswith(place(one, "")):
+                return find_place(one, at.removeprefix(place(one, "")))
+    raise NotVouched("may not be read: its folder was noted for no embed of this user")
+
+
 class Reader:
     """Reads pictures wherever they are: in files, in buckets, on the web.
 
@@ -159,12 +173,8 @@ class Reader:
     def read_noted(
         self, roots: Iterable[Root], root: object, path: object, max_bytes: int
     ) -> bytes:
-        """The bytes of a file whose root a database names, where that is among `roots`:
-        those that the user vouched for. Raises ImageError."""
-        for one in roots:
-            if str(one) == str(root):
-                return self.read(find_place(one, str(path)), max_bytes)
-        raise ImageError("may not be read: its folder was noted for no embed of this user")
+        """The bytes of a file that `find_vouched()` finds. Raises ImageError."""
+        return self.read(find_vouched(roots, root, path), max_bytes)
 
     @property
     def cache_problem(self) -> str | None:
@@ -279,7 +289,7 @@ class _Objects:
         file = f"{self.root.scheme}://{self.root.bucket}/{found.key}"
         return Picture(pk, path, self.root, file, found.size, found.mtime_ns)
 
-    def listed(self) -> Iterator[Picture]:
+    def listed(self, choice: Choice) -> Iterator[Picture]:
         """The pictures that the bucket lists, by the rules for folders, in order of key.
 
         Where it stops answering on the way, the last is a picture with that problem.
@@ -287,7 +297,10 @@ class _Objects:
         try:
             for found in self._buckets.objects(self.root):
                 path = found.key.removeprefix(self.root.start)
-                if not path.lower().endswith(picture_suffixes()) or _is_hidden(path):
+                if not path or path.endswith("/") or not choice.takes_key(path):
+                    continue  # a key that ends in "/" stands for a folder
+                if not path.lower().endswith(picture_suffixes()):
+                    choice.skipped.add_file(path.rpartition("/")[2])
                     continue
                 try:
                     if self.root.locate(path) != f"{self.root}/{path}":
@@ -318,11 +331,6 @@ class _Addresses:
             return Picture(pk, path, self.root, problem=str(error))
 
 
-def _is_hidden(path: str) -> bool:
-    """Whether a part of a key would hide a file: `.a.jpg`, but not `../a.jpg`."""
-    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
-
-
 def _inside(real: str, folder: str) -> bool:
     """Whether a real place is a folder, or in it."""
     return real == folder or real.startswith(os.path.join(folder, ""))
@@ -344,16 +352,29 @@ def _shown(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def bucket_pictures(roots: Iterable[BucketRoot], buckets: Buckets) -> Iterator[Picture]:
+def listed(
+    places: Iterable[Path | BucketRoot], choice: Choice, buckets: Buckets
+) -> Iterator[Picture]:
+    """Pictures in folders, single files and buckets, those here first."""
+    places = list(places)
+    yield from folder_pictures((one for one in places if isinstance(one, Path)), choice)
+    roots = (one for one in places if isinstance(one, BucketRoot))
+    yield from bucket_pictures(roots, buckets, choice)
+
+
+def bucket_pictures(
+    roots: Iterable[BucketRoot], buckets: Buckets, choice: Choice | None = None
+) -> Iterator[Picture]:
     """Pictures below roots in buckets, in order of key.
 
-    By the rules for folders: what ends like a picture counts, hidden ones do not, and of
-    two roots, one in the other, the outer one has them all.
+    By the rules for folders: what ends like a picture counts, hidden ones and what `choice`
+    leaves out do not, and of two roots, one in the other, the outer one has them all.
     """
+    choice = choice or Choice()
     given = list(dict.fromkeys(roots))
     for root in given:
         if not any(other != root and f"{root}/".startswith(f"{other}/") for other in given):
-            yield from _object(root, buckets) or _Objects(root, buckets).listed()
+            yield from _object(root, buckets) or _Objects(root, buckets).listed(choice)
 
 
 def _object(root: BucketRoot, buckets: Buckets) -> list[Picture]:
@@ -364,27 +385,38 @@ def _object(root: BucketRoot, buckets: Buckets) -> list[Picture]:
     return [] if picture.missing else [picture]
 
 
-def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
+def folder_pictures(
+    paths: Iterable[str | Path], choice: Choice | None = None
+) -> Iterator[Picture]:
     """Pictures in folders (recursively, in order of name) and single files.
 
     The root is the folder given, or the folder of a file given. In folders only files
-    that end like pictures count, hidden ones do not, and links to folders are not
-    followed. A file met twice is listed once: under its own name rather than a link's,
-    in the outer one of two folders. A folder that cannot be listed is a picture with a
-    problem.
+    that end like pictures count; hidden ones and what `choice` leaves out do not, nor do
+    links to folders unless it follows them: then a folder outside the one given is a root
+    of its own. `choice.skipped` counts what does not count. A file met twice is listed
+    once: under its own name rather than a link's, in the outer one of two folders. A folder
+    that cannot be listed is a picture with a problem.
 
     Raises CollectionError when a path does not exist, or no database can hold its name.
     """
-    given = {one.real: one for one in reversed([_given(Path(path)) for path in paths])}
+    choice = choice or Choice()
+    given = {one.real: one for one in reversed([_given(Path(p), choice) for p in paths])}
     outermost = [
         one
         for one in reversed(given.values())
         if not any(other.meets_given(one) for other in given.values() if other is not one)
     ]
     linked: set[str] = set()
-    for one in outermost:
-        for picture, is_link in one.pictures():
-            if is_link and picture.file is not None:
+    waiting = list(outermost)
+    for one in waiting:
+        for found in one.entries():
+            if isinstance(found, _LinkedFolder):
+                to = one.followed(found, outermost, linked)
+                if to is not None:
+                    waiting.append(to)
+                continue
+            picture, is_link = found
+            if (is_link or one.was_followed) and picture.file is not None:
                 if any(
                     other.meets(picture.file, picture_suffixes()) for other in outermost
                 ):
@@ -395,11 +427,11 @@ def folder_pictures(paths: Iterable[str | Path]) -> Iterator[Picture]:
             yield picture
 
 
-def _given(path: Path) -> _Given:
+def _given(path: Path, choice: Choice) -> _Given:
     if not os.path.exists(path):
         raise CollectionError(f"{path} does not exist")
     absolute = Path(os.path.abspath(path))
-    given = _Given(absolute, os.path.realpath(path), path.is_dir())
+    given = _Given(absolute, os.path.realpath(path), path.is_dir(), choice)
     if not _is_unicode(str(given.root)):
         raise CollectionError(
             f"{_shown(str(given.root))}: the name is not valid UTF-8. Rename the folder"
@@ -407,67 +439,140 @@ def _given(path: Path) -> _Given:
     return given
 
 
+class _LinkedFolder(NamedTuple):
+    """A link to a folder, by its path inside the folder given and where it leads."""
+
+    inside: str
+    real: str
+
+
 class _Given(NamedTuple):
-    """A folder or a file that was named."""
+    """A folder or a file that was named, or that a followed link leads to."""
 
     absolute: Path
     real: str
     is_folder: bool
+    choice: Choice
+    inside: str = ""  # where in the folder the walk begins
+    was_followed: bool = False
 
     @property
     def root(self) -> Path:
         return self.absolute if self.is_folder else self.absolute.parent
 
     def meets_given(self, other: _Given) -> bool:
-        """Whether `pictures()` comes past another of the given ones."""
+        """Whether `entries()` comes past another of the given ones."""
         return self.meets(other.real, ("",) if other.is_folder else picture_suffixes())
 
     def meets(self, real: str, suffixes: tuple[str, ...]) -> bool:
-        """Whether `pictures()` comes past a real place without following a link."""
+        """Whether `entries()` comes past a real place without following a link."""
         if not self.is_folder:
             return real == self.real
-        inside = real[len(self.real.rstrip(os.sep)) :]
-        hidden = f"{os.sep}." in inside
-        return _inside(real, self.real) and not hidden and real.lower().endswith(suffixes)
+        if not _inside(real, self.real) or not real.lower().endswith(suffixes):
+            return False
+        inside = real[len(self.real.rstrip(os.sep)) + 1 :].replace(os.sep, "/")
+        return not self.choice.excludes_inside(inside)
 
-    def pictures(self) -> Iterator[tuple[Picture, bool]]:
-        """Pictures, and whether each is a link."""
+    def followed(
+        self, link: _LinkedFolder, outermost: list[_Given], followed: set[str]
+    ) -> _Given | None:
+        """What to list because of a link to a folder, if anything. A folder that is listed
+        anyway needs no link, and one around the folder given would lead in a circle."""
+        if not self.choice.follow_links or _inside(self.real, link.real):
+            self.choice.skipped.add(LINKS, link.inside)
+            return None
+        if link.real in followed or any(one.meets(link.real, ("",)) for one in outermost):
+            return None
+        followed.add(link.real)
+        if _inside(link.real, self.real):
+            return self._replace(inside=link.inside, was_followed=True)
+        return _Given(Path(link.real), link.real, True, self.choice, was_followed=True)
+
+    def entries(self) -> Iterator[tuple[Picture, bool] | _LinkedFolder]:
+        """Pictures, and whether each is a link; and links to folders."""
         root = _Root(self.root)
         if not self.is_folder:
             yield root.picture(self.absolute.name), self.absolute.is_symlink()
             return
-        waiting = [""]  # folders whose turn comes, the next one last
+        waiting = [self.inside]  # folders whose turn comes, the next one last
         while waiting:
             inside = waiting.pop()
             folder = os.path.join(self.real, inside) if inside else self.real
+            prefix = f"{inside}/" if inside else ""
             try:
-                names, links, subfolders = _listed(folder)
+                names, links, subfolders, linked = _listed(folder, prefix, self.choice)
             except OSError as error:
                 problem = f"a folder that cannot be listed: {error.strerror}"
                 path = _shown(inside) or "."
                 yield Picture(path=path, root=self.root, problem=problem), False
                 continue
-            prefix = f"{inside}/" if inside else ""
             for name in names:
                 yield root.picture(prefix + name), name in links
+            for name in linked:
+                real = os.path.realpath(os.path.join(folder, name))
+                yield _LinkedFolder(prefix + name, real)
             waiting += [prefix + name for name in reversed(subfolders)]
 
 
-def _listed(folder: str) -> tuple[list[str], set[str], list[str]]:
-    """Names in a folder, sorted: of pictures, those of them that are links, of folders."""
-    names, links, subfolders = [], set(), []
+def _listed(
+    folder: str, prefix: str, choice: Choice
+) -> tuple[list[str], set[str], list[str], list[str]]:
+    """Names in a folder, sorted: of pictures, those of them that are links, of folders, of
+    links to folders. All else is counted as skipped."""
+    names, links, subfolders, linked = [], set(), [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            why = choice.why(name, prefix + name, folder=is_folder)
+            if why is not None:
+                choice.skipped.add(why, name)
+            elif is_folder:
                 subfolders.append(name)
-            elif name.lower().endswith(picture_suffixes()) and not entry.is_dir():
+            elif _leads_to_folder(entry):
+                linked.append(name)
+            elif name.lower().endswith(picture_suffixes()):
                 names.append(name)
                 if entry.is_symlink():
                     links.add(name)
-    return sorted(names), links, sorted(subfolders)
+            else:
+                choice.skipped.add_file(
+                    name, "." not in name and _looks_like_picture(entry)
+                )
+    return sorted(names), links, sorted(subfolders), sorted(linked)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a circle of links
+        return False
+
+
+def _looks_like_picture(entry: os.DirEntry[str]) -> bool:
+    """Whether a file without a suffix begins like a picture."""
+    try:
+        if not entry.is_file():
+            return False  # reading from a pipe would wait
+        with open(entry.path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return False
+    from .image_worker import OURS, kind_of
+
+    return kind_of(start) in OURS | {"HEIC", "JPEG XL", "Photoshop", "SVG"}
+
+
+def _files(root: Root, buckets: Buckets | None) -> _Root | _Objects | _Addresses:
+    """What finds the pictures under a root by their paths."""
+    if isinstance(root, Path):
+        return _Root(root)
+    return _Addresses(root) if isinstance(root, WebRoot) else _Objects(root, buckets)
+
+
+def finder(root: Root, buckets: Buckets) -> Callable[[str], Picture]:
+    """What gives the picture at a path under a root."""
+    return _files(root, buckets).picture
 
 
 def column_pictures(
@@ -483,13 +588,7 @@ def column_pictures(
     `where` is a SQL condition of the user's own; `buckets` are needed for a root in one,
     which is asked for each object. Raises CollectionError when it is not valid SQL.
     """
-    files: _Root | _Objects | _Addresses
-    if isinstance(root, Path):
-        files = _Root(root)
-    elif isinstance(root, WebRoot):
-        files = _Addresses(root)
-    else:
-        files = _Objects(root, buckets)
+    files = _files(root, buckets)
 
     def picture(row: tuple[Key | None, object]) -> Picture:
         pk, value = row
@@ -541,6 +640,32 @@ def blob_pictures(
             yield Picture(pk=pk, problem=problem)
         else:
             yield Picture(pk=pk, size=int(size))
+
+
+def require_column(source: SourceTable, column: str) -> str:
+    """The column as the table calls it. Raises CollectionError where there is none."""
+    names = {name.lower(): name for name in source.columns}
+    if column.lower() not in names:
+        raise CollectionError(
+            f"{source.name!r} has no column {column!r}; it has {', '.join(source.columns)}"
+        )
+    return names[column.lower()]
+
+
+def require_rows(conn: sqlite3.Connection, source: SourceTable, where: str | None) -> None:
+    """Raise CollectionError where a table has no rows, or none that a condition fits."""
+    sql = (
+        f"select 1 from {quote(source.name)} {f'where ({where})' if where else ''} limit 1"
+    )
+    try:
+        found = conn.execute(sql).fetchone()
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        if not where:
+            raise
+        raise CollectionError(f"--where {where!r}: {error}") from None
+    if found is None:
+        which = f"no row for which {where}" if where else "no rows"
+        raise CollectionError(f"{source.name!r} has {which}: there is nothing to embed")
 
 
 def read_blob(conn: sqlite3.Connection, source: SourceTable, column: str, pk: Key) -> bytes:

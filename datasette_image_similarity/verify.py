@@ -14,12 +14,13 @@ from hashlib import sha256
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from . import index
+from . import index, trust
 from .errors import CollectionError, DatabaseError, EncoderError, StoreError
 from .explore import albums
 from .explore.decisions import last_scan
 from .explore.evaluations import damaged_runs, forget_run
 from .explore.map import map_status, read_points
+from .moves import away
 from .stores.items import vector_of_item
 from .stores.opening import store_url
 from .tables import ROOTLESS, check_tables
@@ -63,7 +64,9 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
         Fault("(all)", what, count, mends=not what.startswith(ROOTLESS))
         for what, count in found.items()
     ]
+    noted = set(map(str, trust.trusted_roots(db.file_of(conn))))
     for collection in db.collections(conn):
+        faults += _verify_folders(conn, collection, noted)
         try:
             with db.transaction(conn):
                 faults += _verify(conn, collection, repair)
@@ -73,6 +76,26 @@ def verify_database(conn: sqlite3.Connection, *, repair: bool = False) -> list[F
             if repair or not found or not str(error).startswith("no such "):
                 raise
     return faults
+
+
+def _verify_folders(
+    conn: sqlite3.Connection, collection: db.Collection, noted: set[str]
+) -> list[Fault]:
+    """Folders that this user has embedded and that are not there any more. On another
+    computer none are to be expected."""
+    if not db.table_exists(conn, f"{db.PREFIX}roots"):
+        return []
+    return [
+        Fault(
+            collection.table,
+            f"pictures in {folder}, which is not there: connect the drive, or embed the "
+            "folder that it has become",
+            count,
+            mends=False,
+        )
+        for folder, count in away(conn, collection).items()
+        if folder in noted
+    ]
 
 
 def _verify_count(

@@ -91,6 +91,8 @@ def test_embed_as_json_prints_one_object_alone(tmp_path: Path, few: Path) -> Non
         "missing": 0,
         "kept_rows": 0,
         "stopped": False,
+        "skipped": {},
+        "notes": [],
     }
 
 
@@ -244,6 +246,7 @@ def test_status(copied: Path, tmp_path: Path) -> None:
         "store": "",
         "store_index": None,
         "unsent": 0,
+        "away": {},
         "map": None,
         "default": True,
         "behind": 0,

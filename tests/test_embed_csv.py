@@ -126,7 +126,9 @@ def test_the_root_is_the_folder_of_the_csv_or_the_one_given(
 ) -> None:
     file = written(tmp_path, PRODUCTS)
     path = tmp_path / "shop.db"
-    assert answer("embed", path, "--csv", file, *OPTIONS)["failed"] == 3
+    result = command("embed", path, "--csv", file, *OPTIONS)
+    assert result.exit_code == 1
+    assert "3 failed" in result.output
     done = answer("embed", path, "--csv", file, "--root", photos, *OPTIONS)
     assert (done["embedded"], done["failed"]) == (3, 0)
     assert value(path, "select count(*) from _image_similarity_failures") == 0

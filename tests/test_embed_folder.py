@@ -188,7 +188,7 @@ def test_two_folders_may_hold_files_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     assert embed(path, [tmp_path / "one", tmp_path / "two"]).embedded == 2
     assert counts(embed(path)) == (0, 0, 2, 0, 0)
-    assert sql(path, "select path from images") == [("x.png",), ("x.png",)]
+    assert sql(path, "select path from images") == [("one/x.png",), ("two/x.png",)]
 
 
 def test_without_a_path_the_folders_known_are_looked_at_again(

@@ -138,9 +138,29 @@ def test_folders_here_and_there_nested_ones_once(
     summary = embed(path, [photos, f"{CLOUD}/red", CLOUD])
     assert (summary.failed, summary.embedded + summary.reused) == (0, 30)
     assert {row[0] for row in sql(path, "select path from _image_similarity_roots")} == {
-        str(photos),
-        CLOUD,
+        str(photos.parent),
+        "s3://photos",
     }
+    for source in (None, [CLOUD, photos]):
+        assert counts(embed(path, source, prune=True)) == (0, 0, 30, 0, 0)
+    assert "summer/red/0.png" in paths(path)
+
+
+def test_what_nobody_wants_is_left_out_of_buckets_too(summer: Server, path: Path) -> None:
+    data = picture("blue", 77)
+    bad = (
+        "@eaDir/1.png",
+        "red/@eaDir/x/2.png",
+        "red/@eaDir/3.png",
+        "raw/4.png",
+        ".h/5.png",
+    )  # beside .trash/old.png
+    summer.put_many({f"summer/{key}": data for key in (*bad, "6.psd", "red/7.tmp.png")})
+    summary = embed(path, CLOUD, exclude=["raw/", "*.tmp.*"])
+    assert summary.embedded + summary.reused == 6
+    assert summary.skipped == {"excluded": 5, "hidden": 1, ".psd": 1, ".txt": 1}
+    assert counts(embed(path, prune=True)) == (0, 0, 6, 0, 0)
+    assert embed(path, exclude=["red"]).missing > 0
 
 
 def test_more_than_a_page_of_objects(bucket: Server, path: Path) -> None:

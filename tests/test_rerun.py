@@ -215,7 +215,7 @@ def test_prune_spares_other_folders_and_rows_of_the_users_own(
     sql(path, "insert into images (path) values ('by hand')")
     assert embed(path, few, prune=True).removed == 1
     kept = [row[0] for row in sql(path, "select path from images order by id")]
-    assert kept == ["b.png", "c.png", "d.png", "o.png", "by hand"]
+    assert kept == ["b.png", "c.png", "d.png", "other/o.png", "by hand"]
     assert embed(path, few / "b.png", prune=True).removed == 0
 
 

@@ -211,10 +211,11 @@ def test_an_encoder_that_became_another_is_told(copied: Path) -> None:
         assert "an encoder that is not the one it was made with" in result.output
 
 
-def test_a_root_goes_back_to_its_collection(copied: Path, photos: Path) -> None:
+def test_a_root_goes_back_to_its_collection(copied: Path) -> None:
     """With another's, `embed` would add the same files to the user's table once more."""
+    folder = value(copied, "select path from _image_similarity_roots")
     assert (
-        command("embed", copied, photos, "--model", "hog", "--name", "far").exit_code == 0
+        command("embed", copied, folder, "--model", "hog", "--name", "far").exit_code == 0
     )
     swapped = "update _image_similarity_roots set collection_id = {} where id = {}"
     for collection, root in ((9, 1), (1, 2), (2, 1)):

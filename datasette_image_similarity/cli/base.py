@@ -222,11 +222,17 @@ class Reporter:
     def summary(self, summary: Any) -> None:
         if self.idle and not (summary.embedded or summary.reused or summary.removed):
             return
+        for note in summary.notes:
+            self.line(note)
         for picture, reason in summary.failures[:50]:
             self.line(f"Failed: {picture.label}: {reason}")
         if len(summary.failures) > 50:
             more = len(summary.failures) - 50
             self.line(f"… and {more:,} more: see _image_similarity_failures")
+        if summary.skipped:
+            self.line(f"Skipped: {summary.skipped}")
+            for remedy in summary.skipped.remedies():
+                self.line(remedy)
         if summary.cache_problem:
             self.once(f"Downloads were not kept: {summary.cache_problem}")
         if summary.is_there and "https:" in summary.new_roots:
@@ -249,7 +255,7 @@ class Reporter:
         if summary.removed:
             parts.append(f"{summary.removed:,} removed")
         if summary.missing:
-            parts.append(f"{summary.missing:,} missing (--prune deletes them)")
+            parts.append(f"{summary.missing:,} missing or excluded (--prune deletes them)")
         self.line(f"{', '.join(parts)} in {summary.seconds:.1f} seconds")
         if summary.kept_rows:
             self.line(

@@ -90,6 +90,25 @@ class _Place(click.ParamType):
 )
 @click.option("--where", help="SQL condition: embed only these rows of the table")
 @click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out files and folders by gitignore's rules; may be repeated. Kept for the "
+    "next run, until other patterns are given, or '' for none",
+)
+@click.option(
+    "--default-excludes/--no-default-excludes",
+    default=None,
+    help="Leave out what NAS boxes, systems and photo programs add, such as @eaDir, "
+    "#recycle, $RECYCLE.BIN, lost+found and *.lrdata. On at first; kept for the next run",
+)
+@click.option(
+    "--follow-links/--no-follow-links",
+    default=None,
+    help="Go on in linked folders, also outside the folder. Off at first; kept for the "
+    "next run",
+)
+@click.option(
     "--allow-private-addresses",
     is_flag=True,
     help="Fetch from this computer and its network as well, with --url-column",
@@ -184,15 +203,20 @@ class _Place(click.ParamType):
 @click.option(
     "--prune",
     is_flag=True,
-    help="Delete the vectors of missing files and, in a table made of folders, their rows, "
-    "except rows in which you wrote something",
+    help="Delete the vectors of missing or excluded files and, in a table of folders, "
+    "their rows, except rows in which you wrote something",
 )
 @click.option(
     "--prune-rows",
     is_flag=True,
     help="As --prune, and delete those rows, too, with all that you wrote in them",
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 if any picture fails")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if any picture fails or is of a kind that cannot be read, such as "
+    ".psd. Without it, only if all fail",
+)
 @click.option("--no-thumbnails", is_flag=True, help="Do not store thumbnails")
 @click.option("--watch", is_flag=True, help="Go on embedding new and changed pictures")
 @click.option(
@@ -223,6 +247,9 @@ def embed(
     label_from_folder: bool,
     places: bool | None,
     where: str | None,
+    exclude: tuple[str, ...],
+    default_excludes: bool | None,
+    follow_links: bool | None,
     allow_private_addresses: bool,
     model: str | None,
     weights: str | None,
@@ -302,6 +329,9 @@ def embed(
         "root": root,
         "pk": pk,
         "where": where,
+        "exclude": exclude or None,
+        "default_excludes": default_excludes,
+        "follow_links": follow_links,
         "label_from_folder": label_from_folder,
         "places": places,
         "metric": metric,
@@ -339,8 +369,9 @@ def embed(
         sys.exit(130)
     if not watch and any(one.is_there for one in summaries.values()):
         say.line(look_at(output or database, table))
-    if strict and any(one.failed for one in summaries.values()):
-        sys.exit(1)
+    for one in summaries.values():
+        if one.all_failed or (strict and (one.failed or one.skipped.pictures)):
+            sys.exit(1)
 
 
 def _check_source(

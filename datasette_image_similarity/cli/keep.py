@@ -80,6 +80,10 @@ def status(database: Path, as_json: bool) -> None:
         for line in _notes_in_lines(one) if one.noted else ():
             echo(line)
         echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
+        for folder, count in one.away.items():
+            echo(f"  not there    {folder}: {count:,} pictures")
+        if one.away:
+            echo("               (connect the drive, or embed the folder they are in now)")
         echo(f"  changed      {one.updated_at or 'not finished'}")
         echo(f"  index        {_index_in_words(one)}")
         echo(f"  map          {_map_in_words(one)}")

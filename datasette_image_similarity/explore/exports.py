@@ -96,8 +96,7 @@ class Exported:
 class TrustedFiles:
     """Pictures for a command: files in folders that the user has vouched for.
 
-    `roots` are these folders; a picture is looked for in the one that was recorded for it.
-    `reader` reads them.
+    `roots` are these folders; `reader` reads them.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class TrustedFiles:
         reader: sources.Reader,
     ) -> None:
         self.conn, self.collection, self.source = conn, collection, source
-        self.trusted = {str(root): root for root in roots}
+        self.trusted = roots
         self.reader = reader
 
     holds = "original"
@@ -118,8 +117,7 @@ class TrustedFiles:
         if self.collection.source == "blob":
             about = (self.conn, self.source, self.collection.column, entry.key)
             return unchanged(sources.read_blob(*about), entry)
-        root = self.trusted.get(entry.root or "")
-        file = sources.find_place(root, entry.path) if root and entry.path else None
+        file = sources.find_vouched(self.trusted, entry.root, entry.path)
         limit = LOCAL_FILES.max_bytes
         return read_original(lambda file: self.reader.read(file, limit), file, entry)
 

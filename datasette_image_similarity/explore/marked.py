@@ -21,8 +21,8 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from .. import sources, trust
-from ..errors import CollectionError, ImageError
-from ..roots import Root
+from ..errors import CollectionError, ImageError, NotVouched
+from ..roots import Root, as_root, contains
 from .facts import Facts, facts_of
 
 FORMATS = (".csv", ".json", ".sh")
@@ -214,11 +214,14 @@ def _movable(
             f"The pictures of {collection.table!r} lie in a column of the table: there are "
             "no files to move. Export to .csv"
         )
-    trusted = {str(root): root for root in trust.trusted_roots(db.file_of(conn))}
     recorded = db.roots(conn, collection)
-    roots = {id: trusted[at] for id, at in recorded.items() if at in trusted}
+    vouched = [
+        one
+        for one in trust.trusted_roots(db.file_of(conn))
+        if any(contains(str(root), one) for root in recorded.values())
+    ]
     folder = Path(to).absolute()
-    for root in roots.values():
+    for root in vouched:
         if isinstance(root, Path) and folder.resolve().is_relative_to(root.resolve()):
             raise CollectionError(
                 f"{to} lies inside {root}, where embed would find the pictures again: "
@@ -233,27 +236,32 @@ def _movable(
     found: list[Movable] = []
     left_out: Counter[str] = Counter()
     for one in marked:
-        root = roots.get(root_of.get(one.pk))
+        root = recorded.get(root_of.get(one.pk))
         try:
-            found.append(_file_to_move(root, one))
+            found.append(_file_to_move(vouched, root, one))
         except ImageError as error:
             left_out[str(error)] += 1
     return found, dict(left_out)
 
 
-def _file_to_move(root: Root | None, one: Decision) -> Movable:
+def _file_to_move(vouched: list[Root], root: object, one: Decision) -> Movable:
     """Raises ImageError for what cannot or should not be moved."""
-    if root is None or one.path is None:
+    if not isinstance(root, str) or one.path is None:
         raise ImageError("in folders that this user has not embedded from")
-    if not isinstance(root, Path):
+    recorded = as_root(root)
+    if not isinstance(recorded, Path):
         raise ImageError("in buckets or on the web: there are no files to move")
-    file = sources.locate(root, one.path)
-    top = root.resolve()
+    try:
+        file = Path(sources.find_vouched(vouched, root, one.path))
+    except NotVouched:
+        raise ImageError("in folders that this user has not embedded from") from None
+    top = recorded.resolve()
     if (top / one.path).is_symlink():
         raise ImageError("links to other files")
     if not re.fullmatch("[0-9a-f]{64}", one.sha256):
         raise ImageError("without a usable SHA-256")
-    return Movable(file, one.bytes, one.sha256, file.relative_to(top))
+    below = file.relative_to(top) if file.is_relative_to(top) else PurePath(file.name)
+    return Movable(file, one.bytes, one.sha256, below)
 
 
 def script(files: list[Movable], to: Path, table: str) -> str:

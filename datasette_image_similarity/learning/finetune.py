@@ -27,6 +27,7 @@ from ..encoders.families import family_of
 from ..encoders.network import device_named
 from ..errors import CollectionError, EncoderError
 from ..explore.vectors import Say
+from ..moves import spots
 from ..roots import Root, WebRoot
 from . import checkpoint
 from .parts import divided
@@ -239,7 +240,7 @@ def _embed_arguments(
     conn: sqlite3.Connection, collection: db.Collection, spec: EncoderSpec, file: Path
 ) -> tuple[str, ...]:
     """What makes a collection beside this one, of the same pictures, by these weights."""
-    roots = list(db.roots(conn, collection).values())
+    roots = list(map(str, spots(conn, collection)))
     options = {"table": collection.table, "name": file.stem, "model": spec.model}
     options |= {"weights": str(file), "size": str(spec.input.size), "fit": spec.input.fit}
     options |= {"pooling": spec.pooling, "metric": collection.metric}

@@ -109,6 +109,11 @@ def _copy_items(
     """The same roots, items and failures, with ids of their own and no vectors yet."""
     both = {"old": parent.id, "new": made.id}
     conn.execute(
+        "update _image_similarity_collections set run_settings = (select run_settings "
+        "from _image_similarity_collections where id = :old) where id = :new",
+        both,
+    )
+    conn.execute(
         "insert into _image_similarity_roots (collection_id, path) "
         "select :new, path from _image_similarity_roots where collection_id = :old",
         both,

@@ -124,7 +124,7 @@ async def _looked_at(
     """What a collection holds, as far as there is time to count it; keys of pictures."""
 
     def look(conn: sqlite3.Connection, counted: bool = True) -> tuple[Status, list[str]]:
-        status = collection_status(conn, collection, counted=counted)
+        status = collection_status(conn, collection, counted=counted, folders=False)
         return status, spread(conn, collection)
 
     try:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from ..errors import (
 from ..images import LOCAL_FILES, Crop, Decoded, DecoderPool, Limits, Request
 from ..index import IndexCache
 from ..pipeline import finished_vector
-from ..roots import Root, WebRoot, is_address, is_object
+from ..roots import Root, WebRoot, contains, is_address, is_object
 from ..text_helper import TextHelper
 from .answering import answering
 from .compat import configured_tables
@@ -384,17 +384,28 @@ class Service:
     ) -> list[Root]:
         """Folders and buckets that pictures may be read from.
 
-        Of those recorded in the database, the ones that `embed` has noted for it in the
-        configuration folder of the user who runs Datasette; then those configured. The
-        web has to be configured: who looks at a page should have us fetch nothing.
+        Of those recorded in the database, or inside them, the ones that `embed` has noted
+        for it in the configuration folder of the user who runs Datasette; then those
+        configured. The web has to be configured: who looks at a page should have us fetch
+        nothing.
         """
+        return self._noted_roots(db, recorded) + config.root_paths
+
+    def _noted_roots(self, db: Database, recorded: list[str]) -> list[Root]:
         noted = trust.trusted_roots(db.path) if db.path is not None else []
-        usable = [one for one in noted if str(one) in recorded and one != WebRoot()]
-        return usable + config.root_paths
+        return [
+            one
+            for one in noted
+            if one != WebRoot() and any(contains(root, one) for root in recorded)
+        ]
 
     def file_of(self, db: Database, root: str, path: str, config: Config) -> str | None:
         """Where a picture is, when it lies in a folder or bucket that may be shown."""
-        for one in self.trusted_roots(db, [root], config):
+        vouched = self._noted_roots(db, [root])
+        with suppress(ImageError):
+            local = [one for one in config.root_paths if one != WebRoot()]
+            return sources.find_vouched(vouched + local, root, path)
+        for one in config.root_paths:
             if not isinstance(one, Path) and str(one) != root:
                 continue  # a folder may have moved; what is elsewhere is what it is called
             try:
