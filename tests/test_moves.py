@@ -522,3 +522,19 @@ def test_a_derived_collection_finds_the_same_folders(tmp_path: Path, path: Path)
         summary = embed(path, name=name, encoder=None)
         assert (summary.embedded + summary.reused, summary.unchanged) == (1, 24)
         assert summary.skipped == {"excluded": 1}
+
+
+def test_a_row_that_was_kept_for_a_missing_file_moves_along(
+    tmp_path: Path, path: Path
+) -> None:
+    old = library(tmp_path / "disk1")
+    embed(path, old)
+    with_stars(path)
+    (old / "a.png").unlink()
+    assert embed(path, prune=True).kept_rows == 1
+    old.rename(tmp_path / "disk2")
+    embed(path, tmp_path / "disk2", prune=True)
+    (tmp_path / "disk2" / "a.png").write_bytes(picture("blue", 3))
+    embed(path)
+    assert value(path, "select stars / id from images where path = 'a.png'") == 10
+    assert len(rows(path)) == 4
