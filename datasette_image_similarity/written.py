@@ -20,20 +20,9 @@ EMBEDDED = (
     *("path", "folder", "name", "width", "height", "format", "bytes", "sha256"),
     *("taken_at", "camera", "latitude", "longitude"),
 )
-LABEL_IS_FOLDER_SQL = (
-    "exists (select 1 from (select replace(r.path, '\\', '/') || '/' || i.path as place "
-    "from _image_similarity_items i join _image_similarity_roots r on r.id = i.root_id "
-    "where i.pk = k.value) "
-    # rtrim() leaves what comes before the file's name
-    "where substr(rtrim(place, replace(place, '/', '')), -length({label}) - 2) "
-    "= '/' || {label} || '/')"
-)
-# What a default like current_timestamp gave: a time within minutes of the embedding.
-TIME_OF_EMBEDDING_SQL = (
-    "exists (select 1 from _image_similarity_items i where i.pk = k.value and "
-    "(abs(julianday({column}) - julianday(i.embedded_at)) < 0.01 "
-    "or {column} = date(i.embedded_at)))"
-)
+# Where the file of the item `i` was, and its folder: rtrim() takes the file's name off.
+_PLACE = "replace(r.path, '\\', '/') || '/' || i.path"
+_FOLDER = f"rtrim({_PLACE}, replace({_PLACE}, '/', ''))"
 
 
 def written_rows(
@@ -71,11 +60,26 @@ def _column_sql(
     written = f"{value} is not {default}"
     if default in ("NULL", "''"):  # both say nothing
         written = f"({value} is not null and {value} is not '')"
-    if computed:
-        written += f" and not {TIME_OF_EMBEDDING_SQL.format(column=value)}"
+    if computed:  # as current_timestamp is: a time within minutes of the embedding
+        time = (
+            f"abs(julianday({value}) - julianday(i.embedded_at)) < 0.01 "
+            f"or {value} = date(i.embedded_at)"
+        )
+        written += f" and not {_item_sql(table, time)}"
     if column["name"].lower() == "label" and {*EMBEDDED} <= ours:
-        written += f" and not {LABEL_IS_FOLDER_SQL.format(label=value)}"
+        is_folder = f"substr({_FOLDER}, -length({value}) - 2) = '/' || {value} || '/'"
+        written += f" and not {_item_sql(table, is_folder)}"
     return f"({written})"
+
+
+def _item_sql(table: db.SourceTable, condition: str) -> str:
+    """SQL condition: an item `i` of the row whose key is `k.value` meets a condition."""
+    return (
+        "exists (select 1 from _image_similarity_collections c "
+        "cross join _image_similarity_items i on i.collection_id = c.id and i.pk = k.value "
+        "left join _image_similarity_roots r on r.id = i.root_id "
+        f"where c.table_name = {db.literal(table.name)} collate nocase and ({condition}))"
+    )
 
 
 def _default(conn: sqlite3.Connection, column: sqlite3.Row) -> tuple[str, bool]:

@@ -298,3 +298,8 @@ def test_watch_prunes_only_where_it_is_told_to(
     for more in ((), ("--prune",), ("--prune-rows",)):
         command("embed", noted, few, "--watch", *more)
     assert told == [(False, False), (True, False), (False, True)]
+
+
+def test_every_column_of_a_new_table_is_one_that_embed_fills(path: Path) -> None:
+    with closing(db.connect(path)) as conn:
+        assert db.source_table(conn, "images").columns == ("id", *EMBEDDED)
