@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EncoderError, ImageSimilarityError
+from .network import require_squares
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +42,11 @@ class Sparing:
         return min(self._encoder.batch_size, self._most or self._encoder.batch_size)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """As the encoder does. Raises EncoderError for whatever goes wrong."""
+        """As the encoder does. Raises EncoderError for whatever goes wrong; ValueError for
+        pixels of another kind, which is a caller's mistake."""
         import numpy as np
 
+        require_squares(pixels, self.input.size)
         count = len(pixels)
         most = self._most or count
         if count > most:
