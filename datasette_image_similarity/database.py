@@ -988,35 +988,22 @@ def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
 
 
 def put_rows(
-    conn: sqlite3.Connection,
-    table: str,
-    rows: list[dict[str, object]],
-    pk: str | None = None,
+    conn: sqlite3.Connection, table: str, rows: list[dict[str, object]], pk: str
 ) -> None:
     """Insert rows, or update those whose key is there, making table and columns.
 
-    The key is the column `pk`; by default "id" where every row has one of its own,
-    else the number of the row, in a column "id" or "row_number". Columns take their
-    type from the first value that is not None. Raises CollectionError for a `pk` that
-    is not unique, or is not the key of a table that exists.
+    A column is of the type of its values: "numeric" takes int and float as they are.
+    Raises CollectionError where `pk` is not the key of a table that exists.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    if pk is None:
-        ids = [row.get("id") for row in rows]
-        if None not in ids and "" not in ids and len(set(ids)) == len(ids):
-            pk = "id"
-        else:
-            pk = "row_number" if "id" in names else "id"
-            rows = [{pk: number, **row} for number, row in enumerate(rows, 1)]
-            names.insert(0, pk)
-    keys = [row.get(pk) for row in rows]
-    if None in keys or len(set(keys)) < len(keys):
-        raise CollectionError(f"Column {pk!r} is not a key: it has gaps or repeats")
+    kinds = {int: "integer", bool: "integer", float: "real", bytes: "blob"}
 
     def kind(name: str) -> str:
-        value = next((row[name] for row in rows if row.get(name) is not None), "")
-        kinds = {int: "integer", bool: "integer", float: "real", bytes: "blob"}
-        return kinds.get(type(value), "text")
+        types = {type(row[name]) for row in rows if row.get(name) is not None}
+        found = {kinds.get(one, "text") for one in types}
+        if found == {"integer", "real"}:
+            return "numeric"
+        return found.pop() if len(found) == 1 else "text"
 
     with transaction(conn):
         if not table_exists(conn, table):
@@ -1026,7 +1013,7 @@ def put_rows(
             )
             conn.execute(f"create table {quote(table)} ({columns})")
         source = source_table(conn, table)
-        if source.pks != (pk,):
+        if [name.lower() for name in source.pks] != [pk.lower()]:
             raise CollectionError(
                 f"Table {table!r} exists and its key is not {pk!r}: name the column "
                 "that is its key, or another table"

@@ -27,6 +27,7 @@ from .images import Limits
 from .pipeline import Job, Outcome
 from .plan import Item, Queue, Stored, chunks, folder, folders_of, place, untouched
 from .roots import BucketRoot, Root, WebRoot
+from .rows import Given, finish_given
 from .stores import Space
 from .stores.ids import new_source
 from .stores.indexing import note_store_index
@@ -66,6 +67,7 @@ class Summary:
     left: list[str] = field(default_factory=list)  # what became of the collection replaced
     pause: float = 2  # seconds after which it is worth looking for changes
     cache_problem: str | None = None  # why downloads could not be kept
+    notes: list[str] = field(default_factory=list)  # on the rows of a CSV or a program
 
     @property
     def is_there(self) -> int:
@@ -107,9 +109,11 @@ class Run:
         label_from_folder: bool,
         reader: sources.Reader,
         places: bool | None,
+        given: Given | None = None,
     ) -> None:
         """`places` is whether rows are told where a picture was taken; None as before."""
         self.conn = conn
+        self.given = given  # rows of a CSV or a program, which the table has by now
         self.reader = reader
         self.database = database
         self._vouched = vouched
@@ -117,7 +121,7 @@ class Run:
         self.source, self.column = mode
         self.before = before
         self.label_from_folder = label_from_folder
-        self.summary = Summary()
+        self.summary = Summary(notes=list(given.notes) if given else [])
         self.done = 0
         self.movable: dict[str, list[int]] = {}  # hash → items whose file is gone
         self._gone: set[int] = set()  # items whose file is gone
@@ -593,6 +597,12 @@ class Run:
                 self._prune(prune_rows)
             else:
                 self.summary.missing = len(self._gone)
+            if self.given is not None:
+                pruning = (prune or prune_rows) and whole
+                about = conn, collection, self.table, self.given
+                self.summary.notes += finish_given(*about, pruning)
+                if pruning and self.given.gone:
+                    self._drop_rowless()
             if whole:
                 self._drop_stale()
                 self._drop_old_failures()

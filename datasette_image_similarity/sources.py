@@ -1,5 +1,5 @@
 """Where pictures come from: folders, buckets, a column of paths or of addresses, a column
-of BLOBs, a CSV.
+of BLOBs.
 
 Each source lists `Picture`s one by one, in whatever number: where a picture is and what
 can be known of it without reading it, which costs one `stat`, a line of a bucket's
@@ -10,9 +10,7 @@ the bytes of a picture, wherever it is.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 import stat
@@ -662,57 +660,3 @@ def _key_problem(pk: object) -> str | None:
 
 def _text(value: object) -> str:
     return _shown(value) if isinstance(value, str) else repr(value)[:100]
-
-
-# CSV
-
-
-def csv_rows(path: Path) -> list[dict[str, object]]:
-    """The rows of a CSV or TSV file with a header, numbers turned into numbers.
-
-    A column becomes integer or real when every value in it is one as SQLite would
-    print it; "00123" stays text. Raises CollectionError when the file is missing,
-    empty, or no such file.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CollectionError(f"{path}: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # what spreadsheets still write
-    if not text.strip() or "\0" in text:
-        raise CollectionError(f"{path} is empty, or not a CSV file")
-    header = text.lstrip().split("\n", 1)[0]
-    delimiter = max(",;\t|", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names, *lines = [line for line in reader if any(map(str.strip, line))]
-    except csv.Error as error:
-        raise CollectionError(f"{path}, line {reader.line_num}: {error}") from None
-    names = [name.strip() for name in names]
-    if len({name.lower() for name in names}) < len(names) or "" in names:
-        raise CollectionError(f"{path}: every column needs a name of its own")
-    for number, line in enumerate(lines, 2):
-        if len(line) > len(names):
-            raise CollectionError(
-                f"{path}: row {number} has {len(line)} values for {len(names)} columns"
-            )
-        line.extend([""] * (len(names) - len(line)))
-    if not lines:
-        raise CollectionError(f"{path} has a header and no rows")
-    columns = [_numbers(column) for column in zip(*lines, strict=True)]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _numbers(values: tuple[str, ...]) -> list[object]:
-    """The values of a CSV column as int or float where all of them are, else as text."""
-    filled = [value for value in values if value != ""]
-    for pattern, number in (
-        (r"-?(0|[1-9]\d{0,17})", int),
-        (r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?", float),
-    ):
-        if filled and all(re.fullmatch(pattern, value) for value in filled):
-            return [number(value) if value != "" else None for value in values]
-    return list(values)

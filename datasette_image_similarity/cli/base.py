@@ -222,6 +222,8 @@ class Reporter:
     def summary(self, summary: Any) -> None:
         if self.idle and not (summary.embedded or summary.reused or summary.removed):
             return
+        for note in summary.notes:
+            self.line(note)
         for picture, reason in summary.failures[:50]:
             self.line(f"Failed: {picture.label}: {reason}")
         if len(summary.failures) > 50:
