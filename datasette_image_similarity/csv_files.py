@@ -165,7 +165,9 @@ def _wide(data: bytes) -> str | None:
     for encoding in WIDE:
         text = start.decode(encoding, "replace")
         # With its bytes the other way round, text of most alphabets seems to be Chinese.
-        good = sum(char < "\u0800" and (char.isprintable() or char.isspace()) for char in text)
+        good = sum(
+            char < "\u0800" and (char.isprintable() or char.isspace()) for char in text
+        )
         shares[encoding] = 0 if "\0" in text else good / max(len(text), 1)
     best = max(WIDE, key=shares.__getitem__)
     return best if shares[best] > 0.3 else None
@@ -296,7 +298,11 @@ def _fitted(
     """Names and rows of the same length: rows with too many values are left out."""
     names = [name.strip() for name in header]
     ends = {len(row) for _, row in rows}
-    if ends == {len(names) + 1} and len(rows) > 1 and any(row[-1].strip() for _, row in rows):
+    if (
+        ends == {len(names) + 1}
+        and len(rows) > 1
+        and any(row[-1].strip() for _, row in rows)
+    ):
         names.insert(0, "")  # R names no column for its row names
     width = len(names)
     fitting, long, short = [], [], []
@@ -360,7 +366,7 @@ def _numbers(values: tuple[str, ...]) -> list[object]:
 
     Of a column of both kinds SQLite turns 2.0 into 2: it stays text if it has such values.
     """
-    numbers = [_number(value) if value else None for value in values]
+    numbers = [number_of(value) if value else None for value in values]
     kinds = {type(number) for number in numbers if number is not None}
     whole = any(isinstance(one, float) and one.is_integer() for one in numbers)
     missed = any(v and number is None for v, number in zip(values, numbers, strict=True))
@@ -369,7 +375,7 @@ def _numbers(values: tuple[str, ...]) -> list[object]:
     return numbers
 
 
-def _number(text: str) -> int | float | None:
+def number_of(text: str) -> int | float | None:
     """The number that prints as this text, in Python as in SQLite, which prints 15 digits
     of a real; None if there is none."""
     if re.fullmatch(r"-?\d{1,19}", text):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from .csv_files import CsvTable
+from .csv_files import CsvTable, number_of
 from .errors import CollectionError
 from .written import written_rows
 
@@ -173,7 +173,9 @@ def _recognised(
         alike[values].append(number)
     lines = [tuple(row.get(name, "") for name in shared) for row in said]
     found = [alike[line].popleft() if alike.get(line) else None for line in lines]
-    place = shared.index(picture_column.lower()) if picture_column.lower() in shared else None
+    place = (
+        shared.index(picture_column.lower()) if picture_column.lower() in shared else None
+    )
     if place is not None:
         left = {n: v[place] for n, v in stored.items() if n not in set(found)}
         _by_picture(found, [line[place] for line in lines], left)
@@ -264,38 +266,41 @@ def _respelled(
         return []
     notes = []
     info = conn.execute(f"pragma table_xinfo({db.quote(table)})").fetchall()
-    counting = {one["name"].lower() for one in info if _is_numeric(one["type"])}
+    types = {one["name"].lower(): one["type"].upper() for one in info}
     for name in dict.fromkeys(name for row in rows for name in row):
-        if name.lower() not in counting:
-            continue
+        declared = types.get(name.lower(), "")
         for row, number in zip(rows, numbers, strict=True):
             value = row.get(name)
-            if isinstance(value, str) and NUMBER.fullmatch(value) and not _keeps(value):
+            if _changes(value, declared):
                 said = (
-                    f"Column {name!r} of the table {table!r} holds numbers: {value!r} in row "
-                    f"{number:,} becomes another spelling of the number there"
+                    f"Column {name!r} of the table {table!r} holds numbers, which changes how "
+                    f"{str(value)!r} in row {number:,} is spelled"
                 )
                 if name == key:
-                    raise CollectionError(f"{said}. Make the column text, or use a new table")
+                    raise CollectionError(
+                        f"{said}. Make the column text, or use a new table"
+                    )
                 notes.append(said)
                 break
     return notes
 
 
-def _keeps(text: str) -> bool:
-    """Whether SQLite's number prints as this text."""
-    return re.fullmatch(r"-?[1-9]\d{0,17}|0", text) is not None
-
-
-def _is_numeric(declared: str) -> bool:
-    """Whether a column of this type turns text that reads as a number into one.
+def _changes(value: object, declared: str) -> bool:
+    """Whether a column of this type would make something else of a value, as printed.
 
     https://sqlite.org/datatype3.html#determination_of_column_affinity
     """
-    kind = declared.upper()
-    if "INT" in kind:
-        return True
-    return bool(kind) and not any(part in kind for part in ("CHAR", "CLOB", "TEXT", "BLOB"))
+    texts = ("CHAR", "CLOB", "TEXT", "BLOB")
+    if "INT" not in declared and (not declared or any(t in declared for t in texts)):
+        return False
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        value = number_of(value)
+        if value is None:
+            return True
+    real = any(part in declared for part in ("REAL", "FLOA", "DOUB"))
+    if isinstance(value, float):
+        return value.is_integer() and not real
+    return type(value) is int and real
 
 
 def _some_rows(numbers: list[int]) -> str:

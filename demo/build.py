@@ -11,9 +11,9 @@ from pathlib import Path
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.collection import EncoderOptions
+from datasette_image_similarity.csv_files import read_csv
 from datasette_image_similarity.encoders import load_encoder
 from datasette_image_similarity.errors import EncoderError
-from datasette_image_similarity.csv_files import read_csv
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gallery import make_gallery

@@ -202,8 +202,6 @@ def test_numbers(tmp_path: Path) -> None:
         (b"\x89PNG\r\n", "a picture"),
     ],
 )
-def test_what_is_no_csv_is_refused(
-    tmp_path: Path, content: str | bytes, said: str
-) -> None:
+def test_what_is_no_csv_is_refused(tmp_path: Path, content: str | bytes, said: str) -> None:
     with pytest.raises(CollectionError, match=said):
         table(tmp_path, content)
