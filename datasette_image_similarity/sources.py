@@ -17,6 +17,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,11 +36,16 @@ from .database import (
 )
 from .errors import CollectionError, ImageError, MissingFile
 from .formats import picture_suffixes
+from .paths import files_meant, nearest_name
 from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object
 
 if TYPE_CHECKING:
     from .fetch import Fetcher
 
+NO_FILE = "no such file in the root folder"
+OUTSIDE = "outside the root folder"
+SEVERAL = "it may mean several files"
+NEAREST_NAMES = 100  # missing files of a run for which a similar name is looked for
 ODD = re.compile(r"[:\\\0]")  # may be a URL, or made on Windows
 ROWS_AT_ONCE = 5000
 FOLDERS_KNOWN = 10_000  # real places of folders that are remembered
@@ -74,29 +80,48 @@ class Picture(NamedTuple):
 def locate(root: Path, path: str) -> Path:
     """The real file that `path` means under `root`, symbolic links followed.
 
+    It is the file that the path names, else the only one that it may mean (`paths.py`).
     Raises ImageError for a URL, a missing file, a folder or device, and for anything
     that ends outside `root`. An absolute path is fine when it lies inside.
     """
     if not path.strip():
         raise ImageError("the cell is empty")
-    if URL.match(path) or path.startswith("data:"):
+    if "\0" in path:
+        raise ImageError("the path holds a NUL character")
+    if URL.match(path) and not path.lower().startswith("file:"):
         raise ImageError(
             "a URL, where the path of a file is needed: see --url-column, and --root for "
             "buckets"
         )
-    if "\0" in path:
-        raise ImageError("the path holds a NUL character")
     real_root = root.resolve()
-    candidate = real_root / path
-    if "\\" in path and not os.path.exists(candidate):
-        candidate = real_root / path.replace("\\", "/")  # a CSV made on Windows
     try:
-        real = candidate.resolve()
+        return _ordinary_file(real_root, path)
+    except ImageError:
+        found = {}
+        for meant in files_meant(real_root, path, picture_suffixes()):
+            with suppress(ImageError):
+                found[_ordinary_file(real_root, meant)] = _shown(meant)
+        if not found:
+            raise
+    if len(found) > 1:
+        raise ImageError(f"{SEVERAL}: {', '.join(sorted(found.values()))}")
+    return next(iter(found))
+
+
+def without_names(reason: str) -> str:
+    """Why a picture failed, for visitors: without the server's folders and other files."""
+    return next((one for one in (NO_FILE, OUTSIDE, SEVERAL) if reason.startswith(one)), reason)
+
+
+def _ordinary_file(real_root: Path, path: str) -> Path:
+    """The real file at a path. Raises ImageError, MissingFile if there is nothing."""
+    try:
+        real = (real_root / path).resolve()
         if not real.is_relative_to(real_root):
-            raise ImageError("outside the root folder")
+            raise ImageError(f"{OUTSIDE} {real_root}")
         mode = real.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFile("no such file in the root folder") from None
+        raise MissingFile(f"{NO_FILE} {real_root}") from None
     except (OSError, RuntimeError, ValueError) as error:  # loops, too long, forbidden
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"cannot be opened: {reason}") from None
@@ -207,6 +232,7 @@ class _Root:
         self._real = os.path.realpath(root)
         # Real places, with a separator behind; None for what is outside the root.
         self._folders: dict[str, str | None] = {}
+        self._compared = 0  # missing files whose nearest name was looked for
 
     def picture(self, path: str, pk: Key | None = None) -> Picture:
         """The picture at a path, or a picture with a problem."""
@@ -250,8 +276,17 @@ class _Root:
             found = file.stat()
         except (ImageError, OSError) as error:
             missing = isinstance(error, (MissingFile, FileNotFoundError))
-            return Picture(pk, path, self.root, problem=str(error), missing=missing)
+            problem = f"{error}{self._nearest(path) if missing else ''}"
+            return Picture(pk, path, self.root, problem=problem, missing=missing)
         return Picture(pk, path, self.root, str(file), found.st_size, found.st_mtime_ns)
+
+    def _nearest(self, path: str) -> str:
+        """What a missing file may be called, for the first of them: that takes long."""
+        self._compared += 1
+        if self._compared > NEAREST_NAMES:
+            return ""
+        nearest = nearest_name(Path(self._real), path)
+        return f"; the nearest name there is {_shown(nearest)}" if nearest else ""
 
 
 class _Objects:
@@ -496,10 +531,10 @@ def column_pictures(
             return Picture(path=_text(value), root=root, problem=key_problem)
         if value is None or value == "":
             return Picture(pk=pk, path="", root=root, problem="the cell is empty")
-        if not isinstance(value, str):
+        if not isinstance(value, (str, int, float)):
             problem = f"a path should be text, not {type(value).__name__}"
             return Picture(pk=pk, path=_text(value), root=root, problem=problem)
-        return files.picture(value, pk)
+        return files.picture(str(value), pk)
 
     rows = _rows(conn, source, quote(column), where)
     if isinstance(files, _Objects):

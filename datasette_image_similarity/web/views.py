@@ -33,6 +33,7 @@ from ..query import (
     search,
     stored_vectors,
 )
+from ..sources import without_names
 from ..words import mixed
 from .answers import (
     ask_vectors,
@@ -273,7 +274,7 @@ def _failure(conn: sqlite3.Connection, place: Place, keys: list[db.Key]) -> str:
             (place.collection.id, key),
         ).fetchone()
         if row:
-            return f": {row['reason']}"
+            return f": {without_names(str(row['reason']))}"
     return " yet: run datasette image-similarity embed"
 
 
