@@ -1225,7 +1225,7 @@ class ImageCollection:
             row = db.key_in_words(source.parts(key))
             raise CollectionError(f"Row {row} of {self.table!r} has changed: embed it")
         try:
-            if collection.source == "blob":
+            if sources.is_in_row(collection, kept.path):
                 data = sources.read_blob(conn, source, collection.column, kept.pk)
             else:
                 roots = trust.trusted_roots(self.database)

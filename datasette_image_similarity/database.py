@@ -58,6 +58,7 @@ from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
+from .data_urls import is_data_url_sql, short_path_sql
 from .errors import CollectionError, DatabaseError, ExtensionError, shell_line
 from .roots import Root
 
@@ -2037,17 +2038,37 @@ def live_sql(
     it begins from, if not from all items: joins are made in that order. For BLOB columns
     the length is compared here, the hash of what is shown by `query.py`.
     """
-    column = f"t.{quote(collection.column)}"
-    same = (
-        f"typeof({column}) = 'blob' and length({column}) = i.size"
-        if collection.source == "blob"
-        else f"{column} = i.path collate binary"
-    )
+    same = same_picture_sql(collection, f"t.{quote(collection.column)}", "i.path", "i.size")
     return (
         f"from {items} cross join {quote(source.name)} t "
         f"on {source.join_sql('t', 'i.pk')} "
         f"where i.collection_id = {int(collection.id)} and {same}"
     )
+
+
+def same_picture_sql(collection: Collection, column: str, path: str, size: str) -> str:
+    """SQL condition: a cell names the picture whose path and size in bytes are these.
+
+    A number is a path as text is. Of pictures in the cell itself the length says enough
+    only for BLOBs: the hash decides.
+    """
+    if collection.source == "blob":
+        same = f"(typeof({column}) = 'blob' and length({column}) = {size})"
+        return f"({same} or {is_data_url_sql(column)})"
+    number = f"typeof({column}) in ('integer', 'real') and cast({column} as text) = {path}"
+    return (
+        f"({column} = {path} collate binary or ({number}) "
+        f"or {short_path_sql(column)} = {path} collate binary)"
+    )
+
+
+def cell_sql(collection: Collection) -> str:
+    """SQL for the cell of the row `t` where the picture itself stands in it; NULL where it
+    names a file."""
+    column = f"t.{quote(collection.column)}"
+    if collection.source == "blob":
+        return column
+    return f"case when {is_data_url_sql(column)} then {column} end"
 
 
 def passing_sql(source: SourceTable, where: str, *, whole: bool = True) -> str:

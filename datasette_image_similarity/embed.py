@@ -372,8 +372,9 @@ class Run:
                 if job is not None:
                     jobs.append((job, (picture.pk, picture.path) in failed))
             queue.add(jobs)
-            if any(picture.file is not None for picture in chunk):
-                self._roots.add(chunk[0].root)
+            root = chunk[0].root
+            if root is not None and any(picture.problem is None for picture in chunk):
+                self._roots.add(root)
             failing = (place(p.root, p.path) for p in chunk if p.problem and p.path)
             self._closed.update(one.removesuffix("/.") for one in failing)
         if stored and self.source == "folder":

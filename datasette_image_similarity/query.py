@@ -13,7 +13,6 @@ gave them); the order is that of the distance, ties by item id.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import re
@@ -50,7 +49,7 @@ from .errors import CollectionError, ImageSimilarityError
 from .folding import QUERY, Folded, fold, rules_of
 from .index import open_index
 from .ranking import DEEP, ByIndex, ByStore, Exact, Ranking
-from .sources import live_item
+from .sources import is_same, live_item
 from .stores.items import vector_of_item, vectors_of
 from .stores.vec0 import KNN_LIMIT
 
@@ -279,9 +278,8 @@ def _hits(
     )
     found = {row[0]: tuple(row) for row in conn.execute(sql, {"ids": ids})}
     stale = {item for _, item in ranked} - found.keys()
-    if collection.source == "blob":
-        blob = 5 + source.columns.index(collection.column)
-        stale |= {i for i, row in found.items() if _sha256(row[blob]) != row[4]}
+    cell = 5 + source.columns.index(collection.column)
+    stale |= {i for i, row in found.items() if not is_same(row[cell], row[4])}
     if stale:
         raise _Stale(stale)
     _check_distances(conn, collection, query.vector, ranked)
@@ -345,10 +343,6 @@ class _Stale(Exception):
 
     def __init__(self, items: set[int]) -> None:
         self.items = items
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _json_value(value: object) -> object:

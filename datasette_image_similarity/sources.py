@@ -30,10 +30,12 @@ from .database import (
     Collection,
     Key,
     SourceTable,
+    cell_sql,
     live_sql,
     quote,
     thumbnail_sql,
 )
+from .data_urls import is_data_url, is_data_url_sql, picture_bytes, short_path_sql
 from .errors import CollectionError, ImageError, MissingFile
 from .formats import picture_suffixes
 from .paths import files_meant, nearest_name
@@ -531,12 +533,16 @@ def column_pictures(
             return Picture(path=_text(value), root=root, problem=key_problem)
         if value is None or value == "":
             return Picture(pk=pk, path="", root=root, problem="the cell is empty")
+        if is_data_url(value):  # how it is shown: the picture is read with the row
+            return Picture(pk, _shown(value), root)
         if not isinstance(value, (str, int, float)):
             problem = f"a path should be text, not {type(value).__name__}"
             return Picture(pk=pk, path=_text(value), root=root, problem=problem)
         return files.picture(str(value), pk)
 
-    rows = _rows(conn, source, quote(column), where)
+    cell = quote(column)
+    value = f"coalesce({short_path_sql(cell)}, {cell})"
+    rows = _rows(conn, source, value, where)
     if isinstance(files, _Objects):
         yield from _side_by_side(picture, rows)
     else:
@@ -561,7 +567,9 @@ def blob_pictures(
     where: str | None = None,
 ) -> Iterator[Picture]:
     """Pictures that lie in a BLOB column, in order of key. Errors as above."""
-    kind = f"typeof({quote(column)}) || ' ' || coalesce(length({quote(column)}), 0)"
+    cell = quote(column)
+    stored = f"case when {is_data_url_sql(cell)} then 'blob' else typeof({cell}) end"
+    kind = f"{stored} || ' ' || coalesce(length({cell}), 0)"
     for pk, described in _rows(conn, source, kind, where):
         stored_as, size = described.split()
         problem = _key_problem(pk)
@@ -577,15 +585,30 @@ def blob_pictures(
 
 
 def read_blob(conn: sqlite3.Connection, source: SourceTable, column: str, pk: Key) -> bytes:
-    """The picture in a row's BLOB column. Raises ImageError when it is gone."""
+    """The picture that stands in a row's cell. Raises ImageError when it is gone."""
     sql = (
         f"select t.{quote(column)} from {quote(source.name)} t "
         f"where {source.join_sql('t', ':pk')}"
     )
     rows = conn.execute(sql, {"pk": pk}).fetchall()
-    if not rows or not isinstance(rows[0][0], bytes):
+    data = picture_bytes(rows[0][0]) if rows else None
+    if data is None:
         raise ImageError("the row is gone, or its cell is empty")
-    return rows[0][0]
+    return data
+
+
+def is_in_row(collection: Collection, path: object) -> bool:
+    """Whether the picture of an item with this path stands in its row's cell."""
+    return collection.source == "blob" or is_data_url(path)
+
+
+def is_same(cell: object, sha256: object) -> bool:
+    """Whether a cell still holds the picture of this hash, if it holds one itself."""
+    try:
+        data = picture_bytes(cell)
+    except ImageError:
+        return False
+    return data is None or hashlib.sha256(data).hexdigest() == sha256
 
 
 class Kept(NamedTuple):
@@ -605,21 +628,20 @@ def live_item(
     conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
 ) -> int | None:
     """The item of a row, or None where the picture that it has now is not embedded."""
-    blob = f"t.{quote(collection.column)}" if collection.source == "blob" else "null"
-    sql = f"select i.id, i.sha256, {blob} {live_sql(collection, source)} and i.pk = ?"
+    cell = cell_sql(collection)
+    sql = f"select i.id, i.sha256, {cell} {live_sql(collection, source)} and i.pk = ?"
     row = conn.execute(sql, (pk,)).fetchone()
     if row is None:
         return None
-    item, sha256, data = row
-    same = data is None or hashlib.sha256(data).hexdigest() == sha256
-    return item if same else None
+    item, sha256, cell = row
+    return item if is_same(cell, sha256) else None
 
 
 def kept_picture(
     conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
 ) -> Kept | None:
     """What is known of a live row's picture, or None without one."""
-    if collection.source == "blob" and live_item(conn, collection, source, pk) is None:
+    if live_item(conn, collection, source, pk) is None:
         return None
     items = (
         "_image_similarity_items i left join _image_similarity_roots r on r.id = i.root_id"
