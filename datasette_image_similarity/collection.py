@@ -239,17 +239,18 @@ class ImageCollection:
         """Embed what is new or has changed, and store it batch by batch.
 
         `source` is one of: folders and files, which become rows of the table, also as
-        "s3://bucket/folder" and "gs://bucket/folder"; rows as
-        dictionaries, or as `csv_files.read_csv()` gives them, which are inserted or updated
-        by `pk` (default: "id"; without it rows are numbered, and recognised by what they
-        say or by their picture) and name their pictures in `path_column` or `url_column`,
-        or hold them in `blob_column`; None for the rows that the table has, or for the folders embedded
-        before. Paths are relative to `root` (default: the folder of the database), which
-        may be in a bucket, and may not leave it. `url_column` holds addresses, fetched
-        once unless `force`. `places` is whether `latitude` and `longitude` are filled in a
-        table made of folders: false empties them, None is as before.
-        `allow_private_addresses` lets addresses lead into this computer and its network.
-        `where` is a SQL condition on the table's rows.
+        "s3://bucket/folder" and "gs://bucket/folder"; rows as dictionaries, or as
+        `csv_files.read_csv()` gives them, which are inserted or updated by `pk` (default:
+        "id"; without it rows are numbered, and recognised by what they say or by their
+        picture) and name their pictures in `path_column` or `url_column`, or hold them in
+        `blob_column`; None for the rows that the table has, or for the folders embedded
+        before. Cells may also hold pictures as `data:` URLs. Paths are relative to `root`
+        (default: the folder of the database), which may be in a bucket, and may not leave
+        it: see `sources.locate()`. `url_column` holds addresses, fetched once unless
+        `force`. `places` is whether `latitude` and `longitude` are filled in a table made
+        of folders: false empties them, None is as before. `allow_private_addresses` lets
+        addresses lead into this computer and its network. `where` is a SQL condition on
+        the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder. `prune` deletes the vectors of missing files and, in a table made of

@@ -63,10 +63,12 @@ def _readings(root: Path, path: str) -> Iterator[tuple[list[str], bool]]:
         texts.append(unquote(text))
     if re.fullmatch(r"-?\d+\.0", path):  # a number that a column of numbers made of 1234
         texts.append(path[:-2])
-    for text in texts or [text]:
-        text = text.removeprefix(f"{root}/").strip()
-        parts = [part for part in re.split(r"[\\/]", text) if part.strip() not in ("", ".")]
-        drive = DRIVE.match(text) is not None
+    for one in texts or [text]:
+        below = one.removeprefix(f"{root}/").strip()
+        parts = [
+            part for part in re.split(r"[\\/]", below) if part.strip() not in ("", ".")
+        ]
+        drive = DRIVE.match(below) is not None
         if parts and ".." not in parts:
             yield parts[1:] if drive and ":" in parts[0] else parts, drive
 

@@ -258,7 +258,7 @@ def _respelled(
     key: str,
     numbers: Sequence[int],
 ) -> list[str]:
-    """Notes on text that a column of numbers in the table would turn into a number.
+    """Notes on values that a column of the table would spell in another way.
 
     Raises CollectionError for a key: two of them might become one.
     """
@@ -269,19 +269,16 @@ def _respelled(
     types = {one["name"].lower(): one["type"].upper() for one in info}
     for name in dict.fromkeys(name for row in rows for name in row):
         declared = types.get(name.lower(), "")
-        for row, number in zip(rows, numbers, strict=True):
-            value = row.get(name)
-            if _changes(value, declared):
-                said = (
-                    f"Column {name!r} of the table {table!r} holds numbers, which changes how "
-                    f"{str(value)!r} in row {number:,} is spelled"
-                )
-                if name == key:
-                    raise CollectionError(
-                        f"{said}. Make the column text, or use a new table"
-                    )
-                notes.append(said)
-                break
+        changed = (
+            f"Column {name!r} of the table {table!r} holds numbers, which changes how "
+            f"{str(row[name])!r} in row {number:,} is spelled"
+            for row, number in zip(rows, numbers, strict=True)
+            if _changes(row.get(name), declared)
+        )
+        said = next(changed, None)
+        if said and name == key:
+            raise CollectionError(f"{said}. Make the column text, or use a new table")
+        notes += [said] if said else []
     return notes
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from .buckets import Buckets, Object
+from .data_urls import is_data_url, is_data_url_sql, picture_bytes, short_path_sql
 from .database import (
     PREFIX,
     Collection,
@@ -35,7 +36,6 @@ from .database import (
     quote,
     thumbnail_sql,
 )
-from .data_urls import is_data_url, is_data_url_sql, picture_bytes, short_path_sql
 from .errors import CollectionError, ImageError, MissingFile
 from .formats import picture_suffixes
 from .paths import files_meant, nearest_name
@@ -111,8 +111,9 @@ def locate(root: Path, path: str) -> Path:
 
 
 def without_names(reason: str) -> str:
-    """Why a picture failed, for visitors: without the server's folders and other files."""
-    return next((one for one in (NO_FILE, OUTSIDE, SEVERAL) if reason.startswith(one)), reason)
+    """Why a picture failed, for visitors: no folders of the server, no other files."""
+    known = (one for one in (NO_FILE, OUTSIDE, SEVERAL) if reason.startswith(one))
+    return next(known, reason)
 
 
 def _ordinary_file(real_root: Path, path: str) -> Path:

@@ -86,7 +86,8 @@ def test_nothing_of_ours_holds_one_whole(path: Path, column: dict) -> None:
         assert all(len(str(value)) < 300 for row in found for value in row)
     said = command("embed", path, "--table", "t").output
     assert max(map(len, said.splitlines())) < 250
-    assert [reason for *_, reason in failures(path)][1].startswith("a data: URL that is not")
+    reasons = [reason for *_, reason in failures(path)]
+    assert reasons[1].startswith("a data: URL that is not")
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -155,7 +155,7 @@ def test_a_missing_file_names_the_root_and_the_nearest_name(
     assert said[3] == f"outside the root folder {root}"
 
 
-async def test_visitors_are_not_told_of_the_servers_folders(tmp_path: Path, root: Path) -> None:
+async def test_visitors_are_not_told_of_folders(tmp_path: Path, root: Path) -> None:
     path = tmp_path / "some.db"
     listed(path, root, "7.png", "red/Aple.jpg")
     page = await ask(open_datasette(path), "/some/t/-/similar.json?_like=2")

@@ -11,8 +11,8 @@ from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
-from ..database import SIZE, Collection, SourceTable, live_sql, quote, source_of
 from ..data_urls import is_data_url
+from ..database import SIZE, Collection, SourceTable, live_sql, quote, source_of
 from ..errors import ImageSimilarityError, StoreError
 from ..query import Hit, Query, deadline, mean_vector, pk_path, search
 from ..sources import live_item
