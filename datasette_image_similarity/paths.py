@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path
+from heapq import nsmallest
 from typing import NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote
@@ -21,11 +21,11 @@ FILE_URL = re.compile(r"file:(//[^/]*)?(?=/)", re.IGNORECASE)
 DRIVE = re.compile(r"/?[A-Za-z]:[\\/]|\\\\")  # of Windows, or a computer on its network
 FOLDERS_LISTED = 32  # whose names are kept
 BRANCHES = 16  # folders that look alike and are looked into
-COMPARED_NAMES = 5000  # to find the one nearest to a name
+COMPARED_NAMES = 500  # to find the one nearest to a name
 
 
-def files_meant(root: Path, path: str, suffixes: tuple[str, ...]) -> set[str]:
-    """The files and folders, relative to `root`, that a path may mean.
+def files_meant(root: str, path: str, suffixes: tuple[str, ...]) -> set[str]:
+    """The files and folders, relative to the real place `root`, that a path may mean.
 
     Each part of it may differ in capitals, Unicode normalisation and spaces around it, and
     the last may lack one of `suffixes`. A path of Windows is tried without what it begins
@@ -38,7 +38,7 @@ def files_meant(root: Path, path: str, suffixes: tuple[str, ...]) -> set[str]:
     return found
 
 
-def nearest_name(root: Path, path: str) -> str | None:
+def nearest_name(root: str, path: str) -> str | None:
     """The path below `root` whose parts are most like those of a path, if any is."""
     parts, _ = next(_readings(root, path), ([], False))
     place = ""
@@ -46,8 +46,7 @@ def nearest_name(root: Path, path: str) -> str | None:
         names = _names(root, place).by_look
         look = _look(part)
         if look not in names:
-            among = [name for name in names if abs(len(name) - len(look)) <= 4]
-            close = get_close_matches(look, among[:COMPARED_NAMES], 1)
+            close = get_close_matches(look, _likeliest(names, look), 1)
             if not close:
                 return None
             look = close[0]
@@ -55,7 +54,17 @@ def nearest_name(root: Path, path: str) -> str | None:
     return place or None
 
 
-def _readings(root: Path, path: str) -> Iterator[tuple[list[str], bool]]:
+def _likeliest(names: Iterable[str], look: str) -> list[str]:
+    """The names worth comparing with one, which takes long: those that begin like it and
+    are as long come first."""
+
+    def unlike(name: str) -> tuple[bool, int]:
+        return name[:2] != look[:2], abs(len(name) - len(look))
+
+    return nsmallest(COMPARED_NAMES, names, key=unlike)
+
+
+def _readings(root: str, path: str) -> Iterator[tuple[list[str], bool]]:
     """The parts of what a path may say, and whether it begins with a drive."""
     text = FILE_URL.sub("", path)
     texts = [] if text != path else [path]
@@ -73,7 +82,7 @@ def _readings(root: Path, path: str) -> Iterator[tuple[list[str], bool]]:
             yield parts[1:] if drive and ":" in parts[0] else parts, drive
 
 
-def _below(root: Path, parts: list[str], suffixes: tuple[str, ...]) -> Iterable[str]:
+def _below(root: str, parts: list[str], suffixes: tuple[str, ...]) -> Iterable[str]:
     """Places below a root whose parts look like these."""
     places = [""]
     *folders, last = map(_look, parts)
@@ -107,22 +116,23 @@ class _Names(NamedTuple):
     by_stem: dict[str, list[str]]
 
 
-def _names(root: Path, place: str) -> _Names:
+def _names(root: str, place: str) -> _Names:
     """The names in a folder below the root, none if it is outside or no folder."""
-    real = os.path.realpath(root / place)
     try:
-        if not Path(real).is_relative_to(root):
-            return _Names({}, {})
-        return _listed(real, os.stat(real).st_mtime_ns)
+        found = os.stat(os.path.join(root, place))
+        return _listed(root, place, found.st_ino, found.st_mtime_ns)
     except (OSError, ValueError):
         return _Names({}, {})
 
 
 @lru_cache(FOLDERS_LISTED)
-def _listed(folder: str, changed_ns: int) -> _Names:
+def _listed(root: str, place: str, number: int, changed_ns: int) -> _Names:
     """The names in a folder as it was at that time, which is part of what is remembered."""
     names = _Names({}, {})
-    for name in sorted(os.listdir(folder)):
+    real = os.path.realpath(os.path.join(root, place))
+    if real != root and not real.startswith(os.path.join(root, "")):
+        return names
+    for name in sorted(os.listdir(real)):
         look = _look(name)
         names.by_look.setdefault(look, []).append(name)
         stem, dot, _ = look.rpartition(".")

@@ -95,7 +95,7 @@ def locate(root: Path, path: str) -> Path:
             "a URL, where the path of a file is needed: see --url-column, and --root for "
             "buckets"
         )
-    real_root = root.resolve()
+    real_root = os.path.realpath(root)
     try:
         return _ordinary_file(real_root, path)
     except ImageError:
@@ -116,23 +116,23 @@ def without_names(reason: str) -> str:
     return next(known, reason)
 
 
-def _ordinary_file(real_root: Path, path: str) -> Path:
+def _ordinary_file(real_root: str, path: str) -> Path:
     """The real file at a path. Raises ImageError, MissingFile if there is nothing."""
     try:
-        real = (real_root / path).resolve()
-        if not real.is_relative_to(real_root):
+        real = os.path.realpath(os.path.join(real_root, path))
+        if not _inside(real, real_root):
             raise ImageError(f"{OUTSIDE} {real_root}")
-        mode = real.stat().st_mode
+        mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFile(f"{NO_FILE} {real_root}") from None
-    except (OSError, RuntimeError, ValueError) as error:  # loops, too long, forbidden
+    except (OSError, ValueError) as error:  # loops, too long, forbidden
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"cannot be opened: {reason}") from None
     if stat.S_ISDIR(mode):
         raise ImageError("a folder, not a picture")
     if not stat.S_ISREG(mode):
         raise ImageError("not an ordinary file")
-    return real
+    return Path(real)
 
 
 def read_file(file: str | Path, max_bytes: int) -> bytes:
@@ -288,7 +288,7 @@ class _Root:
         self._compared += 1
         if self._compared > NEAREST_NAMES:
             return ""
-        nearest = nearest_name(Path(self._real), path)
+        nearest = nearest_name(self._real, path)
         return f"; the nearest name there is {_shown(nearest)}" if nearest else ""
 
 
