@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from pathlib import PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from .errors import ImageError
@@ -23,6 +25,12 @@ def is_data_url(value: object) -> bool:
 def short_path(url: str) -> str:
     """What stands for a `data:` URL in messages and as an item's path."""
     return f"{url[:SHOWN]}…{len(url)}"
+
+
+def suffix_of(path: str) -> str:
+    """How the file of a path ends, ".png"; of a `data:` URL as its media type says."""
+    kind = re.match(r" *data:image/([a-z0-9]+)", path, re.IGNORECASE)
+    return f".{kind[1].lower()}" if kind else PurePosixPath(path).suffix.lower()
 
 
 def is_data_url_sql(column: str) -> str:

@@ -157,3 +157,15 @@ def test_too_large_a_picture_is_refused(path: Path) -> None:
     limits = replace(LOCAL_FILES, max_bytes=100)
     assert embed(path, table="t", path_column="file", limits=limits).failed == 4
     assert "more than the limit" in failures(path)[0][2]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_duplicates_among_them(path: Path, column: dict) -> None:
+    from datasette_image_similarity.explore.facts import facts_of
+
+    sql(path, "insert into t (file) select file from t where id = 1")
+    embed(path, table="t", **column)
+    answer("duplicates", path, "t")
+    with ImageCollection(path, "t") as collection:
+        facts = facts_of(*collection._open()[::-1], [1, 2])
+    assert {one.format for one in facts.values()} == {"PNG"}

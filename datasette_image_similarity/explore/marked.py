@@ -21,6 +21,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from .. import sources, trust
+from ..data_urls import is_data_url
 from ..errors import CollectionError, ImageError
 from ..roots import Root
 from .facts import Facts, facts_of
@@ -245,6 +246,8 @@ def _file_to_move(root: Root | None, one: Decision) -> Movable:
     """Raises ImageError for what cannot or should not be moved."""
     if root is None or one.path is None:
         raise ImageError("in folders that this user has not embedded from")
+    if is_data_url(one.path):
+        raise ImageError("in the table itself: there are no files to move")
     if not isinstance(root, Path):
         raise ImageError("in buckets or on the web: there are no files to move")
     file = sources.locate(root, one.path)
