@@ -76,7 +76,15 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        others = ("failures", "new_roots", "left", "wants_index", "pause", "cache_problem")
+        others = (
+            "failures",
+            "new_roots",
+            "left",
+            "wants_index",
+            "pause",
+            "cache_problem",
+            "notes",
+        )
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         return {**counts, "seconds": round(self.seconds, 1), "failures": failures}

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 FILE_URL = re.compile(r"file:(//[^/]*)?(?=/)", re.IGNORECASE)
 DRIVE = re.compile(r"/?[A-Za-z]:[\\/]|\\\\")  # of Windows, or a computer on its network
 FOLDERS_LISTED = 32  # whose names are kept
+PARTS = 64  # of a path: more are somebody's idea of keeping the server busy
 BRANCHES = 16  # folders that look alike and are looked into
 COMPARED_NAMES = 500  # to find the one nearest to a name
 
@@ -78,7 +79,7 @@ def _readings(root: str, path: str) -> Iterator[tuple[list[str], bool]]:
             part for part in re.split(r"[\\/]", below) if part.strip() not in ("", ".")
         ]
         drive = DRIVE.match(below) is not None
-        if parts and ".." not in parts:
+        if 0 < len(parts) <= PARTS and ".." not in parts:
             yield parts[1:] if drive and ":" in parts[0] else parts, drive
 
 

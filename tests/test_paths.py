@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -13,6 +14,7 @@ from core import answer, embed, failures, faults, sql, value
 from serving import ask, open_datasette
 
 from datasette_image_similarity.errors import ImageError
+from datasette_image_similarity.roots import WebRoot
 from datasette_image_similarity.sources import locate
 
 
@@ -181,3 +183,23 @@ def test_csv_paths_are_text(tmp_path: Path, root: Path) -> None:
     done = answer("embed", path, "--csv", root / "some.csv", *options)
     assert (done["embedded"], done["failed"]) == (2, 1)
     assert value(path, "select group_concat(typeof(file)) from t") == "text,text,text"
+
+
+@pytest.mark.parametrize("start", ["C:\\", "//", "a"])
+def test_a_path_of_a_thousand_parts_takes_no_time(root: Path, start: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(ImageError):
+        locate(root, start + "red\\" * 100_000)
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "address"),
+    [
+        ("//host.org/a.png", "https://host.org/a.png"),
+        (" //host.org/a.png\n", "https://host.org/a.png"),
+        (" https://host.org/a.png ", "https://host.org/a.png"),
+    ],
+)
+def test_addresses(cell: str, address: str) -> None:
+    assert WebRoot().locate(cell) == address

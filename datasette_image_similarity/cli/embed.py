@@ -343,7 +343,8 @@ def embed(
         found = [{"collection": n, **one.as_json()} for n, one in summaries.items()]
         if not every:
             only = summaries[name].as_json()
-            only["notes"] = csv_notes + only["notes"]
+            if csv_file:
+                only["notes"] = csv_notes + summaries[name].notes
         print_json(found if every else only, indent=None)
     if any(one.stopped for one in summaries.values()) and not watch:
         say.line("Stopped. Run the same command again to go on.")
