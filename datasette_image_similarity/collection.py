@@ -27,6 +27,7 @@ from datasette.utils.sqlite import sqlite3
 from . import database as db
 from . import query, sources, trust, words
 from .choosing import LINKS, RunSettings, Skipped
+from .csv_files import CsvTable
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
 from .encoders import Encoder, EncoderSpec, load_encoder, restore_encoder
@@ -49,6 +50,7 @@ from .plan import Queue
 from .progress import silent
 from .query import Filter, Hit, Query
 from .roots import BucketRoot, Root, WebRoot, named
+from .rows import put_given
 from .siblings import is_default, lacking
 from .stores.indexing import StoreIndex, drop_store_index, store_index
 from .stores.items import vector_of_item
@@ -208,6 +210,7 @@ class ImageCollection:
         | Path
         | Iterable[str | Path]
         | Iterable[Mapping[str, object]]
+        | CsvTable
         | None = None,
         *,
         path_column: str | None = None,
@@ -242,16 +245,18 @@ class ImageCollection:
         """Embed what is new or has changed, and store it batch by batch.
 
         `source` is one of: folders and files, which become rows of the table, also as
-        "s3://bucket/folder" and "gs://bucket/folder"; rows as
-        dictionaries, which are inserted or updated by `pk` (default: "id", else their
-        number) and name their pictures in `path_column` or `url_column`, or hold them in
+        "s3://bucket/folder" and "gs://bucket/folder"; rows as dictionaries, or as
+        `csv_files.read_csv()` gives them, which are inserted or updated by `pk` (default:
+        "id"; without it rows are numbered, and recognised by what they say or by their
+        picture) and name their pictures in `path_column` or `url_column`, or hold them in
         `blob_column`; None for the rows that the table has, or for the folders embedded
-        before. Paths are relative to `root` (default: the folder of the database), which
-        may be in a bucket, and may not leave it. `url_column` holds addresses, fetched
-        once unless `force`. `places` is whether `latitude` and `longitude` are filled in a
-        table made of folders: false empties them, None is as before.
-        `allow_private_addresses` lets addresses lead into this computer and its network.
-        `where` is a SQL condition on the table's rows.
+        before. Cells may also hold pictures as `data:` URLs. Paths are relative to `root`
+        (default: the folder of the database), which may be in a bucket, and may not leave
+        it: see `sources.locate()`. `url_column` holds addresses, fetched once unless
+        `force`. `places` is whether `latitude` and `longitude` are filled in a table made
+        of folders: false empties them, None is as before. `allow_private_addresses` lets
+        addresses lead into this computer and its network. `where` is a SQL condition on
+        the table's rows.
 
         `limit` embeds so many at most; `force` embeds everything again, and may change
         the encoder. `exclude` are patterns by gitignore's rules for files and folders to
@@ -284,7 +289,8 @@ class ImageCollection:
         nothing: it is in the summary's failures and in `_image_similarity_failures`.
         """
         started = time.perf_counter()
-        files, rows = _files_or_rows(source)
+        files, given = _files_or_rows(source)
+        rows = given.rows if isinstance(given, CsvTable) else given
         _check_columns(path_column, url_column, blob_column, rows)
         top = _root(root, url_column)
         before = self._existing()
@@ -322,8 +328,7 @@ class ImageCollection:
             conn = self.connect(create=bool(files or rows or copy_of))
             if copy_of is not None:
                 self._copy_from(copy_of, before)
-            if rows:
-                db.put_rows(conn, self.table, rows, pk)
+            put = put_given(conn, self.table, given, pk, mode[1]) if rows else None
             run = Run(
                 conn,
                 database=self.database,
@@ -336,6 +341,7 @@ class ImageCollection:
                 places=places,
                 settings=settings,
                 choice=choice,
+                given=put,
             )
             pictures = run.list(files, listed, top, where)
             opening = {
@@ -1257,7 +1263,7 @@ class ImageCollection:
             row = db.key_in_words(source.parts(key))
             raise CollectionError(f"Row {row} of {self.table!r} has changed: embed it")
         try:
-            if collection.source == "blob":
+            if sources.is_in_row(collection, kept.path):
                 data = sources.read_blob(conn, source, collection.column, kept.pk)
             else:
                 roots = trust.trusted_roots(self.database)
@@ -1473,9 +1479,11 @@ def _root(root: str | Path | None, url_column: str | None) -> Root | None:
 
 def _files_or_rows(
     source: Any,
-) -> tuple[list[Path | BucketRoot], list[dict[str, object]]]:
+) -> tuple[list[Path | BucketRoot], CsvTable | list[dict[str, object]]]:
     if source is None:
         return [], []
+    if isinstance(source, CsvTable):
+        return [], source
     kinds = (str, Path, BucketRoot)
     given = [source] if isinstance(source, kinds) else list(source)
     if not given:

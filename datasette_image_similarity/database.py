@@ -58,6 +58,7 @@ from typing import TYPE_CHECKING
 
 from datasette.utils.sqlite import sqlite3
 
+from .data_urls import is_data_url_sql, short_path_sql
 from .errors import CollectionError, DatabaseError, ExtensionError, shell_line
 from .roots import Root
 
@@ -988,35 +989,22 @@ def create_folder_table(conn: sqlite3.Connection, name: str) -> None:
 
 
 def put_rows(
-    conn: sqlite3.Connection,
-    table: str,
-    rows: list[dict[str, object]],
-    pk: str | None = None,
+    conn: sqlite3.Connection, table: str, rows: list[dict[str, object]], pk: str
 ) -> None:
     """Insert rows, or update those whose key is there, making table and columns.
 
-    The key is the column `pk`; by default "id" where every row has one of its own,
-    else the number of the row, in a column "id" or "row_number". Columns take their
-    type from the first value that is not None. Raises CollectionError for a `pk` that
-    is not unique, or is not the key of a table that exists.
+    A column is of the type of its values: "numeric" takes int and float as they are.
+    Raises CollectionError where `pk` is not the key of a table that exists.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    if pk is None:
-        ids = [row.get("id") for row in rows]
-        if None not in ids and "" not in ids and len(set(ids)) == len(ids):
-            pk = "id"
-        else:
-            pk = "row_number" if "id" in names else "id"
-            rows = [{pk: number, **row} for number, row in enumerate(rows, 1)]
-            names.insert(0, pk)
-    keys = [row.get(pk) for row in rows]
-    if None in keys or len(set(keys)) < len(keys):
-        raise CollectionError(f"Column {pk!r} is not a key: it has gaps or repeats")
+    kinds = {int: "integer", bool: "integer", float: "real", bytes: "blob"}
 
     def kind(name: str) -> str:
-        value = next((row[name] for row in rows if row.get(name) is not None), "")
-        kinds = {int: "integer", bool: "integer", float: "real", bytes: "blob"}
-        return kinds.get(type(value), "text")
+        types = {type(row[name]) for row in rows if row.get(name) is not None}
+        found = {kinds.get(one, "text") for one in types}
+        if found == {"integer", "real"}:
+            return "numeric"
+        return found.pop() if len(found) == 1 else "text"
 
     with transaction(conn):
         if not table_exists(conn, table):
@@ -1026,7 +1014,7 @@ def put_rows(
             )
             conn.execute(f"create table {quote(table)} ({columns})")
         source = source_table(conn, table)
-        if source.pks != (pk,):
+        if [name.lower() for name in source.pks] != [pk.lower()]:
             raise CollectionError(
                 f"Table {table!r} exists and its key is not {pk!r}: name the column "
                 "that is its key, or another table"
@@ -2050,17 +2038,37 @@ def live_sql(
     it begins from, if not from all items: joins are made in that order. For BLOB columns
     the length is compared here, the hash of what is shown by `query.py`.
     """
-    column = f"t.{quote(collection.column)}"
-    same = (
-        f"typeof({column}) = 'blob' and length({column}) = i.size"
-        if collection.source == "blob"
-        else f"{column} = i.path collate binary"
-    )
+    same = same_picture_sql(collection, f"t.{quote(collection.column)}", "i.path", "i.size")
     return (
         f"from {items} cross join {quote(source.name)} t "
         f"on {source.join_sql('t', 'i.pk')} "
         f"where i.collection_id = {int(collection.id)} and {same}"
     )
+
+
+def same_picture_sql(collection: Collection, column: str, path: str, size: str) -> str:
+    """SQL condition: a cell names the picture whose path and size in bytes are these.
+
+    A number is a path as text is. Of pictures in the cell itself the length says enough
+    only for BLOBs: the hash decides.
+    """
+    if collection.source == "blob":
+        same = f"(typeof({column}) = 'blob' and length({column}) = {size})"
+        return f"({same} or {is_data_url_sql(column)})"
+    number = f"typeof({column}) in ('integer', 'real') and cast({column} as text) = {path}"
+    return (
+        f"({column} = {path} collate binary or ({number}) "
+        f"or {short_path_sql(column)} = {path} collate binary)"
+    )
+
+
+def cell_sql(collection: Collection) -> str:
+    """SQL for the cell of the row `t` where the picture itself stands in it; NULL where it
+    names a file."""
+    column = f"t.{quote(collection.column)}"
+    if collection.source == "blob":
+        return column
+    return f"case when {is_data_url_sql(column)} then {column} end"
 
 
 def passing_sql(source: SourceTable, where: str, *, whole: bool = True) -> str:

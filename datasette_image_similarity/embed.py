@@ -29,6 +29,7 @@ from .moves import Spot
 from .pipeline import Job, Outcome
 from .plan import AT_ONCE, Item, Queue, Stored, chunks, folder, folders_of, untouched
 from .roots import BucketRoot, Root, WebRoot, contains, place
+from .rows import Given, finish_given
 from .stores import Space
 from .stores.ids import new_source
 from .stores.indexing import note_store_index
@@ -68,10 +69,10 @@ class Summary:
     failures: list[tuple[sources.Picture, str]] = field(default_factory=list)
     new_roots: list[str] = field(default_factory=list)  # read for the first time
     left: list[str] = field(default_factory=list)  # what became of the collection replaced
-    notes: list[str] = field(default_factory=list)
     skipped: Skipped = field(default_factory=Skipped)
     pause: float = 2  # seconds after which it is worth looking for changes
     cache_problem: str | None = None  # why downloads could not be kept
+    notes: list[str] = field(default_factory=list)  # on the rows of a CSV or a program
 
     @property
     def is_there(self) -> int:
@@ -80,7 +81,15 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """Counts, and failures as objects with `path` and `reason`."""
-        others = ("failures", "new_roots", "left", "wants_index", "pause", "cache_problem")
+        others = (
+            "failures",
+            "new_roots",
+            "left",
+            "wants_index",
+            "pause",
+            "cache_problem",
+            "notes",
+        )
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]
         counts["skipped"] = dict(self.skipped.most_common())
@@ -121,11 +130,13 @@ class Run:
         places: bool | None,
         settings: RunSettings,
         choice: Choice,
+        given: Given | None = None,
     ) -> None:
         """`places` is whether rows are told where a picture was taken; None as before."""
         self.conn = conn
         self.settings = settings
         self.choice = choice
+        self.given = given  # rows of a CSV or a program, which the table has by now
         self.reader = reader
         self.database = database
         self._vouched = vouched
@@ -133,7 +144,8 @@ class Run:
         self.source, self.column = mode
         self.before = before
         self.label_from_folder = label_from_folder
-        self.summary = Summary(skipped=self.choice.skipped)
+        notes = list(given.notes) if given else []
+        self.summary = Summary(notes=notes, skipped=self.choice.skipped)
         self.done = 0
         self.movable: dict[str, list[int]] = {}  # hash → items whose file is gone
         self._gone: set[int] = set()  # items whose file is gone
@@ -460,8 +472,13 @@ class Run:
                 if job is not None:
                     jobs.append((job, (picture.pk, picture.path) in failed))
             queue.add(jobs)
-            if self.source != "folder" and any(one.file is not None for one in chunk):
-                self._roots.add(chunk[0].root)
+            root = chunk[0].root
+            if (
+                self.source != "folder"
+                and root is not None
+                and any(one.problem is None for one in chunk)
+            ):
+                self._roots.add(root)
             failing = (place(p.root, p.path) for p in chunk if p.problem and p.path)
             self._closed.update(one.removesuffix("/.") for one in failing)
         if stored and self.source == "folder":
@@ -819,6 +836,12 @@ class Run:
                 self._prune(prune_rows)
             else:
                 self.summary.missing = len(self._gone)
+            if self.given is not None:
+                pruning = (prune or prune_rows) and whole
+                about = conn, collection, self.table, self.given
+                self.summary.notes += finish_given(*about, pruning)
+                if pruning and self.given.gone:
+                    self._drop_rowless()
             if whole:
                 self._drop_stale()
                 self._drop_old_failures()

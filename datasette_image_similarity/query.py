@@ -13,7 +13,6 @@ gave them); the order is that of the distance, ties by item id.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import re
@@ -35,6 +34,7 @@ from .database import (
     Collection,
     Key,
     SourceTable,
+    cell_sql,
     damaged_vectors,
     floats,
     item_id,
@@ -50,7 +50,7 @@ from .errors import CollectionError, ImageSimilarityError
 from .folding import QUERY, Folded, fold, rules_of
 from .index import open_index
 from .ranking import DEEP, ByIndex, ByStore, Exact, Ranking
-from .sources import live_item
+from .sources import is_same, live_item
 from .stores.items import vector_of_item, vectors_of
 from .stores.vec0 import KNN_LIMIT
 
@@ -86,7 +86,8 @@ class Query:
     out, the query pictures themselves. `k` hits from `offset` on, at most `max_distance`
     away. With `distinct`, a cosine similarity, near-duplicates of the query pictures and
     of better hits are folded into these; with `one_per`, a column, "cluster" or
-    "duplicates", only the best hit of each group is given.
+    "duplicates", only the best hit of each group is given. `columns` are those of the
+    source rows that hits come with: by default all but pictures in a BLOB column.
     """
 
     vector: bytes
@@ -98,6 +99,7 @@ class Query:
     exact: bool = False  # whatever index there is
     distinct: float | None = None
     one_per: str | None = None
+    columns: tuple[str, ...] | None = None
 
     @property
     def end(self) -> int:
@@ -124,13 +126,18 @@ class Hit:
     height: int
     others: int | None = None
 
+    @property
+    def row_path(self) -> str:
+        """The key as an address has it."""
+        return pk_path(self.pk)
+
     def as_json(self) -> dict[str, object]:
         """As the command line and the web give it: `pk` in Datasette's row-path form."""
         row = {name: _json_value(value) for name, value in self.row.items()}
         folded = {} if self.others is None else {"others": self.others}
         return {
             "rank": self.rank,
-            "pk": pk_path(self.pk),
+            "pk": self.row_path,
             "score": self.score,
             "distance": self.distance,
             **folded,
@@ -272,33 +279,29 @@ def _hits(
     Raises _Stale for rows that were deleted meanwhile and for BLOBs that have changed.
     """
     ids = json.dumps([item for _, item in ranked])
-    columns = ", ".join(f"t.{quote(name)}" for name in source.columns)
+    names = plain_columns(collection, source) if query.columns is None else query.columns
+    columns = "".join(f", t.{quote(name)}" for name in names)
     sql = (
-        f"select i.id, i.pk, {SIZE}, i.sha256, {columns} "
+        f"select i.id, i.pk, {SIZE}, i.sha256, {cell_sql(collection)}{columns} "
         f"{live_sql(collection, source, ITEMS_BY_ID)}"
     )
     found = {row[0]: tuple(row) for row in conn.execute(sql, {"ids": ids})}
     stale = {item for _, item in ranked} - found.keys()
-    if collection.source == "blob":
-        blob = 5 + source.columns.index(collection.column)
-        stale |= {i for i, row in found.items() if _sha256(row[blob]) != row[4]}
+    stale |= {i for i, row in found.items() if not is_same(row[5], row[4])}
     if stale:
         raise _Stale(stale)
     _check_distances(conn, collection, query.vector, ranked)
     cosines = _cosines(conn, collection, query.vector, ranked)
     hits = []
     for rank, (distance, item) in enumerate(ranked, query.offset + 1):
-        _, pk, width, height, _, *values = found[item]
-        row = dict(zip(source.columns, values, strict=True))
-        if collection.source == "blob":
-            del row[collection.column]
+        _, pk, width, height, _, _, *values = found[item]
         hits.append(
             Hit(
                 rank=rank,
                 pk=json.loads(pk) if len(source.key_columns) > 1 else pk,
                 score=round(cosines[item], 6),
                 distance=round(distance, 6),
-                row=row,
+                row=dict(zip(names, values, strict=True)),
                 width=width,
                 height=height,
             )
@@ -347,16 +350,14 @@ class _Stale(Exception):
         self.items = items
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _json_value(value: object) -> object:
     """BLOBs as Datasette's own JSON gives them; what JSON has no number for is null."""
     if isinstance(value, bytes):
         return {"$base64": True, "encoded": base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, dict):  # a value with its label
+        return {name: _json_value(part) for name, part in value.items()}
     return value
 
 

@@ -86,10 +86,13 @@ class WebRoot:
     name = "https:"
 
     def locate(self, path: str) -> str:
-        """The address without the spaces around it. Raises ImageError for anything else."""
+        """The address without the spaces around it, `https:` before one that begins with
+        "//". Raises ImageError for anything else."""
         address = path.strip()
         if not address:
             raise ImageError("the cell is empty")
+        if address.startswith("//"):
+            address = f"https:{address}"
         if not ADDRESS.match(address):
             raise ImageError("not an address: it should begin with https://")
         return address

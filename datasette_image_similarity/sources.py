@@ -1,5 +1,5 @@
 """Where pictures come from: folders, buckets, a column of paths or of addresses, a column
-of BLOBs, a CSV.
+of BLOBs.
 
 Each source lists `Picture`s one by one, in whatever number: where a picture is and what
 can be known of it without reading it, which costs one `stat`, a line of a bucket's
@@ -10,15 +10,14 @@ the bytes of a picture, wherever it is.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,22 +26,29 @@ from datasette.utils.sqlite import sqlite3
 
 from .buckets import Buckets, Object
 from .choosing import LINKS, Choice
+from .data_urls import is_data_url, is_data_url_sql, picture_bytes, short_path_sql
 from .database import (
     PREFIX,
     Collection,
     Key,
     SourceTable,
+    cell_sql,
     live_sql,
     quote,
     thumbnail_sql,
 )
 from .errors import CollectionError, ImageError, MissingFile, NotVouched
 from .formats import picture_suffixes
+from .paths import files_meant, nearest_name
 from .roots import URL, BucketRoot, Root, WebRoot, is_address, is_object, place
 
 if TYPE_CHECKING:
     from .fetch import Fetcher
 
+NO_FILE = "no such file in the root folder"
+OUTSIDE = "outside the root folder"
+SEVERAL = "it may mean several files"
+NEAREST_NAMES = 100  # missing files of a run for which a similar name is looked for
 ODD = re.compile(r"[:\\\0]")  # may be a URL, or made on Windows
 ROWS_AT_ONCE = 5000
 FOLDERS_KNOWN = 10_000  # real places of folders that are remembered
@@ -77,37 +83,57 @@ class Picture(NamedTuple):
 def locate(root: Path, path: str) -> Path:
     """The real file that `path` means under `root`, symbolic links followed.
 
+    It is the file that the path names, else the only one that it may mean (`paths.py`).
     Raises ImageError for a URL, a missing file, a folder or device, and for anything
     that ends outside `root`. An absolute path is fine when it lies inside.
     """
     if not path.strip():
         raise ImageError("the cell is empty")
-    if URL.match(path) or path.startswith("data:"):
+    if "\0" in path:
+        raise ImageError("the path holds a NUL character")
+    if URL.match(path) and not path.lower().startswith("file:"):
         raise ImageError(
             "a URL, where the path of a file is needed: see --url-column, and --root for "
             "buckets"
         )
-    if "\0" in path:
-        raise ImageError("the path holds a NUL character")
-    real_root = root.resolve()
-    candidate = real_root / path
-    if "\\" in path and not os.path.exists(candidate):
-        candidate = real_root / path.replace("\\", "/")  # a CSV made on Windows
+    real_root = os.path.realpath(root)
     try:
-        real = candidate.resolve()
-        if not real.is_relative_to(real_root):
-            raise ImageError("outside the root folder")
-        mode = real.stat().st_mode
+        return _ordinary_file(real_root, path)
+    except ImageError:
+        found = {}
+        for meant in files_meant(real_root, path, picture_suffixes()):
+            with suppress(ImageError):
+                found[_ordinary_file(real_root, meant)] = _shown(meant)
+        if not found:
+            raise
+    if len(found) > 1:
+        raise ImageError(f"{SEVERAL}: {', '.join(sorted(found.values()))}")
+    return next(iter(found))
+
+
+def without_names(reason: str) -> str:
+    """Why a picture failed, for visitors: no folders of the server, no other files."""
+    known = (one for one in (NO_FILE, OUTSIDE, SEVERAL) if reason.startswith(one))
+    return next(known, reason)
+
+
+def _ordinary_file(real_root: str, path: str) -> Path:
+    """The real file at a path. Raises ImageError, MissingFile if there is nothing."""
+    try:
+        real = os.path.realpath(os.path.join(real_root, path))
+        if not _inside(real, real_root):
+            raise ImageError(f"{OUTSIDE} {real_root}")
+        mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFile("no such file in the root folder") from None
-    except (OSError, RuntimeError, ValueError) as error:  # loops, too long, forbidden
+        raise MissingFile(f"{NO_FILE} {real_root}") from None
+    except (OSError, ValueError) as error:  # loops, too long, forbidden
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"cannot be opened: {reason}") from None
     if stat.S_ISDIR(mode):
         raise ImageError("a folder, not a picture")
     if not stat.S_ISREG(mode):
         raise ImageError("not an ordinary file")
-    return real
+    return Path(real)
 
 
 def read_file(file: str | Path, max_bytes: int) -> bytes:
@@ -219,6 +245,7 @@ class _Root:
         self._real = os.path.realpath(root)
         # Real places, with a separator behind; None for what is outside the root.
         self._folders: dict[str, str | None] = {}
+        self._compared = 0  # missing files whose nearest name was looked for
 
     def picture(self, path: str, pk: Key | None = None) -> Picture:
         """The picture at a path, or a picture with a problem."""
@@ -262,8 +289,17 @@ class _Root:
             found = file.stat()
         except (ImageError, OSError) as error:
             missing = isinstance(error, (MissingFile, FileNotFoundError))
-            return Picture(pk, path, self.root, problem=str(error), missing=missing)
+            problem = f"{error}{self._nearest(path) if missing else ''}"
+            return Picture(pk, path, self.root, problem=problem, missing=missing)
         return Picture(pk, path, self.root, str(file), found.st_size, found.st_mtime_ns)
+
+    def _nearest(self, path: str) -> str:
+        """What a missing file may be called, for the first of them: that takes long."""
+        self._compared += 1
+        if self._compared > NEAREST_NAMES:
+            return ""
+        nearest = nearest_name(self._real, path)
+        return f"; the nearest name there is {_shown(nearest)}" if nearest else ""
 
 
 class _Objects:
@@ -597,12 +633,16 @@ def column_pictures(
             return Picture(path=_text(value), root=root, problem=key_problem)
         if value is None or value == "":
             return Picture(pk=pk, path="", root=root, problem="the cell is empty")
-        if not isinstance(value, str):
+        if is_data_url(value):  # how it is shown: the picture is read with the row
+            return Picture(pk, _shown(value), root)
+        if not isinstance(value, (str, int, float)):
             problem = f"a path should be text, not {type(value).__name__}"
             return Picture(pk=pk, path=_text(value), root=root, problem=problem)
-        return files.picture(value, pk)
+        return files.picture(str(value), pk)
 
-    rows = _rows(conn, source, quote(column), where)
+    cell = quote(column)
+    value = f"coalesce({short_path_sql(cell)}, {cell})"
+    rows = _rows(conn, source, value, where)
     if isinstance(files, _Objects):
         yield from _side_by_side(picture, rows)
     else:
@@ -627,7 +667,9 @@ def blob_pictures(
     where: str | None = None,
 ) -> Iterator[Picture]:
     """Pictures that lie in a BLOB column, in order of key. Errors as above."""
-    kind = f"typeof({quote(column)}) || ' ' || coalesce(length({quote(column)}), 0)"
+    cell = quote(column)
+    stored = f"case when {is_data_url_sql(cell)} then 'blob' else typeof({cell}) end"
+    kind = f"{stored} || ' ' || coalesce(length({cell}), 0)"
     for pk, described in _rows(conn, source, kind, where):
         stored_as, size = described.split()
         problem = _key_problem(pk)
@@ -669,15 +711,30 @@ def require_rows(conn: sqlite3.Connection, source: SourceTable, where: str | Non
 
 
 def read_blob(conn: sqlite3.Connection, source: SourceTable, column: str, pk: Key) -> bytes:
-    """The picture in a row's BLOB column. Raises ImageError when it is gone."""
+    """The picture that stands in a row's cell. Raises ImageError when it is gone."""
     sql = (
         f"select t.{quote(column)} from {quote(source.name)} t "
         f"where {source.join_sql('t', ':pk')}"
     )
     rows = conn.execute(sql, {"pk": pk}).fetchall()
-    if not rows or not isinstance(rows[0][0], bytes):
+    data = picture_bytes(rows[0][0]) if rows else None
+    if data is None:
         raise ImageError("the row is gone, or its cell is empty")
-    return rows[0][0]
+    return data
+
+
+def is_in_row(collection: Collection, path: object) -> bool:
+    """Whether the picture of an item with this path stands in its row's cell."""
+    return collection.source == "blob" or is_data_url(path)
+
+
+def is_same(cell: object, sha256: object) -> bool:
+    """Whether a cell still holds the picture of this hash, if it holds one itself."""
+    try:
+        data = picture_bytes(cell)
+    except ImageError:
+        return False
+    return data is None or hashlib.sha256(data).hexdigest() == sha256
 
 
 class Kept(NamedTuple):
@@ -697,21 +754,20 @@ def live_item(
     conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
 ) -> int | None:
     """The item of a row, or None where the picture that it has now is not embedded."""
-    blob = f"t.{quote(collection.column)}" if collection.source == "blob" else "null"
-    sql = f"select i.id, i.sha256, {blob} {live_sql(collection, source)} and i.pk = ?"
+    cell = cell_sql(collection)
+    sql = f"select i.id, i.sha256, {cell} {live_sql(collection, source)} and i.pk = ?"
     row = conn.execute(sql, (pk,)).fetchone()
     if row is None:
         return None
-    item, sha256, data = row
-    same = data is None or hashlib.sha256(data).hexdigest() == sha256
-    return item if same else None
+    item, sha256, cell = row
+    return item if is_same(cell, sha256) else None
 
 
 def kept_picture(
     conn: sqlite3.Connection, collection: Collection, source: SourceTable, pk: Key
 ) -> Kept | None:
     """What is known of a live row's picture, or None without one."""
-    if collection.source == "blob" and live_item(conn, collection, source, pk) is None:
+    if live_item(conn, collection, source, pk) is None:
         return None
     items = (
         "_image_similarity_items i left join _image_similarity_roots r on r.id = i.root_id"
@@ -787,57 +843,3 @@ def _key_problem(pk: object) -> str | None:
 
 def _text(value: object) -> str:
     return _shown(value) if isinstance(value, str) else repr(value)[:100]
-
-
-# CSV
-
-
-def csv_rows(path: Path) -> list[dict[str, object]]:
-    """The rows of a CSV or TSV file with a header, numbers turned into numbers.
-
-    A column becomes integer or real when every value in it is one as SQLite would
-    print it; "00123" stays text. Raises CollectionError when the file is missing,
-    empty, or no such file.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CollectionError(f"{path}: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # what spreadsheets still write
-    if not text.strip() or "\0" in text:
-        raise CollectionError(f"{path} is empty, or not a CSV file")
-    header = text.lstrip().split("\n", 1)[0]
-    delimiter = max(",;\t|", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names, *lines = [line for line in reader if any(map(str.strip, line))]
-    except csv.Error as error:
-        raise CollectionError(f"{path}, line {reader.line_num}: {error}") from None
-    names = [name.strip() for name in names]
-    if len({name.lower() for name in names}) < len(names) or "" in names:
-        raise CollectionError(f"{path}: every column needs a name of its own")
-    for number, line in enumerate(lines, 2):
-        if len(line) > len(names):
-            raise CollectionError(
-                f"{path}: row {number} has {len(line)} values for {len(names)} columns"
-            )
-        line.extend([""] * (len(names) - len(line)))
-    if not lines:
-        raise CollectionError(f"{path} has a header and no rows")
-    columns = [_numbers(column) for column in zip(*lines, strict=True)]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _numbers(values: tuple[str, ...]) -> list[object]:
-    """The values of a CSV column as int or float where all of them are, else as text."""
-    filled = [value for value in values if value != ""]
-    for pattern, number in (
-        (r"-?(0|[1-9]\d{0,17})", int),
-        (r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?", float),
-    ):
-        if filled and all(re.fullmatch(pattern, value) for value in filled):
-            return [number(value) if value != "" else None for value in values]
-    return list(values)

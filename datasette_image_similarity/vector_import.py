@@ -202,13 +202,15 @@ class _Taking:
         if len(parts) != len(source.key_columns):
             self.missing += 1
             return None
-        same, like = f"{column} = ?", picture.path
-        if self.collection.source == "blob":
-            same, like = f"typeof({column}) = 'blob' and length({column}) = ?", picture.size
-        where = " and ".join(f"{db.quote(name)} = ?" for name in source.key_columns)
+        same = db.same_picture_sql(self.collection, column, ":path", ":size")
+        where = " and ".join(
+            f"{db.quote(name)} = :key{n}" for n, name in enumerate(source.key_columns)
+        )
+        asked = {"path": picture.path, "size": picture.size}
         sql = f"select {source.key_sql()}, {same} from {db.quote(source.name)} "
         for key in product(*map(readings, parts)):  # a column may be of no type
-            row = self.conn.execute(f"{sql} where {where}", [like, *key]).fetchone()
+            asked |= {f"key{n}": part for n, part in enumerate(key)}
+            row = self.conn.execute(f"{sql} where {where}", asked).fetchone()
             if row is not None:
                 break
         if row is None:

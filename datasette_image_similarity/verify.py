@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 from datasette.utils.sqlite import sqlite3
 
@@ -21,6 +20,7 @@ from .explore.decisions import last_scan
 from .explore.evaluations import damaged_runs, forget_run
 from .explore.map import map_status, read_points
 from .moves import away
+from .sources import is_same
 from .stores.items import vector_of_item
 from .stores.opening import store_url
 from .tables import ROOTLESS, check_tables
@@ -343,13 +343,10 @@ def _live_items(conn: sqlite3.Connection, collection: db.Collection) -> set[int]
         source = db.source_of(conn, collection)
     except CollectionError:
         return None
-    if collection.source != "blob":
-        sql = f"select i.id {db.live_sql(collection, source)}"
-        return {row[0] for row in conn.execute(sql)}
     # As long as it was is not enough: searches leave out what has another hash, too.
-    columns = f"i.id, i.sha256, t.{db.quote(collection.column)}"
+    columns = f"i.id, i.sha256, {db.cell_sql(collection)}"
     rows = conn.execute(f"select {columns} {db.live_sql(collection, source)}")
-    return {id for id, noted, blob in rows if sha256(blob).hexdigest() == noted}
+    return {id for id, noted, cell in rows if is_same(cell, noted)}
 
 
 def _rebuild(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity.collection import EncoderOptions
+from datasette_image_similarity.csv_files import read_csv
 from datasette_image_similarity.encoders import load_encoder
 from datasette_image_similarity.errors import EncoderError
-from datasette_image_similarity.sources import csv_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gallery import make_gallery
@@ -51,7 +51,7 @@ def main() -> None:
     with ImageCollection(database, TABLE) as collection:
         encoder = None if database.exists() else choose_encoder()
         summary = collection.embed(
-            csv_rows(out / "pictures" / "gallery.csv"),
+            read_csv(out / "pictures" / "gallery.csv"),
             path_column="file",
             root=out / "pictures",
             encoder=encoder,

@@ -169,12 +169,12 @@ def test_cells_that_name_no_picture(tmp_path: Path, few: Path) -> None:
         "  ": "empty",
         "http://example.com/a.png": "a URL",
         "https://example.com/a.png": "a URL",
-        "file:///etc/passwd": "a URL",
-        "data:image/png;base64,AAAA": "a URL",
+        "file:///etc/passwd": "no such file",
+        "data:image/png;base64,AAAA": "not an image",
         "x" * 300: "cannot be opened",
         "x" * 300 + "\\y": "cannot be opened",
         "nul\0.png": "NUL",
-        17: "should be text",
+        17: "no such file",
         b"a.png": "should be text",
     }
     path = tmp_path / "x.db"

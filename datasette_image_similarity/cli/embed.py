@@ -80,7 +80,8 @@ class _Place(click.ParamType):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV or TSV file to make the table from, with --path-column or --url-column",
 )
-@click.option("--pk", help="Key column of the CSV; default: id, else the row's number")
+@click.option("--encoding", help="Encoding of the CSV, such as cp1251; default: found out")
+@click.option("--pk", help="Key column of the CSV; default: id, else rows are numbered")
 @click.option("--label-from-folder", is_flag=True, help="Put the folder's name into label")
 @click.option(
     "--places/--no-places",
@@ -243,6 +244,7 @@ def embed(
     blob_column: str | None,
     root: Path | BucketRoot | None,
     csv_file: Path | None,
+    encoding: str | None,
     pk: str | None,
     label_from_folder: bool,
     places: bool | None,
@@ -298,10 +300,12 @@ def embed(
     from dataclasses import replace
 
     from ..collection import EncoderOptions, ImageCollection
+    from ..csv_files import read_csv
     from ..images import LOCAL_FILES
-    from ..sources import csv_rows
 
-    _check_source(paths, path_column, url_column, blob_column, root, csv_file, output)
+    _check_source(
+        paths, path_column, url_column, blob_column, root, csv_file, encoding, output
+    )
     encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size, dims)
     chosen = replace(encoder, device="auto", precision="auto") != EncoderOptions()
     if every and (name or chosen or metric or csv_file or output or watch):
@@ -315,8 +319,12 @@ def embed(
         )
     say = Reporter(output or database, quiet=as_json)
     source: Any = list(paths) or None
+    csv_notes: list[str] = []
     if csv_file:
-        source = csv_rows(csv_file)
+        source = read_csv(csv_file, encoding, [path_column or url_column])
+        csv_notes = source.notes
+        for note in csv_notes:
+            say.line(f"{csv_file.name}: {note}")
         root = root or (csv_file.absolute().parent if path_column else None)
     if output and path_column and root is None:
         root = database.absolute().parent
@@ -363,7 +371,11 @@ def embed(
     _say_others(output or database, table, name, every, say)
     if as_json:
         found = [{"collection": n, **one.as_json()} for n, one in summaries.items()]
-        print_json(found if every else summaries[name].as_json(), indent=None)
+        if not every:
+            only = summaries[name].as_json()
+            if csv_file:
+                only["notes"] = csv_notes + summaries[name].notes
+        print_json(found if every else only, indent=None)
     if any(one.stopped for one in summaries.values()) and not watch:
         say.line("Stopped. Run the same command again to go on.")
         sys.exit(130)
@@ -381,11 +393,14 @@ def _check_source(
     blob_column: str | None,
     root: Path | BucketRoot | None,
     csv_file: Path | None,
+    encoding: str | None,
     output: Path | None,
 ) -> None:
     """Raise UsageError where it is not clear what the pictures are."""
     if csv_file and (not (path_column or url_column) or paths):
         raise click.UsageError("--csv needs --path-column or --url-column, and no PATH")
+    if encoding and not csv_file:
+        raise click.UsageError("--encoding is that of a CSV file: add --csv")
     if paths and (path_column or url_column or blob_column):
         raise click.UsageError("PATHs are folders and files: leave out the columns")
     if url_column and root:

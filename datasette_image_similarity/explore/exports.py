@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol
 from datasette.utils.sqlite import sqlite3
 
 from .. import sources
+from ..data_urls import is_data_url
 from ..database import (
     ITEMS_PASSING,
     Collection,
@@ -114,7 +115,7 @@ class TrustedFiles:
     holds = "original"
 
     def picture(self, entry: Entry) -> bytes:
-        if self.collection.source == "blob":
+        if sources.is_in_row(self.collection, entry.path):
             about = (self.conn, self.source, self.collection.column, entry.key)
             return unchanged(sources.read_blob(*about), entry)
         file = sources.find_vouched(self.trusted, entry.root, entry.path)
@@ -222,7 +223,7 @@ def usual_caption(collection: Collection, source: SourceTable) -> str | None:
 
 def caption_text(value: object, row_path: str) -> str:
     """What a picture is called: what its column says, or its key."""
-    if value in (None, "") or isinstance(value, bytes):
+    if value in (None, "") or isinstance(value, bytes) or is_data_url(value):
         return row_path.replace(",", ", ")
     return str(value)
 
@@ -293,7 +294,7 @@ def write_zip(
             called = caption_of(entry, caption)
             name = ""
             if data is not None:
-                named = entry.path or called
+                named = called if is_data_url(entry.path) else entry.path or called
                 path = entry.path if holds == "original" else None
                 suffix = ".webp" if holds == "thumbnail" else _suffix(data, path)
                 name = f"{entry.rank:0{digits}}-{_stem(named)}{suffix}"

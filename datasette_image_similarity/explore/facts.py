@@ -11,12 +11,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import PurePosixPath
 from typing import Any
 
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..data_urls import is_data_url, suffix_of
 from ..formats import formats_by_suffix
 
 LOSSLESS = {"PNG", "BMP", "TIFF", "PPM"}
@@ -31,7 +31,7 @@ SIGNATURES = {
     b"\0\0\0\x0cJXL ": "JXL",
     b"\xff\x0a": "JXL",
 }
-SIGNATURE_BYTES = 12
+SIGNATURE_BYTES = 32  # of a picture that lies in a row, or of the start of its data: URL
 LONGEST = 100  # characters of a format or a date: the table may hold anything
 
 
@@ -110,8 +110,9 @@ def _facts(row: sqlite3.Row) -> Facts:
 def _format(stored: Any, path: str | None) -> str | None:
     if isinstance(stored, bytes):
         return format_by_signature(stored)
-    suffix = PurePosixPath(path or "").suffix.lower()
-    return _text(stored) or formats_by_suffix().get(suffix)
+    if is_data_url(stored):
+        stored, path = None, stored
+    return _text(stored) or formats_by_suffix().get(suffix_of(path or ""))
 
 
 def format_by_signature(start: bytes) -> str | None:

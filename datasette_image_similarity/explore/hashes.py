@@ -282,7 +282,7 @@ class _Reader:
         """A BLOB is read here, in the thread of the connection, and only if needed."""
         blob = None
         needed = self.originals or not isinstance(row["webp"], bytes)
-        if self.collection.source == "blob" and needed:
+        if sources.is_in_row(self.collection, row["path"]) and needed:
             with suppress(ImageError):
                 blob = sources.read_blob(
                     self.conn, self.source, self.collection.column, row["pk"]

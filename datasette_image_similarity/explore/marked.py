@@ -21,6 +21,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
 from .. import sources, trust
+from ..data_urls import is_data_url
 from ..errors import CollectionError, ImageError, NotVouched
 from ..roots import Root, as_root, contains
 from .facts import Facts, facts_of
@@ -248,6 +249,8 @@ def _file_to_move(vouched: list[Root], root: object, one: Decision) -> Movable:
     """Raises ImageError for what cannot or should not be moved."""
     if not isinstance(root, str) or one.path is None:
         raise ImageError("in folders that this user has not embedded from")
+    if is_data_url(one.path):
+        raise ImageError("in the table itself: there are no files to move")
     recorded = as_root(root)
     if not isinstance(recorded, Path):
         raise ImageError("in buckets or on the web: there are no files to move")

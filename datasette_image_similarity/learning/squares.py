@@ -123,9 +123,10 @@ class SquareReader:
 
     def _blob(self, place: int) -> bytes | None:
         """What a picture's row holds; None if pictures lie in files."""
-        if self._collection.source != "blob":
+        picture = self.pictures[place]
+        if not sources.is_in_row(self._collection, picture.path):
             return None
-        column, pk = self._collection.column, self.pictures[place].pk
+        column, pk = self._collection.column, picture.pk
         try:
             return sources.read_blob(self._conn, self._source, column, pk)
         except ImageError:

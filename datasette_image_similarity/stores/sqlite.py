@@ -15,6 +15,7 @@ from pathlib import Path
 from datasette.utils.sqlite import sqlite3
 
 from .. import database as db
+from ..data_urls import is_data_url, short_path
 from ..errors import CollectionError, StoreError
 from . import Entry, Found, Known, Space, Stats, Where
 from .ids import entry_id, find_key, key_of_id, source_id, source_of_id
@@ -116,12 +117,15 @@ class SqliteVec:
             {"key": key},
         ).fetchone()[0]
         blob = isinstance(cell, bytes)
+        path = None if blob or cell is None else str(cell)
+        if is_data_url(path):
+            path = short_path(path)
         db.put_item(
             self.conn,
             self.collection,
             pk=key,
             root=None,
-            path=None if blob or cell is None else str(cell),
+            path=path,
             size=len(cell) if blob else 0,
             mtime_ns=None,
             sha256=entry.sha256,

@@ -11,6 +11,7 @@ from datasette.utils import path_from_row_pks
 from datasette.utils.sqlite import sqlite3
 from markupsafe import Markup
 
+from ..data_urls import is_data_url
 from ..database import SIZE, Collection, SourceTable, live_sql, quote, source_of
 from ..errors import ImageSimilarityError, StoreError
 from ..query import Hit, Query, deadline, mean_vector, pk_path, search
@@ -100,7 +101,7 @@ async def _cell(
     except (IndexError, KeyError):  # a query that does not select the key
         return None
     base = datasette.urls.table(database, table)
-    text = "" if isinstance(value, bytes) else str(value)
+    text = _words(value)
     return Markup(
         '<div class="ims-cell"><a class="ims-cell-picture" href="{row}">'
         '<img src="{base}/-/thumbnail/{pk}" alt="{alt}" loading="lazy"></a>'
@@ -115,6 +116,13 @@ async def _cell(
         text=text,
         similar=similar_url(datasette, database, table, pk, _filters_of_page()),
     )
+
+
+def _words(value: object) -> str:
+    """What a cell says: of a picture that stands in it, nothing."""
+    if isinstance(value, bytes) or (isinstance(value, str) and is_data_url(value)):
+        return ""
+    return str(value)
 
 
 def _is_row_page(datasette: Datasette, database: str, table: str) -> bool:
@@ -191,7 +199,7 @@ async def _compare_url(
 def _facts(row: dict[str, Any], pks: tuple[str, ...]) -> list[tuple[str, str]]:
     """What a row says, in words: neither its key nor what is empty or binary."""
     said = [
-        (name, str(value))
+        (name, _words(value))
         for name, value in row.items()
         if name not in pks and value not in (None, "") and not isinstance(value, bytes)
     ]

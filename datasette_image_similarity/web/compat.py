@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
     from datasette.database import Database
 
+    from .question import Place
+
 Actor = Mapping[str, Any] | None
 
 # Pages of ours that take a POST, below a table's address. Each asks `same_origin()`.
@@ -77,6 +79,23 @@ async def _allowed(
 
     resource = TableResource(database, table) if table else DatabaseResource(database)
     return await datasette.allowed(action=action, resource=resource, actor=actor)
+
+
+async def labels_of(
+    place: Place, column: str, values: list[object]
+) -> dict[tuple[str, object], object]:
+    """Labels by column and value, where a column refers to a table that may be viewed."""
+    datasette, actor = place.datasette, place.request.actor
+    keys = await place.db.foreign_keys_for_table(place.table)
+    others = [key["other_table"] for key in keys if key["column"] == column]
+    if not others or not values:
+        return {}
+    if not await may_view(datasette, actor, place.database, others[0]):
+        return {}
+    about = place.database, place.table, column, values
+    if is_one(datasette):
+        return await datasette.expand_foreign_keys(actor, *about)
+    return await datasette.expand_foreign_keys(*about)
 
 
 def sql_url(datasette: Datasette, database: str, sql: str, params: Mapping) -> str:

@@ -29,7 +29,7 @@ from ..explore.exports import (
     write_zip,
 )
 from ..query import Answer, SearchTimeout
-from ..sources import Kept, read_blob
+from ..sources import Kept, is_in_row, read_blob
 from .answers import ask_database, tells_errors
 from .asked import in_words, rows_of
 from .pictures import make_picture
@@ -156,7 +156,6 @@ class _OfDatasette:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.loop = asyncio.get_running_loop()
-        self.is_blob = place.collection.source == "blob"
         self.until = time.monotonic() + SECONDS
 
     def may_have_originals(self, entries: Sequence[Entry]) -> bool:
@@ -164,10 +163,10 @@ class _OfDatasette:
         place = self.place
         if not place.config.originals:
             return False
+        if any(is_in_row(place.collection, entry.path) for entry in entries):
+            return True
         recorded = list({entry.root for entry in entries if entry.root is not None})
-        return self.is_blob or bool(
-            place.service.trusted_roots(place.db, recorded, place.config)
-        )
+        return bool(place.service.trusted_roots(place.db, recorded, place.config))
 
     @property
     def holds(self) -> str:
@@ -181,7 +180,7 @@ class _OfDatasette:
             if data is None:
                 raise ImageError("cannot be read here")
             return data
-        if self.is_blob:
+        if is_in_row(place.collection, entry.path):
             column = place.collection.column
             data = self._on_sql_thread(
                 lambda conn: read_blob(conn, place.source, column, entry.key)

@@ -12,7 +12,7 @@ from datasette.utils.sqlite import sqlite3
 from ..errors import ImageError, MissingFile
 from ..images import PICTURE_TYPE, THUMBNAIL_TYPE
 from ..images import Request as Decoding
-from ..sources import Kept, kept_picture, read_blob
+from ..sources import Kept, is_in_row, kept_picture, read_blob
 from .answers import ASKED, ask_database, kept_answer, tells_errors
 from .question import PageError, Place, find_place
 from .service import PICTURE, THUMBNAIL
@@ -84,7 +84,7 @@ async def make_picture(place: Place, row: Kept, large: bool) -> bytes | None:
 
 async def original(place: Place, row: Kept) -> Callable[[], bytes] | None:
     """How to read a row's own picture, as a thread may; None where it may not be read."""
-    if place.collection.source == "blob":
+    if is_in_row(place.collection, row.path):
         data = await place.db.execute_fn(
             lambda conn: read_blob(conn, place.source, place.collection.column, row.pk)
         )

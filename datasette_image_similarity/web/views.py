@@ -29,16 +29,14 @@ from ..query import (
     Query,
     as_sql,
     items_of,
-    pk_path,
     search,
     stored_vectors,
 )
+from ..sources import without_names
 from ..words import mixed
 from .answers import (
     ask_vectors,
     controls,
-    csv_answer,
-    json_answer,
     page,
     sentence,
     static_url,
@@ -64,6 +62,7 @@ from .question import (
 from .questions import saving
 from .searches import note_search
 from .service import service
+from .shapes import Shape, read_shape, shaped_csv, shaped_json, with_labels
 from .sql_text import sql_text_of
 from .tiles import caption_column, query_pictures, tiles_of
 from .worded import Words, embed_words, query_words
@@ -97,9 +96,11 @@ async def similar(datasette: Datasette, request: Any) -> Response:
     format = request.url_vars.get("format")
     if format == "svg":
         return await _histogram(place, question, words, crop)
+    as_json = wants_json(request)
+    shape = read_shape(place) if as_json or format == "csv" else None
 
     def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
-        items, asked = _query(conn, place, question, words, crop=crop)
+        items, asked = _query(conn, place, question, words, crop=crop, shape=shape)
         return items, _answer(conn, place, question, asked)
 
     items, answered = await ask_vectors(place, ask)
@@ -108,11 +109,12 @@ async def similar(datasette: Datasette, request: Any) -> Response:
     next_url = None
     if answer.next is not None:
         next_url = question.url(path, _next=answer.next)
-    if wants_json(request):
-        next_url = next_url and question.url(f"{path}.json", _next=answer.next)
-        return _json_answer(place, question, answer, next_url, answered.histogram)
+    if as_json:
+        more = {"_next": answer.next, **shape.pairs}
+        next_url = next_url and question.url(f"{path}.json", **more)
+        return await _json_answer(place, question, shape, answered, next_url)
     if format == "csv":
-        return _csv_answer(place, answer)
+        return shaped_csv(place, shape, await with_labels(place, shape, answer.hits))
     if format in ("zip", "html"):
         return await export_answer(place, question, answer)
     likes, unlikes = await query_pictures(place, question, path, items)
@@ -181,10 +183,12 @@ def _query(
     *,
     crop: Cropped | None = None,
     upload: bytes | None = None,
+    shape: Shape | None = None,
 ) -> tuple[list[int], Query]:
     """The items of the pictures in a question, likes first, and what it asks.
 
-    `crop` stands for the first like; `upload` is the vector of one like more.
+    `crop` stands for the first like; `upload` is the vector of one like more; `shape`
+    says which columns are wanted, if not all.
     """
     items = _items(conn, place, (*question.likes, *question.unlikes))
     vectors = stored_vectors(conn, place.collection, items)
@@ -197,7 +201,8 @@ def _query(
         likes.append((upload, 1.0))
     vector = mixed(conn, place.collection, likes, unlikes, words.likes, words.unlikes)
     limits = _limits(conn, place, question)
-    return items, Query(vector, without=frozenset(items), **limits)
+    columns = shape and shape.columns
+    return items, Query(vector, without=frozenset(items), columns=columns, **limits)
 
 
 def _limits(conn: sqlite3.Connection, place: Place, question: Question) -> dict[str, Any]:
@@ -273,22 +278,24 @@ def _failure(conn: sqlite3.Connection, place: Place, keys: list[db.Key]) -> str:
             (place.collection.id, key),
         ).fetchone()
         if row:
-            return f": {row['reason']}"
+            return f": {without_names(str(row['reason']))}"
     return " yet: run datasette image-similarity embed"
 
 
-def _json_answer(
+async def _json_answer(
     place: Place,
     question: Question,
-    answer: Answer,
+    shape: Shape,
+    answered: _Answered,
     next_url: str | None,
-    shown: Histogram | None = None,
     **more: object,
 ) -> Response:
+    answer, shown = answered.answer, answered.histogram
+    hits = await with_labels(place, shape, answer.hits)
     following = str(answer.next) if answer.next is not None else None
     body = {
         "query": {**as_mapping(question, place), **more},
-        "rows": [hit.as_json() for hit in answer.hits],
+        "rows": [hit.as_json() for hit in hits],
         "total": answer.total,
         **({"at_least": answer.at_least} if answer.at_least else {}),
         "next": following,
@@ -298,16 +305,7 @@ def _json_answer(
         "milliseconds": answer.milliseconds,
         **({"histogram": shown.as_json()} if shown else {}),
     }
-    return json_answer(place, body)
-
-
-def _csv_answer(place: Place, answer: Answer) -> Response:
-    columns = db.plain_columns(place.collection, place.source)
-    rows = [
-        [hit.rank, pk_path(hit.pk), hit.score, hit.distance, *map(hit.row.get, columns)]
-        for hit in answer.hits
-    ]
-    return csv_answer(place, "similar", ["rank", "pk", "score", "distance", *columns], rows)
+    return shaped_json(place, shape, body)
 
 
 async def _sql_url(place: Place, question: Question) -> str | None:
@@ -399,10 +397,12 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
         raise PageError(403, "This form was sent from another site")
     try:
         words = await embed_words(place, question)
+        shape = read_shape(place) if wants_json(request) else None
         vector, facts, preview = await _query_of_upload(place)
 
         def ask(conn: sqlite3.Connection) -> tuple[list[int], _Answered]:
-            items, asked = _query(conn, place, question, words, upload=vector)
+            about = conn, place, question, words
+            items, asked = _query(*about, upload=vector, shape=shape)
             return items, _answer(conn, place, question, asked)
 
         items, answered = await ask_vectors(place, ask)
@@ -411,10 +411,8 @@ async def search_by_image(datasette: Datasette, request: Any) -> Response:
         if wants_json(request):
             raise
         return await _search_page(place, question, path, {}, error)
-    if wants_json(request):
-        return _json_answer(
-            place, question, answered.answer, None, answered.histogram, image=facts
-        )
+    if shape is not None:
+        return await _json_answer(place, question, shape, answered, None, image=facts)
     answer = answered.answer
     context = await _results(place, question, path, answered)
     likes, unlikes = await query_pictures(place, question, path, items)
