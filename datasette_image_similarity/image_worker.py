@@ -365,7 +365,7 @@ SIGNATURES = {
     b"\xff\x0a": "JXL",
     b"8BPS": "Photoshop",
     b"\0\0\1\0": "an icon (ICO)",
-    b"\0\0\2\0": "a cursor (CUR)",
+    b"\0\0\2\0\1\0": "a cursor (CUR)",  # a TGA may begin with its first four
     b"icns": "an icon (ICNS)",
     b"ID3": "sound",
     b"fLaC": "sound",
