@@ -1403,29 +1403,34 @@ def tables_of_ours(conn: sqlite3.Connection) -> list[str]:
 def drop_sequence(conn: sqlite3.Connection) -> bool:
     """Drop `sqlite_sequence`, which vec0 brought, where nothing uses it any more.
 
-    Only VACUUM does that. It renumbers the rows of tables without an INTEGER PRIMARY KEY:
-    where there is one, or VACUUM fails, the table stays, and this is False.
+    Only VACUUM does that. Where it would renumber rows, or fails, the table stays, and this
+    is False.
     """
     used = (
         "select 1 from sqlite_master where sql like '%autoincrement%' "
         "union all select 1 from sqlite_sequence"
     )
-    # A primary key that has no index of its own is the rowid.
-    renumbers = (
-        "select 1 from pragma_table_list l where schema = 'main' and type = 'table' "
-        "and not wr and name not like 'sqlite~_%' escape '~' "
-        "and (not exists (select 1 from pragma_table_info(l.name) where pk) "
-        "or exists (select 1 from pragma_index_list(l.name) where origin = 'pk'))"
-    )
     if not table_exists(conn, "sqlite_sequence") or conn.execute(used).fetchone():
         return True
-    if conn.execute(renumbers).fetchone():
+    if vacuum_renumbers(conn):
         return False
     try:
         conn.execute("vacuum")
     except sqlite3.OperationalError:  # no room for a copy, or somebody is reading
         return False
     return True
+
+
+def vacuum_renumbers(conn: sqlite3.Connection) -> bool:
+    """Whether VACUUM changes rowids: those of tables without an INTEGER PRIMARY KEY."""
+    # A primary key that has no index of its own is the rowid.
+    sql = (
+        "select 1 from pragma_table_list l where schema = 'main' and type = 'table' "
+        "and not wr and name not like 'sqlite~_%' escape '~' "
+        "and (not exists (select 1 from pragma_table_info(l.name) where pk) "
+        "or exists (select 1 from pragma_index_list(l.name) where origin = 'pk'))"
+    )
+    return conn.execute(sql).fetchone() is not None
 
 
 # Thumbnails

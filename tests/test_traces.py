@@ -84,6 +84,7 @@ def test_remove_renumbers_nothing(copied: Path, name: str) -> None:
     shown = command("remove", copied, *CONFIRMED)
     assert shown.exit_code == 0, shown.output
     assert (NAME in shown.output) == (name in RENUMBERED)
+    assert ("sqlite3" in shown.output) == (name not in RENUMBERED)  # the advice to VACUUM
     assert value(copied, COUNTED) == (name not in KEPT)
     if name in RENUMBERED:
         assert value(copied, "select group_concat(rowid) from t") == before

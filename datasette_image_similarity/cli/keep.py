@@ -417,12 +417,14 @@ def remove(
         for collection in gone:
             for left in clear_places(conn, collection, places[collection]):
                 echo(f"Warning: {left}", err=True)
+        renumbers = db.vacuum_renumbers(conn)
         stay = [one.name for one in db.collections(conn, table)] if some else []
     for line in said:
         echo(f"Deleted {line}")
     if stay:
         echo(f"{table} still has {', '.join(stay)}; its default is {stay[0]}.")
-    echo(f"To make the file smaller as well: {vacuum(database)}")
+    if not renumbers:
+        echo(f"To make the file smaller as well: {vacuum(database)}")
 
 
 def _to_remove(
