@@ -839,7 +839,7 @@ class Run:
             if self.given is not None:
                 pruning = (prune or prune_rows) and whole
                 about = conn, collection, self.table, self.given
-                self.summary.notes += finish_given(*about, pruning)
+                self.summary.notes += finish_given(*about, pruning, prune_rows)
                 if pruning and self.given.gone:
                     self._drop_rowless()
             if whole:

@@ -75,14 +75,15 @@ def finish_given(
     table: db.SourceTable,
     given: Given,
     prune: bool,
+    written_too: bool = False,
 ) -> list[str]:
     """Note for later runs what was given; with `prune` delete rows that left the CSV.
 
-    Rows in which people wrote something stay as they are. Returns what a user should know.
+    Rows in which people wrote something stay as they are, unless `written_too`. Returns what a user should know.
     """
     gone, notes = given.gone, []
     if gone and prune:
-        kept = written_rows(conn, table, gone, given.columns)
+        kept = set() if written_too else written_rows(conn, table, gone, given.columns)
         name, key = db.quote(table.name), db.quote(table.key_columns[0])
         dropped = [(one,) for one in gone if one not in kept]
         conn.executemany(f"delete from {name} where {key} = ?", dropped)

@@ -92,6 +92,8 @@ def test_rows_of_peoples_own_are_kept(shop: Any, path: Path) -> None:
     assert len(done["notes"]) == 1
     assert "(number 1) not in the CSV, but" in done["notes"][0]
     assert pictures(path).keys() == {1, 3, 4}
+    assert shop(THREE, options=("--prune-rows",))["notes"] == []
+    assert names(path) == {3: "three", 4: "by hand"}
 
 
 def test_lines_that_share_a_picture(shop: Any, path: Path) -> None:
