@@ -79,7 +79,8 @@ def finish_given(
 ) -> list[str]:
     """Note for later runs what was given; with `prune` delete rows that left the CSV.
 
-    Rows in which people wrote something stay as they are, unless `written_too`. Returns what a user should know.
+    Rows in which people wrote something stay as they are, unless `written_too`. Returns
+    what a user should know.
     """
     gone, notes = given.gone, []
     if gone and prune:
