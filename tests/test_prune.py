@@ -221,7 +221,7 @@ def test_a_kept_row_comes_back_in_a_folder_that_moved(
     new.mkdir(parents=True)
     (new / "a.png").write_bytes(picture("red", 0))
     embed(noted, new.parent)
-    assert rows(noted)[0] == (1, "cat/a.png", "mine")
+    assert rows(noted)[0] == (1, "new/cat/a.png", "mine")
     assert state(noted) == (3, 0)
 
 
@@ -234,7 +234,7 @@ def test_a_kept_row_takes_no_other_picture_of_another_folder(
     (new / "a.png").write_bytes(picture("blue"))
     embed(noted, new.parent)
     assert (1, "cat/a.png", "mine") in rows(noted)
-    assert (5, "cat/a.png", None) in rows(noted)
+    assert (5, "new/cat/a.png", None) in rows(noted)
     assert state(noted) == (3, 1)
 
 
