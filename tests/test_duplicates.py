@@ -741,3 +741,27 @@ def test_what_is_pruned_or_replaced_meanwhile_is_in_no_group(
     assert sum(len(group.scores) for group in groups) == value(
         own, "select count(*) from _image_similarity_grouped"
     )
+
+
+def test_the_cameras_file_is_kept_also_of_blobs(tmp_path: Path) -> None:
+    """A table with pictures in it has no columns that tell what the camera wrote."""
+    exif = Image.Exif()
+    exif[271], exif[272], exif[305] = "Canon", "EOS 5D", "Firmware 1.1"
+    photo = drawn(0)
+    edited = Image.Exif()
+    edited[271], edited[272], edited[305] = "Canon", "EOS 5D", "GIMP 2.10"
+    files = [
+        saved(photo.resize((480, 360)), "JPEG", quality=95),
+        saved(photo, "JPEG", quality=95, exif=edited),
+        saved(photo, "JPEG", quality=80, exif=exif),
+        *photos_of(9).values(),
+    ]
+    path = tmp_path / "x.db"
+    sql(path, "create table t (id integer primary key, picture blob)")
+    for data in files:
+        sql(path, "insert into t (picture) values (?)", (data,))
+    embed(path, table="t", blob_column="picture")
+    with ImageCollection(path, "t") as collection:
+        [group] = collection.duplicates().of_tier("same")
+    assert (set(group.scores), group.keeper) == ({1, 2, 3}, 3), group.reason
+    assert "camera" in group.reason and "GIMP" in group.reason

@@ -125,7 +125,7 @@ def _facts(row: sqlite3.Row) -> Facts:
         changed_at=_moment(row["mtime_ns"]),
         path=path,
         camera=_text(row["camera"]) or _text(seen.get("camera")),
-        placed=row["latitude"] is not None or "latitude" in seen,
+        placed=row["latitude"] is not None or bool(seen.get("placed")),
         software=_text(seen.get("software")),
         shows=_number(shows) if shows else None,
         step=float(step) if isinstance(step := seen.get("step"), (int, float)) else None,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PARTS = (512, 256, 128, 64)  # pixels a side of the part that is looked at
+NOTED = ("taken_at", "camera", "software")  # of what the decoder tells
 AT_ONCE = 100  # pictures a transaction
 LOW = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1))  # frequencies of a block
 STEPS = range(2, 61)  # levels
@@ -67,7 +68,9 @@ def look(looker: Looker, wanted: Iterable[int]) -> None:
         if picture is not None:
             grey = picture.pixels @ closer.LUMA
             step = None if len(grey) < PARTS[-1] else compression_step(grey)
-            notes[item] = {"format": picture.format, **picture.facts, "step": step}
+            told = {name: picture.facts.get(name) for name in NOTED}
+            placed = "latitude" in picture.facts  # but not where: some do not keep that
+            notes[item] = {"format": picture.format, "placed": placed, "step": step, **told}
         if len(notes) == AT_ONCE:
             _note(looker.conn, items, notes)
             notes = {}
