@@ -111,6 +111,8 @@ _NEEDED = "which vectors need: type `datasette install pysqlite3`, then start ag
 NO_EXTENSIONS = f"This Python's sqlite3 cannot load SQLite extensions, {_NEEDED}"
 TOO_OLD = f"This Python's SQLite {sqlite3.sqlite_version} is not the 3.38 {_NEEDED}"
 
+NO_ITEM = 0  # no item's id: in `groups.keeper_id`, that nothing tells which to keep
+
 DISTANCES = {"cosine": "vec_distance_cosine", "l2": "vec_distance_l2"}  # SQL functions
 
 Key = int | float | str  # a primary key as we store it; compound keys as JSON text
@@ -489,6 +491,12 @@ MIGRATIONS = (
         on _image_similarity_missing (collection_id, place);
     create index _image_similarity_missing_sha256
         on _image_similarity_missing (collection_id, sha256);
+
+    -- What a closer look at a picture's original told, as JSON: see explore/originals.py
+    alter table _image_similarity_hashes add column seen text;
+
+    -- Pictures that show nothing, which the last search for duplicates left out
+    alter table _image_similarity_scans add column flat integer not null default 0;
     """,
 )
 

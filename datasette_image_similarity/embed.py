@@ -925,8 +925,10 @@ class Run:
                 "format": decoded.format,
                 "bytes": picture.size,
                 "sha256": outcome.sha256,
-                **dict.fromkeys(("taken_at", "camera", "latitude", "longitude")),
-                **decoded.facts,
+                **{
+                    name: decoded.facts.get(name)
+                    for name in ("taken_at", "camera", "latitude", "longitude")
+                },
                 **({} if self._places else dict.fromkeys(PLACE_COLUMNS)),
             }
             pk = self._put_file_row(picture, self._row_of(picture, outcome.sha256), facts)

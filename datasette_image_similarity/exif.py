@@ -65,9 +65,9 @@ def turning(exif: Image.Exif) -> Image.Transpose | None:
 
 def facts_of(picture: Image.Image) -> dict[str, str | float]:
     """When, with what and where it was taken, as far as that makes sense: `taken_at`,
-    `camera`, `latitude` and `longitude`."""
+    `camera`, `software`, `latitude` and `longitude`."""
     facts = {}
-    readers: tuple[Callable[[Image.Image], dict], ...] = (taken_at, camera, place)
+    readers: tuple[Callable[[Image.Image], dict], ...] = (taken_at, camera, software, place)
     for reader in readers:
         with suppress(Exception):  # cameras and editors write the strangest things
             facts.update(reader(picture))
@@ -165,6 +165,12 @@ def camera(picture: Image.Image) -> dict[str, str]:
         make = ""
     name = f"{make} {model}".strip()
     return {"camera": name} if name else {}
+
+
+def software(picture: Image.Image) -> dict[str, str]:
+    """What saved the file: a camera's firmware, or an editing program."""
+    name = clean(exif_of(picture).get(Base.Software))
+    return {"software": name} if name else {}
 
 
 # Where

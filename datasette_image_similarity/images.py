@@ -133,7 +133,7 @@ class Decoded:
     width: int  # upright, of the full picture or of the crop, in pixels
     height: int
     format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "HEIC", ...
-    facts: dict[str, str | float]  # taken_at, camera, latitude, longitude
+    facts: dict[str, str | float]  # taken_at, camera, software, latitude, longitude
     pixels: np.ndarray | None = None  # uint8, (size, size, 3)
     thumbnail: bytes | None = None  # WebP
     picture: bytes | None = None  # JPEG

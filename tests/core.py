@@ -88,7 +88,8 @@ def make_older(path: Path, version: int = 2) -> None:
     for kind, name in reversed(things):
         sql(path, f"drop {kind} if exists {name}")
     for table, column in re.findall(r"alter table (\w+)\s+add column (\w+)", made):
-        sql(path, f"alter table {table} drop column {column}")
+        if ("table", table) not in things:
+            sql(path, f"alter table {table} drop column {column}")
     sql(path, "update _image_similarity_schema set version = ?", (version,))
 
 

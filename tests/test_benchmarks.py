@@ -11,7 +11,9 @@ import pytest
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["embed", "pages", "precision", "search", "startup"])
+@pytest.mark.parametrize(
+    "name", ["duplicates", "embed", "pages", "precision", "search", "startup"]
+)
 def test_it_says_how_to_use_it(name: str) -> None:
     program = PROGRAMS / f"{name}.py"
     done = subprocess.run(

@@ -246,3 +246,23 @@ def test_it_fits_a_phone(page: Any) -> None:
     heights = page.evaluate(f"{buttons}.map(one => one.offsetHeight).filter(Boolean)")
     assert heights
     assert min(heights) >= 40
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_without_a_suggestion_there_is_nothing_to_accept(
+    page: Any, path: Path, width: int
+) -> None:
+    sql(
+        path,
+        "update _image_similarity_groups set keeper_id = 0, "
+        "reason = 'nothing tells which one is the original' where id = 2",
+    )
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{PAGE}?_group=2")
+    assert "No suggestion: nothing tells" in page.inner_text(".imd-reason")
+    assert page.query_selector("button[value=accept]") is None
+    assert "suggested" not in page.inner_text(".imd-table")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(f"{PAGE}?_tier=same&_view=all")
+    assert "No suggestion: nothing tells" in page.inner_text("#group-2")
+    assert page.query_selector("#group-2 button[value=accept]") is None

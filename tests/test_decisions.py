@@ -14,6 +14,7 @@ from serving import change
 
 from datasette_image_similarity import ImageCollection
 from datasette_image_similarity import database as db
+from datasette_image_similarity.errors import CollectionError
 from datasette_image_similarity.explore import decisions
 from datasette_image_similarity.explore.decisions import GroupChanged
 from datasette_image_similarity.explore.duplicates import find_duplicates
@@ -202,12 +203,22 @@ def test_pictures_whose_rows_are_gone_are_in_no_group(ada: Reviewer) -> None:
 
 
 def test_another_keeper_is_suggested_when_it_is_gone(ada: Reviewer) -> None:
-    change(ada.path, "update _image_similarity_items set width = 800 where id = 5")
+    change(ada.path, "update _image_similarity_items set size = 800000 where id = 5")
     change(ada.path, "delete from images where id = 3")
     group = ada.group(2)
     assert [one.pk for one in group.members] == [5, 4]
-    assert "800 × 60" in group.reason
+    assert "800.0 KB" in group.reason
     assert ada.decide(2, "accept") == {5: "keep", 4: "mark"}
+
+
+def test_without_a_suggestion_nothing_is_marked_at_once(ada: Reviewer) -> None:
+    change(ada.path, "update _image_similarity_groups set keeper_id = 0 where id = 2")
+    assert ada.group(2).keeper is None
+    with pytest.raises(CollectionError, match="Nothing is suggested"):
+        ada.decide(2, "accept")
+    assert set(ada.accept("same")) == {6, 7, 9, 10, 11, 12, 13}
+    assert ada.group(2).open
+    assert ada.decide(2, "keep", 4) == {3: "mark", 4: "keep", 5: "mark"}
 
 
 def test_a_keeper_is_open_again_in_the_next_tier(ada: Reviewer) -> None:

@@ -78,6 +78,11 @@ def duplicates(
         return
     for sentence in found.thresholds.words:
         say.line(sentence)
+    if found.flat:
+        say.line(
+            f"{_count(found.flat, 'picture')} of one colour or blank: never the same "
+            "picture as another, unless their files are identical."
+        )
     if found.unhashed:
         say.line(
             f"{found.unhashed:,} pictures have no thumbnail and cannot be read: they are "

@@ -8,9 +8,8 @@ with encoders of its kind stands in for it, and the result says so.
 
 - *Look-alikes*: as alike to the encoder as nearly all of these copies are to their
   originals, and more than all but one in 10,000 random pairs.
-- *The same picture*: that, and as near in perceptual hash and colours (see `hashes.py`) as
-  most of these copies. Where hash and colours hardly differ, a cosine above that of 99 % of
-  random pairs is enough: what was much reduced changes for an encoder, not for the hash.
+- *The same picture*: as alike as these, or as 1 % of random pairs, if that is less; near in
+  perceptual hash and colours (see `hashes.py`); and the same in detail (see `closer.py`).
 """
 
 from __future__ import annotations
@@ -43,10 +42,8 @@ MEASURABLE = 20  # pairs of copies; fewer say nothing
 UNRELATED = 0.99
 RARE = 0.9999  # of random pairs are below
 NEARLY_ALL = 0.98  # of copies are at least as alike
-MOST = 0.95  # of copies have hash and colours as near
-BITS = (4, 10)  # the least and the most that hashes of the same picture may differ
-COLOURS = (8, 16)  # levels; within these, what was measured counts
-TWIN_BITS, TWIN_COLOURS = 2, 5  # 95 % of copies of half the size are as near
+BITS = 14  # of 64 that hashes of the same picture may differ by: cropping takes 5 % off
+COLOURS = 32  # levels of 255, for the same reason
 COPIES_LIMITS = Limits(max_bytes=20_000_000, max_pixels=LARGEST**2, seconds=30)
 
 
@@ -54,9 +51,8 @@ COPIES_LIMITS = Limits(max_bytes=20_000_000, max_pixels=LARGEST**2, seconds=30)
 class Copies:
     """How alike pictures and their copies are.
 
-    `low` and `half` are cosines that 98 % and half of the pairs reach; `bits` and
-    `colours` what 95 % do not exceed. `pairs` is 0 for values that were measured
-    elsewhere.
+    `low` and `half` are cosines that 98 % and half of the pairs reach. `pairs` is 0 for
+    values that were measured elsewhere.
     """
 
     fingerprint: str  # of the encoder
@@ -64,8 +60,6 @@ class Copies:
     pairs: int
     low: float
     half: float
-    bits: int
-    colours: float
 
 
 @dataclass(frozen=True)
@@ -73,8 +67,6 @@ class Thresholds:
     """What counts as a duplicate, and why."""
 
     same: float  # least cosine of the same picture
-    bits: int  # greatest distance of its hashes, of 64
-    colours: float  # greatest distance of its colours, in levels of 255
     alike: float  # least cosine of look-alikes
     chosen: bool  # `alike` was asked for
     typical: float  # median cosine of random pairs
@@ -101,11 +93,9 @@ class Thresholds:
         )
         return [
             f"Look-alikes: cosine ≥ {self.alike:.3f}, {why}.",
-            f"The same picture: cosine ≥ {self.same:.3f}, hash within {self.bits} of 64 "
-            f"bits, colours within {self.colours:.0f} of 255 levels, because 95 % "
-            f"{measured} are within {copies.bits} bits and {copies.colours:.0f} levels.",
-            f"Or hash within {TWIN_BITS} bits, colours within {TWIN_COLOURS} levels and "
-            f"cosine ≥ {self.related:.3f}, which 99 % of its random pairs are below.",
+            f"The same picture: cosine ≥ {self.same:.3f}, hash within {BITS} of 64 bits, "
+            f"colours within {COLOURS} of 255 levels; and laid over each other, no part "
+            "differs in detail or colour.",
         ]
 
     def to_json(self) -> str:
@@ -126,9 +116,7 @@ def choose_thresholds(
     typical, related, rare = _random_pairs(vectors, prints)
     limit = _down(max(copies.low, min(rare, copies.half)))
     return Thresholds(
-        same=limit,
-        bits=max(BITS[0], min(copies.bits, BITS[1])),
-        colours=max(COLOURS[0], min(math.ceil(copies.colours), COLOURS[1])),
+        same=min(limit, _down(related)),
         alike=limit if alike is None else alike,
         chosen=alike is not None,
         typical=typical,
@@ -151,7 +139,7 @@ def _random_pairs(vectors: np.ndarray, prints: hashes.Prints) -> tuple[float, fl
     product = vectors[some] @ vectors[some].T
     bits = hashes.bits_apart(prints.hashes[some, None], prints.hashes[None, some])
     known = prints.known[some]
-    unlike = np.triu((bits > BITS[1]) | ~(known[:, None] & known[None]), 1)
+    unlike = np.triu((bits > BITS) | ~(known[:, None] & known[None]), 1)
     pairs = product[unlike]
     if not len(pairs):
         return 0.0, 0.0, 0.0
@@ -172,8 +160,7 @@ def stored_copies(stored: object, fingerprint: str, collected: int) -> Copies | 
     try:
         found = json.loads(stored)["copies"]
         copies = Copies(**{field.name: found[field.name] for field in fields(Copies)})
-        numbers = (copies.low, copies.half, copies.bits, copies.colours)
-        right = all(math.isfinite(number) for number in numbers)
+        right = math.isfinite(copies.low) and math.isfinite(copies.half)
         right = right and -1 <= copies.low <= copies.half <= 1 and copies.pairs > 0
         near = copies.collected / 2 <= collected <= copies.collected * 2
     except (TypeError, ValueError, KeyError, RecursionError):
@@ -185,63 +172,59 @@ def copies_elsewhere(collection: db.Collection, collected: int) -> Copies:
     """What to assume where nothing can be measured."""
     model = EncoderSpec.from_json(collection.encoder).model
     low, half = ELSEWHERE["hog" if model == "hog" else "network"]
-    return Copies(collection.fingerprint, collected, 0, low, half, 8, 14)
+    return Copies(collection.fingerprint, collected, 0, low, half)
 
 
 def measure_copies(
     conn: sqlite3.Connection,
     collection: db.Collection,
-    ids: np.ndarray,
+    items: dict[int, str],
     encoder: Encoder,
     *,
     say: Say = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Copies | None:
-    """Copy some of the items int64 (n,) and compare; None where too few can be read.
+    """Copy some of the items and compare; None where too few can be read.
 
-    From the originals where these may be read, else from thumbnails. Raises Stopped.
+    `items` come with the SHA-256 of their pictures. From the originals where these may be
+    read, else from thumbnails. Raises Stopped.
     """
     import numpy as np
 
     rng = np.random.default_rng(0)
-    some = np.sort(rng.choice(ids, min(COPIED, len(ids)), replace=False)).tolist()
-    sides = _sides(conn, some)
+    chosen = rng.choice(list(items), min(COPIED, len(items)), replace=False)
+    sides = _sides(conn, np.sort(chosen).tolist())
+    some = {item: items[item] for item in sides}
 
-    def shape(item: int, original: bool) -> Input:
+    def whole(item: int, original: bool) -> Request:
         side = min(sides[item][0], LARGEST if original else SMALL)
-        return Input(side, LARGEST, "squash", "bicubic")
+        return Request(input=Input(side, LARGEST, "squash", "bicubic"))
 
-    pictures = hashes.decoded(conn, collection, some, shape=shape, originals=True)
-    cosines, bits, colours = [], [], []
+    pictures = hashes.decoded(conn, collection, some, request=whole, originals=True)
+    request = Request(input=encoder.input)
+    cosines = []
     with DecoderPool(COPIES_LIMITS, 2) as pool, ThreadPoolExecutor(2) as threads:
-        for done, (item, _, pixels) in enumerate(pictures, 1):
+        for done, (item, _, picture) in enumerate(pictures, 1):
             if stop():
                 pictures.close()
                 raise Stopped
             say("Calibrating on copies", done, len(some))
-            if pixels is None:
+            if picture is None:
                 continue
-            files = list(_copies(pixels, sides[item][1]))
-            seen = list(threads.map(lambda data: _seen(pool, data, encoder.input), files))
-            vectors = encoder.encode(np.stack([square for square, _ in seen]))
+            files = list(_copies(picture.pixels, sides[item][1]))
+            seen = threads.map(lambda data: pool.decode(data, request).pixels, files)
+            vectors = encoder.encode(np.stack(list(seen)))
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
             cosines.append(vectors[1:] @ vectors[0])
-            stored = hashes.fingerprints(np.stack([square for _, square in seen]))
-            prints = hashes.unpacked(row.tobytes() for row in stored)
-            first = [0] * COPIES
-            bits.append(hashes.bits_apart(prints.hashes[first], prints.hashes[1:]))
-            colours.append(hashes.colours_apart(prints.colours[first], prints.colours[1:]))
     if len(cosines) * COPIES < MEASURABLE:
         return None
     low, half = np.quantile(np.concatenate(cosines), [1 - NEARLY_ALL, 0.5])
     return Copies(
         fingerprint=collection.fingerprint,
-        collected=len(ids),
+        collected=len(items),
         pairs=len(cosines) * COPIES,
         low=_down(float(low)),
         half=_down(float(half)),
-        bits=math.ceil(np.quantile(np.concatenate(bits), MOST)),
-        colours=float(np.quantile(np.concatenate(colours), MOST)),
     )
 
 
@@ -279,11 +262,3 @@ def _saved(image: Any, form: str = "JPEG", **options: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **(options or {"quality": 85}))
     return buffer.getvalue()
-
-
-def _seen(pool: DecoderPool, data: bytes, shape: Input) -> tuple[np.ndarray, np.ndarray]:
-    """What the encoder sees of a file, and what the hash does."""
-    return (
-        pool.decode(data, Request(input=shape)).pixels,
-        pool.decode(data, Request(input=hashes.SQUARE)).pixels,
-    )

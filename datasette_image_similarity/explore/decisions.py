@@ -65,6 +65,7 @@ class Scan:
 
     made_at: str
     pictures: int
+    flat: int  # pictures that show nothing: they are the same picture as none
     thresholds: dict[str, Any]
 
     @property
@@ -89,8 +90,8 @@ class Summary:
     undecided: int
     marked: int
     marked_bytes: int
-    extra_bytes: int  # of all but the suggested keeper
-    acceptable: bool  # the suggested keeper is there and no decision speaks against it
+    extra_bytes: int  # of all but the suggested keeper, if there is one
+    acceptable: bool  # a keeper is suggested and there, and no decision speaks against it
 
     @property
     def open(self) -> bool:
@@ -131,17 +132,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """A group as it is shown: the suggested keeper first, then by falling score."""
+    """A group as it is shown: the suggested keeper first, if any, then by falling score."""
 
     id: int
     tier: str
     members: tuple[Member, ...]
-    reason: str  # why to keep the first, in words
-
-    @property
-    def keeper(self) -> Member:
-        """The picture that is suggested to keep."""
-        return self.members[0]
+    keeper: Member | None  # the picture that is suggested to keep
+    reason: str  # why to keep it, or why none is suggested, in words
 
     @property
     def open(self) -> bool:
@@ -181,7 +178,7 @@ def last_scan(conn: sqlite3.Connection, collection: db.Collection) -> Scan | Non
         return None
     with _explained():
         row = conn.execute(
-            "select made_at, scanned, thresholds from _image_similarity_scans "
+            "select made_at, scanned, flat, thresholds from _image_similarity_scans "
             "where collection_id = ?",
             (collection.id,),
         ).fetchone()
@@ -191,6 +188,7 @@ def last_scan(conn: sqlite3.Connection, collection: db.Collection) -> Scan | Non
     return Scan(
         made_at=str(row["made_at"]),
         pictures=_whole(row["scanned"]),
+        flat=_whole(row["flat"]),
         thresholds=thresholds if isinstance(thresholds, dict) else {},
     )
 
@@ -416,16 +414,17 @@ def _group(
     ]
     keeper, reason = first["keeper_id"], first["reason"]
     facts: dict[int, Facts] = {}
-    if keeper not in [one.item for one in members]:  # deleted or split off: suggest anew
+    if keeper not in (db.NO_ITEM, *(one.item for one in members)):  # gone: suggest anew
         facts = facts_of(conn, collection, [one.item for one in members])
     if facts:
-        suggested, reason = suggest_keeper(list(facts.values()))
-        keeper = suggested.item_id
+        suggested, reason = suggest_keeper(list(facts.values()), first["tier"])
+        keeper = suggested and suggested.item_id
     members.sort(key=lambda one: (one.item != keeper, -(one.score or 0), one.item))
     return Group(
         id=first["group_id"],
         tier=first["tier"],
         members=tuple(members),
+        keeper=members[0] if members[0].item == keeper else None,
         reason=reason if isinstance(reason, str) else "",
     )
 
@@ -461,9 +460,12 @@ def decide(
 
     "accept" keeps the suggested picture and "keep" the one with the key `pk`; both mark
     all others. "mark" and "unmark" change `pk` alone, and keep what was undecided. "skip"
-    leaves everything as it is. Raises GroupChanged for a picture that is not in the group.
+    leaves everything as it is. Raises GroupChanged for a picture that is not in the group,
+    CollectionError for an "accept" where nothing is suggested.
     """
     wanted: dict[Member, str] = {}
+    if action == "accept" and group.keeper is None:
+        raise CollectionError("Nothing is suggested for this group. Choose what to keep")
     if action in ("accept", "keep"):
         chosen = group.keeper if action == "accept" else group.member(_given(pk))
         wanted = {one: "keep" if one is chosen else "mark" for one in group.members}
@@ -504,8 +506,8 @@ def accept_tier(
 ) -> dict[db.Key, str]:
     """Accept what is suggested for every open group of a tier, as one step.
 
-    A group stays open where an earlier decision speaks against the suggestion, or the
-    picture that was suggested is gone. Returns the new decisions by key.
+    A group stays open if nothing is suggested, an earlier decision speaks against it, or
+    the picture that was suggested is gone. Returns the new decisions by key.
     """
     ids = [
         one.id
@@ -516,7 +518,7 @@ def accept_tier(
         one: "keep" if one is group.keeper else "mark"
         for group in read_groups(conn, collection, ids)
         for one in group.members
-        if one.decision is None
+        if group.keeper is not None and one.decision is None
     }
     _put(conn, collection, tier, changed, actor)
     return {one.pk: new for one, new in changed.items()}

@@ -27,10 +27,10 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from ..encoders import Encoder
 from ..errors import CollectionError
-from . import hashes
+from . import hashes, originals
 from .calibrate import (
-    TWIN_BITS,
-    TWIN_COLOURS,
+    BITS,
+    COLOURS,
     Copies,
     Thresholds,
     choose_thresholds,
@@ -41,6 +41,7 @@ from .calibrate import (
 from .facts import Facts, facts_of
 from .groups import Apart, Group, Linked, groups_of
 from .keeper import suggest_keeper
+from .looking import Looker
 from .pairs import Pairs, cosines, pairs_by_hash, similar_pairs
 from .vectors import Say, Stopped, Vectors, read_vectors
 
@@ -54,6 +55,7 @@ DECISION_SQL = (
     "and x.decision in ('keep', 'mark', 'skip') order by x.id desc limit 1)"
 )
 TIERS = ("identical", "same", "alike")
+KEEPER_GONE = "the picture that would be kept has gone meanwhile"
 TIERS_IN_WORDS = {
     "identical": "identical files",
     "same": "the same picture",
@@ -63,10 +65,13 @@ TIERS_IN_WORDS = {
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Duplicates of each other. `scores` are cosines to the medoid, by key."""
+    """Duplicates of each other. `scores` are cosines to the medoid, by key.
+
+    `keeper` is None if nothing tells which picture to keep.
+    """
 
     tier: str
-    keeper: db.Key
+    keeper: db.Key | None
     reason: str
     medoid: db.Key
     scores: dict[db.Key, float]
@@ -90,6 +95,7 @@ class Duplicates:
     thresholds: Thresholds
     groups: list[DuplicateGroup]
     scanned: int
+    flat: int  # pictures that show nothing: they are the same picture as none
     unhashed: int  # pictures that neither thumbnail nor file could be read of
     seconds: float
 
@@ -99,6 +105,7 @@ class Duplicates:
     def as_json(self) -> dict[str, Any]:
         return {
             "scanned": self.scanned,
+            "flat": self.flat,
             "unhashed": self.unhashed,
             "seconds": round(self.seconds, 2),
             "thresholds": {**asdict(self.thresholds), "words": self.thresholds.words},
@@ -114,11 +121,11 @@ class Duplicates:
 
 
 class _Found(NamedTuple):
-    """A group and its keeper, as places: rows of all vectors."""
+    """A group and its keeper, if one is suggested, as places: rows of all vectors."""
 
     tier: str
     group: Group
-    keeper: int
+    keeper: int | None
     reason: str
 
 
@@ -142,21 +149,27 @@ def find_duplicates(
         raise CollectionError(f"The threshold is a cosine between 0 and 1, not {threshold}")
     started = time.perf_counter()
     db.migrate(conn)
-    vectors = read_vectors(conn, collection, say=say, stop=stop)
-    if not len(vectors.ids):
+    with db.snapshot(conn):
+        vectors = read_vectors(conn, collection, say=say, stop=stop)
+        items = _with_sha256(conn, collection, vectors.ids)
+    if not items:
         raise CollectionError(f"{collection.table!r} has no pictures with embeddings")
-    prints = hashes.stored_prints(conn, collection, vectors.ids, say=say, stop=stop)
-    copies = _copies(conn, collection, vectors, encoder, say, stop)
+    prints = hashes.stored_prints(conn, collection, items, say=say, stop=stop)
+    copies = _copies(conn, collection, items, encoder, say, stop)
     thresholds = choose_thresholds(vectors.vectors, prints, copies, threshold)
-    scan = _Scan(conn, collection, vectors, prints, thresholds, say, stop)
-    found = [*scan.identical(), *scan.same(), *scan.alike()]
+    with hashes.Decoders() as decoders:
+        looker = Looker(conn, collection, items, decoders, say, stop)
+        scan = _Scan(conn, collection, vectors, looker, prints, thresholds, say, stop)
+        found = [*scan.identical(), *scan.same(), *scan.alike()]
     if stop():
         raise Stopped
-    _store(conn, collection, vectors, found, thresholds)
+    flat = int((prints.known & prints.flat).sum())
+    found = _store(conn, collection, vectors, items, found, thresholds, flat)
     return Duplicates(
         thresholds=thresholds,
         groups=[_in_keys(one, vectors.pks) for one in found],
-        scanned=len(vectors.ids),
+        scanned=len(items),
+        flat=flat,
         unhashed=int((~prints.known).sum()),
         seconds=time.perf_counter() - started,
     )
@@ -165,13 +178,13 @@ def find_duplicates(
 def _copies(
     conn: sqlite3.Connection,
     collection: db.Collection,
-    vectors: Vectors,
+    items: dict[int, str],
     encoder: Callable[[], Encoder | None],
     say: Say,
     stop: Callable[[], bool],
 ) -> Copies:
     """How alike copies are: as measured before, now, or elsewhere."""
-    count = len(vectors.ids)
+    count = len(items)
     row = conn.execute(
         "select thresholds from _image_similarity_scans where collection_id = ?",
         (collection.id,),
@@ -181,7 +194,7 @@ def _copies(
         return before
     loaded = encoder()
     measured = loaded and measure_copies(
-        conn, collection, vectors.ids, loaded, say=say, stop=stop
+        conn, collection, items, loaded, say=say, stop=stop
     )
     return measured or copies_elsewhere(collection, count)
 
@@ -194,6 +207,7 @@ class _Scan:
         conn: sqlite3.Connection,
         collection: db.Collection,
         vectors: Vectors,
+        looker: Looker,
         prints: hashes.Prints,
         thresholds: Thresholds,
         say: Say,
@@ -202,10 +216,10 @@ class _Scan:
         import numpy as np
 
         self.conn, self.collection = conn, collection
-        self.ids, self.vectors = vectors.ids, vectors.vectors
+        self.ids, self.pks, self.vectors = vectors
+        self.looker, self.sha256 = looker, looker.items
         self.prints, self.thresholds = prints, thresholds
         self.say, self.stop = say, stop
-        self.sha256 = _hashes_by_id(conn, collection)
         self.apart = _set_apart(conn, collection, vectors, self.sha256)
         self.decided = _decided(conn, collection)
         self.left = np.arange(len(self.ids))  # places that the next tier looks at
@@ -236,27 +250,25 @@ class _Scan:
     def same(self) -> list[_Found]:
         import numpy as np
 
-        places = self.left[self.prints.known[self.left]]
+        usable = self.prints.known & ~self.prints.flat
+        places = self.left[usable[self.left]]
         prints = hashes.Prints(*(column[places] for column in self.prints))
-        vectors, limits = self._vectors(places), self.thresholds
-        flat = hashes.are_flat(prints.colours)
+        vectors, least = self._vectors(places), self.thresholds.same
 
         def are_same(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             bits = hashes.bits_apart(prints.hashes[a], prints.hashes[b])
             colours = hashes.colours_apart(prints.colours[a], prints.colours[b])
-            near = (bits <= limits.bits) & (colours <= limits.colours)
-            twins = (bits <= TWIN_BITS) & (colours <= TWIN_COLOURS) & ~flat[a] & ~flat[b]
+            same = (bits <= BITS) & (colours <= COLOURS)
             score = np.zeros(len(a), np.float32)
-            score[near] = np.minimum(1, cosines(vectors, a[near], b[near]))
-            least = np.where(twins, min(limits.related, limits.same), limits.same)
-            return near & (score >= least), score
+            score[same] = np.minimum(1, cosines(vectors, a[same], b[same]))
+            same &= score >= least
+            same[same] = self.looker.same(places[a[same]], places[b[same]])
+            return same | (a == b), score
 
         def linked(place: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return are_same(np.full(len(others), place), others)
 
-        pairs = pairs_by_hash(
-            prints.hashes, limits.bits, are_same, say=self.say, stop=self.stop
-        )
+        pairs = pairs_by_hash(prints.hashes, BITS, are_same, say=self.say, stop=self.stop)
         found = self._tier("same", places, vectors, pairs, linked)
         self._keep_out(places[pairs.a], places[pairs.b])
         return found
@@ -295,16 +307,20 @@ class _Scan:
             for group in groups_of(pairs, vectors, linked, self._apart_here(places))
         ]
         members = [int(self.ids[place]) for group in groups for place in group.members]
-        facts = facts_of(self.conn, self.collection, members)
+        facts = self._facts(tier, members, groups)
         found, gone = [], []
         for group in groups:
             by_item = {int(self.ids[place]): int(place) for place in group.members}
-            known = [facts[item] for item in by_item if item in facts]
+            known = [
+                facts[item]
+                for item, place in by_item.items()
+                if item in facts and self._is_still(facts[item], place)
+            ]
             if len(known) < 2:  # rows were deleted meanwhile
                 continue
-            keeper, reason = self._keeper(known)
-            place = by_item[keeper.item_id]
-            found.append(_Found(tier, group, place, reason))
+            keeper, reason = self._keeper(known, tier)
+            found.append(_Found(tier, group, keeper and by_item[keeper.item_id], reason))
+            place = group.medoid if keeper is None else by_item[keeper.item_id]
             others = [other for other in by_item.values() if other != place]
             gone += others
             self.stands_for[place] = [
@@ -313,13 +329,38 @@ class _Scan:
         self.left = self.left[~np.isin(self.left, np.array(gone, np.int64))]
         return found
 
-    def _keeper(self, known: list[Facts]) -> tuple[Facts, str]:
+    def _facts(
+        self, tier: str, members: list[int], groups: list[Group]
+    ) -> dict[int, Facts]:
+        """What is known of the members of these groups, once their originals were read."""
+        if tier == "identical":
+            return facts_of(self.conn, self.collection, members)
+        originals.look(self.looker, members)
+        facts = facts_of(self.conn, self.collection, members)
+        if tier == "alike":
+            return facts
+        for group in groups:
+            there = [int(self.ids[place]) for place in group.members]
+            known = [facts[item] for item in there if item in facts]
+            originals.compare_sizes(self.looker, known)
+            if self.stop():
+                raise Stopped
+        return facts_of(self.conn, self.collection, members)
+
+    def _is_still(self, facts: Facts, place: int) -> bool:
+        """Whether facts, read later, are of the picture that was there at the start."""
+        there = (self.pks[place], self.sha256[int(self.ids[place])])
+        return (facts.pk, facts.sha256) == there
+
+    def _keeper(self, known: list[Facts], tier: str) -> tuple[Facts | None, str]:
         """The picture to keep and why: nothing is suggested against what was decided."""
         kept = [one for one in known if self.decided.get(one.item_id) == "keep"]
         if kept:
-            return suggest_keeper(kept)[0], "somebody has decided to keep it"
+            return suggest_keeper(kept, tier)[0] or kept[
+                0
+            ], "somebody has decided to keep it"
         unmarked = [one for one in known if self.decided.get(one.item_id) != "mark"]
-        keeper, reason = suggest_keeper(unmarked or known)
+        keeper, reason = suggest_keeper(unmarked or known, tier)
         return keeper, reason or "the others are marked already"
 
     def _stood_for(self, place: int) -> list[int]:
@@ -351,13 +392,17 @@ class _Scan:
             self.apart[other].add(one)
 
 
-def _hashes_by_id(conn: sqlite3.Connection, collection: db.Collection) -> dict[int, str]:
+def _with_sha256(
+    conn: sqlite3.Connection, collection: db.Collection, ids: np.ndarray
+) -> dict[int, str]:
+    """These items, int64 (n,), in their order, with the SHA-256 of their pictures."""
     rows = conn.execute(
         "select id, cast(sha256 as text) from _image_similarity_items "
         "where collection_id = ?",
         (collection.id,),
     )
-    return dict(rows.fetchall())
+    found = dict(rows.fetchall())
+    return {item: found[item] for item in ids.tolist()}
 
 
 def _decided(conn: sqlite3.Connection, collection: db.Collection) -> dict[int, str]:
@@ -417,17 +462,21 @@ def _store(
     conn: sqlite3.Connection,
     collection: db.Collection,
     vectors: Vectors,
+    items: dict[int, str],
     found: list[_Found],
     thresholds: Thresholds,
-) -> None:
-    """Replace the groups of the last run."""
+    flat: int,
+) -> list[_Found]:
+    """Replace the groups of the last run; what was stored, without what has gone since."""
     ids = vectors.ids.tolist()
     with db.transaction(conn):
+        there = _still_there(conn, collection, vectors, items)
+        found = [left for one in found if (left := _without_gone(one, there)) is not None]
         db.clear(conn, collection, "grouped", "groups", "scans")
         conn.execute(
-            "insert into _image_similarity_scans (collection_id, thresholds, scanned) "
-            "values (?, ?, ?)",
-            (collection.id, thresholds.to_json(), len(ids)),
+            "insert into _image_similarity_scans "
+            "(collection_id, thresholds, scanned, flat) values (?, ?, ?, ?)",
+            (collection.id, thresholds.to_json(), len(ids), flat),
         )
         for tier, group, keeper, reason in found:
             members = group.members.tolist()
@@ -439,7 +488,7 @@ def _store(
                     tier,
                     len(members),
                     ids[group.medoid],
-                    ids[keeper],
+                    db.NO_ITEM if keeper is None else ids[keeper],
                     reason,
                 ),
             ).fetchone()[0]
@@ -450,13 +499,58 @@ def _store(
                     for place, score in zip(members, group.scores, strict=True)
                 ),
             )
+    return found
+
+
+def _still_there(
+    conn: sqlite3.Connection,
+    collection: db.Collection,
+    vectors: Vectors,
+    items: dict[int, str],
+) -> np.ndarray:
+    """At which places the same picture of the same row is still: bool (n,).
+
+    The ids of those deleted meanwhile may have been given out again, and so may the
+    collection's: raises CollectionError.
+    """
+    import numpy as np
+
+    if collection not in db.collections(conn, collection.table):
+        raise CollectionError(
+            f"Another run has changed the embeddings of {collection.table!r} meanwhile: "
+            "run this again"
+        )
+    rows = conn.execute(
+        "select id, pk, cast(sha256 as text) from _image_similarity_items "
+        "where collection_id = ?",
+        (collection.id,),
+    )
+    now = {item: (pk, sha256) for item, pk, sha256 in rows}
+    before = zip(items.items(), vectors.pks, strict=True)
+    return np.array([now.get(item) == (pk, sha) for (item, sha), pk in before], bool)
+
+
+def _without_gone(found: _Found, there: np.ndarray) -> _Found | None:
+    """A group without the pictures that have gone; None if fewer than two are left."""
+    group, keeper = found.group, found.keeper
+    left = there[group.members]
+    if left.all():
+        return found
+    if left.sum() < 2:
+        return None
+    members = group.members[left]
+    medoid = group.medoid if there[group.medoid] else int(members[0])
+    rest = Group(members, medoid, group.scores[left])
+    if keeper is None or there[keeper]:
+        return found._replace(group=rest)
+    return found._replace(group=rest, keeper=None, reason=KEEPER_GONE)
 
 
 def _in_keys(found: _Found, pks: list[db.Key]) -> DuplicateGroup:
     scores = zip(found.group.members.tolist(), found.group.scores.tolist(), strict=True)
     return DuplicateGroup(
         tier=found.tier,
-        keeper=pks[found.keeper],
+        keeper=None if found.keeper is None else pks[found.keeper],
         reason=found.reason,
         medoid=pks[found.group.medoid],
         scores={pks[place]: round(score, 4) for place, score in scores},

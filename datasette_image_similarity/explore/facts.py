@@ -1,8 +1,9 @@
 """What is known of pictures without opening them, to compare duplicates by.
 
-Two sources: what `embed` noted of each file, and, for tables made of folders, the columns
-that it filled in (`format`, `taken_at`). A path column gives a format by the
-file's ending, a BLOB by its first bytes.
+Three sources: what `embed` noted of each file; for tables made of folders the columns that
+it filled in (`format`, `taken_at`, …); and what a closer look at the original told
+(`originals.py`). Without these a path gives a format by its ending, a BLOB by its first
+bytes.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Facts:
 
     `format` is Pillow's name, as "JPEG". `taken_at` is the camera's local time, with its
     offset if it is known, `changed_at` the file's time in UTC: both ISO 8601 to the second.
+    `placed`: whether the camera noted where it was. `shows`: pixels that show something,
+    fewer than there are where a smaller picture was enlarged. `step`: of the coarsest
+    compression that the pixels have gone through, in levels; 0 without a trace of any.
     """
 
     item_id: int
@@ -53,6 +57,15 @@ class Facts:
     taken_at: str | None
     changed_at: str | None
     path: str | None  # as in the table; None for BLOBs
+    camera: str | None = None
+    placed: bool = False
+    software: str | None = None
+    shows: int | None = None
+    step: float | None = None
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
 
     @property
     def date(self) -> str | None:
@@ -72,7 +85,7 @@ def facts_of(
     Raises CollectionError when the table or its column is gone.
     """
     source = db.source_of(conn, collection)
-    columns = {"format": "null", "taken_at": "null"}
+    columns = dict.fromkeys(("format", "taken_at", "camera", "latitude"), "null")
     if collection.source == "folder":
         there = {name.lower() for name in source.columns}
         columns = {
@@ -82,8 +95,13 @@ def facts_of(
     elif collection.source == "blob":
         columns["format"] = f"substr(t.{db.quote(collection.column)}, 1, {SIGNATURE_BYTES})"
     wanted = ", ".join(f"{sql} as {name}" for name, sql in columns.items())
+    seen = (
+        "(select seen from _image_similarity_hashes h "
+        "where h.item_id = i.id and h.sha256 = i.sha256)"
+    )
     rows = conn.execute(
         "select i.id, i.pk, i.sha256, i.width, i.height, i.size, i.mtime_ns, i.path, "
+        f"{seen if db.is_current(conn) else 'null'} as seen, "
         f"{wanted} {db.live_sql(collection, source, db.ITEMS_BY_ID)}",
         {"ids": json.dumps([int(item) for item in item_ids])},
     )
@@ -93,6 +111,8 @@ def facts_of(
 def _facts(row: sqlite3.Row) -> Facts:
     """A row as Facts. The database may come from a stranger: types are checked."""
     path = row["path"] if isinstance(row["path"], str) else None
+    seen = seen_in(row["seen"])
+    shows = seen.get("shows")
     return Facts(
         item_id=row["id"],
         pk=row["pk"],
@@ -100,11 +120,25 @@ def _facts(row: sqlite3.Row) -> Facts:
         width=_number(row["width"]),
         height=_number(row["height"]),
         bytes=_number(row["size"]),
-        format=_format(row["format"], path),
-        taken_at=_text(row["taken_at"]),
+        format=_text(seen.get("format")) or _format(row["format"], path),
+        taken_at=_text(row["taken_at"]) or _text(seen.get("taken_at")),
         changed_at=_moment(row["mtime_ns"]),
         path=path,
+        camera=_text(row["camera"]) or _text(seen.get("camera")),
+        placed=row["latitude"] is not None or bool(seen.get("placed")),
+        software=_text(seen.get("software")),
+        shows=_number(shows) if shows else None,
+        step=float(step) if isinstance(step := seen.get("step"), (int, float)) else None,
     )
+
+
+def seen_in(stored: object) -> dict[str, Any]:
+    """What a closer look told: the JSON of `hashes.seen`, which may be anything."""
+    try:
+        seen = json.loads(stored)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return seen if isinstance(seen, dict) else {}
 
 
 def _format(stored: Any, path: str | None) -> str | None:

@@ -20,7 +20,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +29,9 @@ from datasette.utils.sqlite import sqlite3
 from .. import database as db
 from .. import sources, trust
 from ..errors import ImageError
-from ..images import LOCAL_FILES, UPLOADS, DecoderPool, Input, Request
+from ..flat import is_flat
+from ..images import LOCAL_FILES, UPLOADS, Decoded, DecoderPool, Input, Request
+from .closer import LUMA
 from .vectors import Say, Stopped
 
 if TYPE_CHECKING:
@@ -38,31 +40,31 @@ if TYPE_CHECKING:
 SIZE = 32  # pixels a side that the transform sees
 LOW = 8  # frequencies kept a side
 FIELDS = 4  # of the colour layout, a side
-VERSION = 1  # raise it when what is computed here changes
+VERSION = 2  # raise it when what is computed here changes
 HASH_BYTES = LOW * LOW // 8
 COLOUR_BYTES = FIELDS * FIELDS * 3
-STORED_BYTES = 1 + HASH_BYTES + COLOUR_BYTES
-SQUARE = Input(size=SIZE, resize=SIZE, fit="squash", interpolation="lanczos")
+STORED_BYTES = 2 + HASH_BYTES + COLOUR_BYTES  # version, whether flat, hash, colours
+SQUARE = Request(input=Input(SIZE, SIZE, "squash", "lanczos"))
 AT_ONCE = 256  # pictures a transaction
-FLAT = 6.0  # levels of 255 that fields differ by, as standard deviation
 GAIN = (0.6, 1.67)  # changes of contrast that count as light
-LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 
 
 class Prints(NamedTuple):
     """Fingerprints of n pictures.
 
     `hashes` uint64 (n,). `colours` uint8 (n, 48): mean RGB of 4 × 4 fields, row by row.
-    `known` bool (n,): false where there is none; its numbers mean nothing.
+    `flat` bool (n,): nothing tells the picture from others. `known` bool (n,): false where
+    there is no fingerprint; its numbers mean nothing.
     """
 
     hashes: np.ndarray
     colours: np.ndarray
+    flat: np.ndarray
     known: np.ndarray
 
 
 def fingerprints(squares: np.ndarray) -> np.ndarray:
-    """What is stored: uint8 (n, 57) of RGB squares uint8 (n, 32, 32, 3)."""
+    """What is stored: uint8 (n, 58) of RGB squares uint8 (n, 32, 32, 3)."""
     import numpy as np
 
     count = len(squares)
@@ -75,7 +77,8 @@ def fingerprints(squares: np.ndarray) -> np.ndarray:
     fields = squares.reshape(count, FIELDS, side, FIELDS, side, 3).mean(axis=(2, 4))
     colours = np.round(fields).astype(np.uint8).reshape(count, -1)
     version = np.full((count, 1), VERSION, np.uint8)
-    return np.hstack([version, np.packbits(bits, axis=1), colours])
+    flat = np.array([[is_flat(square)] for square in squares], np.uint8)
+    return np.hstack([version, flat, np.packbits(bits, axis=1), colours])
 
 
 def unpacked(stored: Iterable[bytes | None]) -> Prints:
@@ -87,8 +90,9 @@ def unpacked(stored: Iterable[bytes | None]) -> Prints:
     empty = bytes(STORED_BYTES)
     joined = b"".join(row if _is_ours(row) else empty for row in rows)
     table = np.frombuffer(joined, np.uint8).reshape(len(rows), STORED_BYTES)
-    hashes = np.ascontiguousarray(table[:, 1 : 1 + HASH_BYTES]).view(">u8")[:, 0]
-    return Prints(hashes.astype(np.uint64), table[:, 1 + HASH_BYTES :], known)
+    hashes = np.ascontiguousarray(table[:, 2 : 2 + HASH_BYTES]).view(">u8")[:, 0]
+    colours = table[:, 2 + HASH_BYTES :]
+    return Prints(hashes.astype(np.uint64), colours, table[:, 1] == 1, known)
 
 
 def _is_ours(row: object) -> bool:
@@ -122,39 +126,34 @@ def colours_apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum(one, other)
 
 
-def are_flat(colours: np.ndarray) -> np.ndarray:
-    """Pictures without large shapes, as pages of text, whose hashes say little.
-
-    `colours` uint8 (n, 48); bool (n,).
-    """
-    return colours.reshape(-1, FIELDS**2, 3).std(axis=1).max(axis=1) < FLAT
-
-
 # Made from pictures, and kept
 
 
 def stored_prints(
     conn: sqlite3.Connection,
     collection: db.Collection,
-    ids: np.ndarray,
+    items: dict[int, str],
     *,
     say: Say = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Prints:
-    """The fingerprints of items, int64 (n,); those missing are made and stored.
+    """The fingerprints of items, given with the SHA-256 of their pictures.
 
-    Unknown are those of items that have no thumbnail and whose picture may not be read,
-    has changed, or cannot be decoded. Raises Stopped when `stop()` turns true: what was
-    made by then stays.
+    Those missing are made and stored. Unknown are those of items that have no thumbnail and
+    whose picture may not be read, has changed, or cannot be decoded. Raises Stopped when
+    `stop()` turns true: what was made by then stays.
     """
     rows = conn.execute(
-        "select h.item_id, h.hash from _image_similarity_hashes h "
-        "join _image_similarity_items i on i.id = h.item_id and i.sha256 = h.sha256 "
-        "where h.collection_id = ?",
+        "select item_id, sha256, hash from _image_similarity_hashes "
+        "where collection_id = ?",
         (collection.id,),
     )
-    there = {item: stored for item, stored in rows if _is_ours(stored)}
-    missing = [item for item in ids.tolist() if item not in there]
+    there = {
+        item: stored
+        for item, sha256, stored in rows
+        if items.get(item) == sha256 and _is_ours(stored)
+    }
+    missing = {item: sha256 for item, sha256 in items.items() if item not in there}
     made = 0
     squares = decoded(conn, collection, missing)
     while batch := list(islice(squares, AT_ONCE)):
@@ -164,26 +163,30 @@ def stored_prints(
         if stop():
             squares.close()
             raise Stopped
-    return unpacked(there.get(item) for item in ids.tolist())
+    return unpacked(there.get(item) for item in items)
 
 
 def _put_prints(
     conn: sqlite3.Connection,
     collection: db.Collection,
-    batch: list[tuple[int, str, np.ndarray | None]],
+    batch: list[tuple[int, str, Decoded | None]],
 ) -> dict[int, bytes]:
     """Store the fingerprints of what could be decoded; they come back by item."""
     import numpy as np
 
-    usable = [(item, sha, square) for item, sha, square in batch if square is not None]
+    usable = [(item, sha, one.pixels) for item, sha, one in batch if one is not None]
     if not usable:
         return {}
     prints = fingerprints(np.stack([square for *_, square in usable]))
     made = {item: row.tobytes() for (item, *_), row in zip(usable, prints, strict=True)}
     with db.transaction(conn):
+        # Not of those that were deleted meanwhile: their ids may be given out again.
         conn.executemany(
-            "insert or replace into _image_similarity_hashes values (?, ?, ?, ?)",
-            ((item, collection.id, sha, made[item]) for item, sha, _ in usable),
+            "insert or replace into _image_similarity_hashes "
+            "(item_id, collection_id, sha256, hash) select id, collection_id, sha256, ? "
+            "from _image_similarity_items "
+            "where id = ? and collection_id = ? and sha256 = ?",
+            ((made[item], item, collection.id, sha) for item, sha, _ in usable),
         )
     return made
 
@@ -191,53 +194,66 @@ def _put_prints(
 def decoded(
     conn: sqlite3.Connection,
     collection: db.Collection,
-    items: list[int],
+    items: dict[int, str],
     *,
-    shape: Callable[[int, bool], Input] = lambda *_: SQUARE,
+    request: Callable[[int, bool], Request | None] = lambda *_: SQUARE,
     originals: bool = False,
-) -> Iterator[tuple[int, str, np.ndarray | None]]:
-    """Items with their SHA-256 and pixels, in order: uint8 (size, size, 3).
+    decoders: Decoders | None = None,
+) -> Iterator[tuple[int, str, Decoded | None]]:
+    """Items, given with their SHA-256, decoded, in order; without those that have changed.
 
     From the stored thumbnail, else from the original; the other way round with
-    `originals`. `shape` says what an item's pixels should look like, being told whether
-    they are the original's. None where neither can be had. A few pictures are in memory at
-    once.
+    `originals`. `request` says what to make of an item, being told whether it is the
+    original; None: do without. None comes back where neither can be had. A few pictures
+    are in memory at once. `decoders` are kept running by whoever asks often.
     """
-    workers = os.cpu_count() or 1
-    with (
-        sources.Reader() as files,
-        DecoderPool(UPLOADS, workers) as small,
-        DecoderPool(LOCAL_FILES, workers) as large,
-        ThreadPoolExecutor(workers) as threads,
-    ):
-        reader = _Reader(conn, collection, originals, files)
+    with nullcontext(decoders) if decoders else Decoders() as running:
+        reader = _Reader(conn, collection, originals, running.files)
 
-        def pixels(item: int, choices: list[_Choice]) -> np.ndarray | None:
+        def decode(item: int, choices: list[_Choice]) -> Decoded | None:
             for pool, read, original in choices:
-                try:
-                    wanted = Request(input=shape(item, original))
-                    return pool.decode(read(), wanted).pixels
-                except ImageError:
-                    continue
+                wanted = request(item, original)
+                with suppress(ImageError):
+                    if wanted is not None:
+                        return pool.decode(read(), wanted)
             return None
 
         def start(row: sqlite3.Row) -> tuple[sqlite3.Row, Future]:
             choices = [
-                (small, reader.thumbnail(row), False),
-                (large, reader.original(row), True),
+                (running.small, reader.thumbnail(row), False),
+                (running.large, reader.original(row), True),
             ]
             if originals:
                 choices.reverse()
-            return row, threads.submit(pixels, row["id"], choices)
+            return row, running.threads.submit(decode, row["id"], choices)
 
         waiting: deque[tuple[sqlite3.Row, Future]] = deque()
-        for row in reader.rows(items):
+        for row in reader.rows(list(items)):
+            if row["sha256"] != items[row["id"]]:
+                continue
             waiting.append(start(row))
-            if len(waiting) > 2 * workers:
+            if len(waiting) > 2 * running.workers:
                 row, done = waiting.popleft()
                 yield row["id"], row["sha256"], done.result()
         for row, done in waiting:
             yield row["id"], row["sha256"], done.result()
+
+
+class Decoders:
+    """Processes that decode thumbnails and originals, until the block ends."""
+
+    def __enter__(self) -> Decoders:
+        self.workers = os.cpu_count() or 1
+        with ExitStack() as stack:
+            self.files = stack.enter_context(sources.Reader())
+            self.small = stack.enter_context(DecoderPool(UPLOADS, self.workers))
+            self.large = stack.enter_context(DecoderPool(LOCAL_FILES, self.workers))
+            self.threads = stack.enter_context(ThreadPoolExecutor(self.workers))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
 
 
 _Bytes = Callable[[], bytes]  # raises ImageError

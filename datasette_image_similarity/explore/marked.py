@@ -13,7 +13,9 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from io import TextIOWrapper
 from pathlib import Path, PurePath
 from typing import NamedTuple, TextIO
 
@@ -24,6 +26,7 @@ from .. import sources, trust
 from ..data_urls import is_data_url
 from ..errors import CollectionError, ImageError, NotVouched
 from ..roots import Root, as_root, contains
+from ..whole_files import replacing
 from .facts import Facts, facts_of
 
 FORMATS = (".csv", ".json", ".sh")
@@ -47,7 +50,7 @@ class Decision:
     decision: str  # keep, mark or skip
     tier: str | None
     group: int | None
-    keeper: db.Key | None  # suggested
+    keeper: db.Key | None  # suggested, if any
     reason: str | None
     width: int
     height: int
@@ -335,8 +338,13 @@ def _write(file: Path, text: str) -> None:
         out.write(text)
 
 
-def _opened(file: Path) -> TextIO:
+@contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    """A text file that is there once it is written whole."""
     try:
-        return file.open("w", encoding="utf-8", newline="")
+        with replacing(file) as raw:
+            out = TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True)
+            yield out
+            out.detach()
     except OSError as error:
         raise CollectionError(f"{file} cannot be written: {error.strerror}") from None

@@ -34,7 +34,7 @@ MEANING = {
     "same": (
         "Same picture",
         "One picture in several versions: resized, re-encoded or lightly edited. "
-        "Perceptual hash and embedding agree.",
+        "Embedding, perceptual hash and detail agree.",
     ),
     "alike": (
         "Look-alikes",
@@ -399,7 +399,7 @@ def megabytes(size: int) -> str:
 def facts_table(pictures: list[Picture], tier: str) -> list[tuple[str, list[Cell]]]:
     """The facts of pictures beside each other: (what, a cell a picture).
 
-    A cell differs when it is not as the first picture's, which is the suggested keeper.
+    A cell differs when it is not as the first picture's, the suggested keeper if any.
     """
     facts = [one.facts for one in pictures]
 
@@ -457,6 +457,7 @@ async def _as_json(place: Place, asked: Asked, overview: Overview) -> Response:
             "collection": place.collection.name,
             "scanned_at": scan and scan.made_at,
             "scanned": scan and scan.pictures,
+            "flat": scan and scan.flat,
             "thresholds": scan and scan.thresholds,
             "tiers": {tier: asdict(one) for tier, one in overview.tallies.items()},
             "groups": [_group_as_json(place, one) for one in shown],
@@ -472,7 +473,7 @@ def _group_as_json(place: Place, shown: Shown) -> dict[str, Any]:
         "id": group.id,
         "tier": group.tier,
         "state": "open" if group.open else "decided",
-        "keeper": place.row_path(group.keeper.pk),
+        "keeper": place.row_path(group.keeper.pk) if group.keeper else None,
         "reason": group.reason,
         "version": group.version,
         "pictures": [
