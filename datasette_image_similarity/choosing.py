@@ -45,7 +45,8 @@ OTHER_PICTURES = frozenset(
         *(".rwz", ".svg", ".svgz", ".tga", ".wdp", ".wmf", ".xbm", ".xcf", ".xpm"),
     )
 )
-LINKS, HIDDEN, EXCLUDED, NO_SUFFIX = "links", "hidden", "excluded", "no suffix"
+LINKS, LINKED_FILES, HIDDEN = "links", "linked files", "hidden"  # links: to folders
+EXCLUDED, NO_SUFFIX = "excluded", "no suffix"
 KINDS_SHOWN = 8
 
 
@@ -61,7 +62,7 @@ class Skipped(Counter[str]):
         self._excluded: Counter[str] = Counter()  # by name
 
     def add(self, kind: str, name: str) -> None:
-        """A link to a folder, or something hidden or excluded."""
+        """A link that is not followed, or something hidden or excluded."""
         self[kind] += 1
         if kind == EXCLUDED:
             self._excluded[name] += 1
@@ -87,6 +88,8 @@ class Skipped(Counter[str]):
             parts.append(f"{count:,} without a suffix")
         if count := self[LINKS]:
             parts.append(f"{count:,} linked folder{'s' * (count > 1)}")
+        if count := self[LINKED_FILES]:
+            parts.append(f"{count:,} linked file{'s' * (count > 1)}")
         if count := self[HIDDEN]:
             parts.append(f"{count:,} hidden")
         if count := self[EXCLUDED]:
@@ -159,7 +162,14 @@ class Choice:
         self.follow_links = follow_links
         self.skipped = Skipped()
         self._defaults = defaults
-        self._patterns = _patterns(list(exclude))
+        exclude = list(exclude)
+        self._patterns = _patterns(exclude)
+        self.notes = [
+            f"--exclude '{one}' leaves nothing out: to gitignore's rules it is a comment. "
+            f"Write '\\{one}' for names that begin with #"
+            for one in exclude
+            if one.startswith("#")
+        ]
         self._inside = lru_cache(maxsize=10_000)(self._outermost)
         self._counted: set[str] = set()  # folders of a bucket
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from . import database as db
-from . import query, sources, trust, words
-from .choosing import LINKS, RunSettings, Skipped
+from . import moves, query, sources, trust, words
+from .choosing import LINKED_FILES, LINKS, RunSettings, Skipped
 from .csv_files import CsvTable
 from .distances import near_duplicates, random_pairs
 from .embed import How, Run, Summary
@@ -309,6 +309,7 @@ class ImageCollection:
                 "--exclude, --default-excludes and --follow-links are about files in "
                 "folders. Choose rows of a table by --where"
             )
+        files = [moves.as_known(file, settings.folders) for file in files]
         reader = sources.Reader(allow_private=allow_private_addresses)
         _check_buckets(reader, files, top)
         self._check_source(files, rows, mode, copy_of)
@@ -316,7 +317,9 @@ class ImageCollection:
         listed = _some(sources.listed(files, choice, reader.buckets), files, choice.skipped)
         if (before is None or force) and mode[0] != "folder" and not rows:
             with self._table_from(copy_of) as conn:  # before a network is loaded
-                sources.require_rows(conn, db.source_table(conn, self.table), where)
+                sources.require_rows(
+                    conn, db.source_table(conn, self.table), mode[1], where
+                )
         options = asked = encoder or EncoderOptions()
         if engine is not None:
             options = replace(asked, device="auto")  # what is asked for need not be here
@@ -1501,8 +1504,9 @@ def _some(
     """The pictures. Raises CollectionError when files were named and there are none."""
     first = next(pictures, None)
     if files and first is None:
-        links = ". --follow-links looks into them" if skipped[LINKS] else ""
-        there = f"skipped {skipped}{links}" if skipped else "the drive may not be mounted"
+        links = skipped[LINKS] or skipped[LINKED_FILES]
+        follow = ". --follow-links follows links" if links else ""
+        there = f"skipped {skipped}{follow}" if skipped else "the drive may not be mounted"
         raise CollectionError(
             f"No pictures in {', '.join(map(str, files))}: {there}. Looked for files that "
             f"end in {' '.join(picture_suffixes())}"

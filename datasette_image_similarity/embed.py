@@ -144,7 +144,7 @@ class Run:
         self.source, self.column = mode
         self.before = before
         self.label_from_folder = label_from_folder
-        notes = list(given.notes) if given else []
+        notes = [*choice.notes, *(given.notes if given else ())]
         self.summary = Summary(notes=notes, skipped=self.choice.skipped)
         self.done = 0
         self.movable: dict[str, list[int]] = {}  # hash → items whose file is gone
@@ -510,9 +510,8 @@ class Run:
                 if move
                 else ""
             )
-            self.summary.notes.append(
-                f"{old} is not there: its {kept[str(old)]:,} pictures are kept{some}"
-            )
+            those = _pictures(kept[str(old)], "is kept", "are kept")
+            self.summary.notes.append(f"{old} is not there: its {those}{some}")
 
     def _move(
         self,
@@ -568,9 +567,8 @@ class Run:
             self._note_move(old, self._top, gone[str(old)])
 
     def _note_move(self, old: Spot, new: Spot | Root, count: int) -> None:
-        self.summary.notes.append(
-            f"{old} has moved to {new}: {count:,} pictures keep their rows"
-        )
+        those = _pictures(count, "keeps its row", "keep their rows")
+        self.summary.notes.append(f"{old} has moved to {new}: {those}")
 
     def _read(self, file: str) -> bytes:
         return self.reader.read(file, LOCAL_FILES.max_bytes)
@@ -1051,7 +1049,9 @@ class Run:
             rows = {row[0] for row in gone}
             kept = written_rows(self.conn, self.table, rows, EMBEDDED)
             if written_too:
-                rows |= self._missing_rows()
+                missing = self._missing_rows()
+                rows |= missing
+                self.summary.removed += len(missing)
                 kept = set()
             noted = [row for row in gone if row[0] in kept]
             db.note_missing(self.conn, self.collection, noted)
@@ -1116,6 +1116,10 @@ class Run:
 
     def _was_listed(self, root: str, path: str) -> bool:
         return self._told_around(place(root, path)) in self._listed
+
+
+def _pictures(count: int, one: str, many: str) -> str:
+    return f"1 picture {one}" if count == 1 else f"{count:,} pictures {many}"
 
 
 def _folder_of(file: Path) -> Path:

@@ -105,6 +105,18 @@ def known_spots(conn: sqlite3.Connection, table: str) -> list[Spot]:
     return list(found)
 
 
+def as_known(file: Root, folders: Iterable[str]) -> Root:
+    """A folder or file as earlier runs called it, where a link gives it another name."""
+    if isinstance(file, Path):
+        absolute, real = os.path.abspath(file), os.path.realpath(file)
+        known = [one for one in folders if os.path.isabs(one)]
+        if not any(contains(one, absolute) for one in known):
+            for one in known:
+                if contains(os.path.realpath(one), real):
+                    return Path(one, os.path.relpath(real, os.path.realpath(one)))
+    return file
+
+
 def inside(spot: Spot, folder: Root | Spot) -> Spot:
     """Where a folder below a spot, or it itself, is recorded with it."""
     return Spot(spot.root, place(str(folder), "").removeprefix(place(spot.root, "")))

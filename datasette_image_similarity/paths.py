@@ -47,7 +47,8 @@ def nearest_name(root: str, path: str) -> str | None:
         names = _names(root, place).by_look
         look = _look(part)
         if look not in names:
-            close = get_close_matches(look, _likeliest(names, look), 1)
+            stems = {_stem(name): name for name in _likeliest(names, look)}
+            close = [stems[one] for one in get_close_matches(_stem(look), stems, 1)]
             if not close:
                 return None
             look = close[0]
@@ -108,6 +109,11 @@ def _below(root: str, parts: list[str], suffixes: tuple[str, ...]) -> Iterable[s
 def _look(name: str) -> str:
     """What names have in common that a person would take for the same."""
     return normalize("NFC", normalize("NFC", name).casefold()).strip()
+
+
+def _stem(name: str) -> str:
+    """What of a name tells it from others that end in the same way."""
+    return name.rpartition(".")[0] or name
 
 
 class _Names(NamedTuple):

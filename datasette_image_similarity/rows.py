@@ -90,7 +90,8 @@ def finish_given(
         conn.executemany(f"delete from {name} where {key} = ?", dropped)
         gone = [one for one in gone if one in kept]
         if gone:
-            notes = [f"{_some_rows(gone)} not in the CSV, but hold what people wrote: kept"]
+            why = "but kept, because people wrote something there"
+            notes = [f"{_some_rows(gone)} not in the CSV, {why}"]
     elif gone:
         notes = [f"{_some_rows(gone)} not in the CSV any more: --prune deletes such rows"]
     before = db.run_setting(conn, collection, CSV_COLUMNS)
@@ -305,4 +306,6 @@ def _changes(value: object, declared: str) -> bool:
 def _some_rows(numbers: list[int]) -> str:
     more = ", …" if len(numbers) > 5 else ""
     named = f"(number {', '.join(map(str, numbers[:5]))}{more})"
-    return f"{len(numbers):,} row{'s' if len(numbers) > 1 else ''} of the table {named}"
+    if len(numbers) == 1:
+        return f"1 row of the table {named} is"
+    return f"{len(numbers):,} rows of the table {named} are"

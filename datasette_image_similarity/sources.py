@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from datasette.utils.sqlite import sqlite3
 
 from .buckets import Buckets, Object
-from .choosing import LINKS, Choice
+from .choosing import LINKED_FILES, LINKS, Choice
 from .data_urls import is_data_url, is_data_url_sql, picture_bytes, short_path_sql
 from .database import (
     PREFIX,
@@ -428,10 +428,11 @@ def folder_pictures(
 
     The root is the folder given, or the folder of a file given. In folders only files
     that end like pictures count; hidden ones and what `choice` leaves out do not, nor do
-    links to folders unless it follows them: then a folder outside the one given is a root
-    of its own. `choice.skipped` counts what does not count. A file met twice is listed
-    once: under its own name rather than a link's, in the outer one of two folders. A folder
-    that cannot be listed is a picture with a problem.
+    links to folders, and to files outside, unless it follows them: then a folder outside
+    the one given is a root of its own, and a file has its link's path. `choice.skipped`
+    counts what does not count. A file met twice is listed once: under its own name rather
+    than a link's, in the outer one of two folders. A folder that cannot be listed is a
+    picture with a problem.
 
     Raises CollectionError when a path does not exist, or no database can hold its name.
     """
@@ -528,7 +529,8 @@ class _Given(NamedTuple):
         """Pictures, and whether each is a link; and links to folders."""
         root = _Root(self.root)
         if not self.is_folder:
-            yield root.picture(self.absolute.name), self.absolute.is_symlink()
+            picture = root.picture(self.absolute.name)
+            yield self._linked(picture) or picture, False
             return
         waiting = [self.inside]  # folders whose turn comes, the next one last
         while waiting:
@@ -543,11 +545,32 @@ class _Given(NamedTuple):
                 yield Picture(path=path, root=self.root, problem=problem), False
                 continue
             for name in names:
-                yield root.picture(prefix + name), name in links
+                picture = self._linked(root.picture(prefix + name))
+                if picture is not None:
+                    yield picture, name in links
             for name in linked:
                 real = os.path.realpath(os.path.join(folder, name))
                 yield _LinkedFolder(prefix + name, real)
             waiting += [prefix + name for name in reversed(subfolders)]
+
+    def _linked(self, picture: Picture) -> Picture | None:
+        """The picture, if it is a link that leads nowhere or out of the folder: that one is
+        read only if it was named itself, or links are followed; else it is skipped."""
+        link = self.root / str(picture.path)
+        if picture.file is not None or not link.is_symlink():
+            return picture
+        real = os.path.realpath(link)
+        if not os.path.exists(real):
+            return picture._replace(problem=f"a link to {_shown(real)}, which is not there")
+        if not os.path.isfile(real) or _inside(real, os.path.realpath(self.root)):
+            return picture
+        if self.is_folder and not self.choice.follow_links:
+            self.choice.skipped.add(LINKED_FILES, str(picture.path))
+            return None
+        found = os.stat(real)
+        return picture._replace(
+            problem=None, file=real, size=found.st_size, mtime_ns=found.st_mtime_ns
+        )
 
 
 def _listed(
@@ -694,20 +717,30 @@ def require_column(source: SourceTable, column: str) -> str:
     return names[column.lower()]
 
 
-def require_rows(conn: sqlite3.Connection, source: SourceTable, where: str | None) -> None:
-    """Raise CollectionError where a table has no rows, or none that a condition fits."""
-    sql = (
-        f"select 1 from {quote(source.name)} {f'where ({where})' if where else ''} limit 1"
-    )
+def require_rows(
+    conn: sqlite3.Connection, source: SourceTable, column: str, where: str | None
+) -> None:
+    """Raise CollectionError where a table has no rows, none that a condition fits, or
+    nothing in the column of these."""
+    full = f"length({quote(require_column(source, column))}) > 0"
+    wanted = f"({where})" if where else "true"
+
+    def are_there(condition: str) -> bool:
+        sql = f"select 1 from {quote(source.name)} where {condition} limit 1"
+        return conn.execute(sql).fetchone() is not None
+
     try:
-        found = conn.execute(sql).fetchone()
+        if are_there(f"{wanted} and {full}"):
+            return
+        empty = are_there(wanted)
     except (sqlite3.Error, sqlite3.Warning) as error:
         if not where:
             raise
         raise CollectionError(f"--where {where!r}: {error}") from None
-    if found is None:
-        which = f"no row for which {where}" if where else "no rows"
-        raise CollectionError(f"{source.name!r} has {which}: there is nothing to embed")
+    which = f"no row for which {where}" if where else "no rows"
+    if empty:
+        which = f"no row with anything in column {column!r}"
+    raise CollectionError(f"{source.name!r} has {which}: there is nothing to embed")
 
 
 def read_blob(conn: sqlite3.Connection, source: SourceTable, column: str, pk: Key) -> bytes:

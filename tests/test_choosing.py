@@ -112,7 +112,7 @@ def test_a_folder_without_pictures_says_why(tmp_path: Path, path: Path, make: st
         put(tmp_path / "folder", "a.psd")
     said = refused("embed", path, tmp_path / "folder", "--model", "hog")
     why = {
-        "links": "skipped 1 linked folder. --follow-links looks into them",
+        "links": "skipped 1 linked folder. --follow-links follows links",
         "psd": "skipped 1 .psd",
         "nothing": "the drive may not be mounted",
     }
@@ -144,6 +144,7 @@ def test_nothing_is_loaded_where_there_is_nothing_to_embed(
     rows = "insert into other values (1, 'a.png')"
     sql(path, "create table other (id integer primary key, file text)")
     sql(path, rows)
+    sql(path, "create table void as select 1 as id, '' as file, null as scan")
     (tmp_path / "x.csv").write_text("name,file\na,a.png\n")
     for arguments, why in (
         ([tmp_path / "empty"], "No pictures in"),
@@ -162,6 +163,8 @@ def test_nothing_is_loaded_where_there_is_nothing_to_embed(
             ["--table", "other", "--path-column", "file", "--where", "nope > 1"],
             "no such column",
         ),
+        (["--table", "void", "--path-column", "file"], "anything in column 'file'"),
+        (["--table", "void", "--blob-column", "scan"], "anything in column 'scan'"),
         (["--csv", tmp_path / "x.csv", "--path-column", "nope"], "no column 'nope'"),
     ):
         assert why in refused("embed", path, *arguments), arguments
@@ -292,3 +295,48 @@ def test_a_linked_folder_that_is_named_as_well_is_met_once(
     put(tmp_path, "other/o.png")
     (folder / "out").symlink_to(tmp_path / "other")
     assert embed(path, [folder, tmp_path / "other"], follow_links=True).embedded == 2
+
+
+def test_linked_files_outside_are_skipped_unless_links_are_followed(
+    tmp_path: Path, folder: Path, path: Path
+) -> None:
+    put(tmp_path, "other/o.png", "other/p.png")
+    (folder / "sub").mkdir()
+    (folder / "best.png").symlink_to(tmp_path / "other" / "o.png")
+    (folder / "sub" / "again.png").symlink_to(tmp_path / "other" / "o.png")
+    summary = embed(path, folder)
+    assert (summary.embedded, summary.failed) == (1, 0)
+    assert summary.skipped == {"linked files": 2}
+    assert str(summary.skipped) == "2 linked files"
+    followed = embed(path, folder, follow_links=True)
+    assert (followed.embedded, followed.failed, dict(followed.skipped)) == (1, 0, {})
+    assert paths(path) == ["a.png", "best.png"]  # one file, one row
+    # The next run follows them, too, and embeds nothing else of that folder.
+    assert counts(embed(path, prune=True)) == (0, 0, 2, 0, 0)
+    assert command("verify", path).exit_code == 0
+
+
+def test_a_folder_of_linked_files_says_how_to_follow_them(
+    tmp_path: Path, path: Path
+) -> None:
+    put(tmp_path, "other/o.png")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "o.png").symlink_to(tmp_path / "other" / "o.png")
+    said = refused("embed", path, tmp_path / "links", "--model", "hog")
+    assert "skipped 1 linked file. --follow-links follows links" in said
+    # A link that is named needs no option.
+    assert embed(path, tmp_path / "links" / "o.png").embedded == 1
+
+
+def test_a_link_to_a_missing_file_says_so(folder: Path, path: Path) -> None:
+    (folder / "b.png").symlink_to(folder / "gone.png")
+    summary = embed(path, folder)
+    [(_, reason)] = summary.failures
+    assert reason == f"a link to {folder / 'gone.png'}, which is not there"
+
+
+def test_a_pattern_that_is_a_comment_is_told(folder: Path, path: Path) -> None:
+    put(folder, "#old/b.png")
+    assert "'\\#old'" in embed(path, folder, exclude=["#old"]).notes[0]
+    summary = embed(path, folder, exclude=["\\#old"], prune=True)
+    assert (summary.notes, paths(path)) == ([], ["a.png"])

@@ -49,7 +49,7 @@ def test_the_first_line_removed(shop: Any, path: Path, lines: tuple) -> None:
     assert (found[2].rstrip("!"), found[3].rstrip("!")) == ("two", "three")
     assert any(name.endswith("!") for name in found.values()) is ("!" in "".join(lines))
     assert (pictures(path), done["embedded"]) == (before, 0)
-    assert any("(number 1) not in the CSV any more" in note for note in done["notes"])
+    assert any("(number 1) is not in the CSV any more" in note for note in done["notes"])
 
 
 def test_lines_in_between_and_in_another_order(shop: Any, path: Path) -> None:
@@ -90,7 +90,7 @@ def test_rows_of_peoples_own_are_kept(shop: Any, path: Path) -> None:
     done = shop(THREE, options=("--prune",))
     assert names(path) == {1: "one", 3: "three", 4: "by hand"}
     assert len(done["notes"]) == 1
-    assert "(number 1) not in the CSV, but" in done["notes"][0]
+    assert "(number 1) is not in the CSV, but" in done["notes"][0]
     assert pictures(path).keys() == {1, 3, 4}
     assert shop(THREE, options=("--prune-rows",))["notes"] == []
     assert names(path) == {3: "three", 4: "by hand"}

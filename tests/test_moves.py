@@ -538,3 +538,29 @@ def test_a_row_that_was_kept_for_a_missing_file_moves_along(
     embed(path)
     assert value(path, "select stars / id from images where path = 'a.png'") == 10
     assert len(rows(path)) == 4
+
+
+@pytest.mark.parametrize("first", ["link", "real"])
+def test_a_folder_named_by_a_link_is_the_same_folder(
+    tmp_path: Path, path: Path, first: str
+) -> None:
+    library(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    embed(path, tmp_path / first)
+    before = with_stars(path)
+    for name in ("link", "real", "link/2019", "real/2019/may"):
+        summary = embed(path, tmp_path / name, prune=True)
+        assert (summary.embedded, summary.removed, summary.notes) == (0, 0, []), name
+    assert kept(path) == before
+
+
+def test_one_picture_that_moved_or_is_away_is_told_in_words(
+    tmp_path: Path, path: Path
+) -> None:
+    old, new = library(tmp_path / "old", "a.png"), tmp_path / "new"
+    embed(path, [old, library(tmp_path / "other", "b.png")])
+    old.rename(new)
+    assert f"{old} is not there: its 1 picture is kept" in str(embed(path).notes)
+    assert f"{old} has moved to {new}: 1 picture keeps its row" in str(
+        embed(path, new).notes
+    )

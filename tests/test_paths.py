@@ -148,13 +148,22 @@ def test_a_missing_file_names_the_root_and_the_nearest_name(
     tmp_path: Path, root: Path
 ) -> None:
     path = tmp_path / "some.db"
-    listed(path, root, "red/Aple.jpg", "rad/1243.png", "zzz", "/red/nothing-like-it.gif")
+    listed(
+        path,
+        root,
+        "red/Aple.jpg",
+        "rad/1243.png",
+        "zzz",
+        "/red/nothing-like-it.gif",
+        "red/x.jpg",
+    )
     said = [reason for _, _, reason in failures(path)]
     assert all(f"no such file in the root folder {root}" in one for one in said[:3])
     assert said[0].endswith("the nearest name there is red/Apple.JPG")
     assert said[1].endswith("the nearest name there is red/1234.png")
     assert said[2].endswith(str(root))
     assert said[3] == f"outside the root folder {root}"
+    assert said[4].endswith(str(root))  # an ending makes no name near
 
 
 async def test_visitors_are_not_told_of_folders(tmp_path: Path, root: Path) -> None:

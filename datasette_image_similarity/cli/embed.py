@@ -106,8 +106,8 @@ class _Place(click.ParamType):
 @click.option(
     "--follow-links/--no-follow-links",
     default=None,
-    help="Go on in linked folders, also outside the folder. Off at first; kept for the "
-    "next run",
+    help="Follow links to folders, and to files outside the folder. Off at first; kept "
+    "for the next run",
 )
 @click.option(
     "--allow-private-addresses",
