@@ -295,7 +295,9 @@ class ImageCollection:
         top = _root(root, url_column)
         before = self._existing()
         store = self._store(before, store, force)
-        mode = _mode(files, path_column or url_column, blob_column, before, self.table)
+        known = db.collections(self.connect()) if self.database.exists() else []
+        column = path_column or url_column
+        mode = _mode(files, column, blob_column, before, self.table, known)
         if places is not None and mode[0] != "folder":
             raise CollectionError("--places and --no-places are about pictures in folders")
         kept = partial(db.run_setting, self.connect(), before) if before else lambda _: None
@@ -1548,6 +1550,7 @@ def _mode(
     blob_column: str | None,
     before: db.Collection | None,
     table: str,
+    known: list[db.Collection],
 ) -> tuple[str, str]:
     """Where pictures come from: ("folder" | "path" | "blob", column)."""
     if path_column:
@@ -1562,6 +1565,9 @@ def _mode(
         raise CollectionError(
             f"Say where the pictures of {table!r} are: name folders or files, "
             "--path-column, --url-column or --blob-column"
+            + "".join(
+                f", or --table {one}" for one in dict.fromkeys(c.table for c in known)
+            )
         )
     if before is not None and (before.source, before.column) != asked:
         raise CollectionError(

@@ -88,7 +88,6 @@ class Summary:
             "wants_index",
             "pause",
             "cache_problem",
-            "notes",
         )
         counts = {name: value for name, value in vars(self).items() if name not in others}
         failures = [{"path": p.label, "reason": reason} for p, reason in self.failures]

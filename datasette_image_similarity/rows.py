@@ -279,6 +279,14 @@ def _respelled(
             if _changes(row.get(name), declared)
         )
         said = next(changed, None)
+        if name == key and declared == "INTEGER" and not said:
+            words = (
+                f"Column {name!r} of the table {table!r} holds whole numbers, and "
+                f"{str(row.get(name))!r} in row {number:,} is none"
+                for row, number in zip(rows, numbers, strict=True)
+                if type(number_of(str(row.get(name)))) is not int
+            )
+            said = next(words, None)
         if said and name == key:
             raise CollectionError(f"{said}. Make the column text, or use a new table")
         notes += [said] if said else []

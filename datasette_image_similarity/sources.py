@@ -289,7 +289,8 @@ class _Root:
             found = file.stat()
         except (ImageError, OSError) as error:
             missing = isinstance(error, (MissingFile, FileNotFoundError))
-            problem = f"{error}{self._nearest(path) if missing else ''}"
+            is_near = missing or path.startswith("/")  # a "/" may be meant from the root
+            problem = f"{error}{self._nearest(path) if is_near else ''}"
             return Picture(pk, path, self.root, problem=problem, missing=missing)
         return Picture(pk, path, self.root, str(file), found.st_size, found.st_mtime_ns)
 

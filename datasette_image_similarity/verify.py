@@ -89,7 +89,7 @@ def _verify_folders(
         Fault(
             collection.table,
             f"pictures in {folder}, which is not there: connect the drive, or embed the "
-            "folder that it has become",
+            "folder that it has become, or delete these rows",
             count,
             mends=False,
         )

@@ -118,6 +118,9 @@ def test_strict_turns_a_failure_into_exit_code_1(tmp_path: Path, few: Path) -> N
         ("--pooling", "sum"),
         ("--fit", "stretch"),
         ("--root", "/no/such/folder"),
+        ("{folder}", "--root", "{folder}"),
+        ("{folder}", "--pk", "id"),
+        ("{folder}", "--encoding", "utf-8"),
     ],
 )
 def test_embed_options_that_do_not_go_together(

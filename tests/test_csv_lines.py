@@ -211,6 +211,19 @@ def test_spellings_that_a_table_of_numbers_would_change(
     assert value(path, "select count(*) from products") == 1
 
 
+def test_a_key_of_whole_numbers_takes_no_words(shop: Any, path: Path, photos: Path) -> None:
+    shop("1,red/red-0.png", header="id,file")
+    (photos / "products.csv").write_text("id,file\n1,red/red-0.png\n2b,red/red-1.png\n")
+    error = refused("embed", path, "--csv", photos / "products.csv", *COLUMNS)
+    assert "holds whole numbers, and '2b' in row 3 is none" in error
+    assert value(path, "select count(*) from products") == 1
+
+
+def test_without_a_path_the_tables_that_are_known_are_named(shop: Any, path: Path) -> None:
+    shop(ONE)
+    assert "or --table products" in refused("embed", path)
+
+
 def test_versions_keep_their_spelling(shop: Any, path: Path) -> None:
     shop("1.1,red/red-0.png", "1.10,red/red-1.png", header="sku,file")
     shop("1.1,red/red-0.png", "2.0,red/red-2.png", header="sku,file")

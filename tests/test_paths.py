@@ -156,6 +156,7 @@ def test_a_missing_file_names_the_root_and_the_nearest_name(
         "zzz",
         "/red/nothing-like-it.gif",
         "red/x.jpg",
+        "/red/Aple.jpg",
     )
     said = [reason for _, _, reason in failures(path)]
     assert all(f"no such file in the root folder {root}" in one for one in said[:3])
@@ -164,6 +165,7 @@ def test_a_missing_file_names_the_root_and_the_nearest_name(
     assert said[2].endswith(str(root))
     assert said[3] == f"outside the root folder {root}"
     assert said[4].endswith(str(root))  # an ending makes no name near
+    assert said[5].endswith("the nearest name there is red/Apple.JPG")
 
 
 async def test_visitors_are_not_told_of_folders(tmp_path: Path, root: Path) -> None:

@@ -304,7 +304,7 @@ def embed(
     from ..images import LOCAL_FILES
 
     _check_source(
-        paths, path_column, url_column, blob_column, root, csv_file, encoding, output
+        paths, path_column, url_column, blob_column, root, csv_file, encoding, pk, output
     )
     encoder = EncoderOptions(model, weights, pooling, fit, device, precision, size, dims)
     chosen = replace(encoder, device="auto", precision="auto") != EncoderOptions()
@@ -373,8 +373,7 @@ def embed(
         found = [{"collection": n, **one.as_json()} for n, one in summaries.items()]
         if not every:
             only = summaries[name].as_json()
-            if csv_file:
-                only["notes"] = csv_notes + summaries[name].notes
+            only["notes"] = csv_notes + only["notes"]
         print_json(found if every else only, indent=None)
     if any(one.stopped for one in summaries.values()) and not watch:
         say.line("Stopped. Run the same command again to go on.")
@@ -394,15 +393,18 @@ def _check_source(
     root: Path | BucketRoot | None,
     csv_file: Path | None,
     encoding: str | None,
+    pk: str | None,
     output: Path | None,
 ) -> None:
     """Raise UsageError where it is not clear what the pictures are."""
     if csv_file and (not (path_column or url_column) or paths):
         raise click.UsageError("--csv needs --path-column or --url-column, and no PATH")
-    if encoding and not csv_file:
-        raise click.UsageError("--encoding is that of a CSV file: add --csv")
+    if (encoding or pk) and not csv_file:
+        raise click.UsageError("--encoding and --pk are those of a CSV file: add --csv")
     if paths and (path_column or url_column or blob_column):
         raise click.UsageError("PATHs are folders and files: leave out the columns")
+    if paths and root:
+        raise click.UsageError("--root is for a column of paths: name the folder alone")
     if url_column and root:
         raise click.UsageError("Addresses are relative to no root: leave out --root")
     if output and (paths or csv_file):

@@ -81,9 +81,10 @@ def status(database: Path, as_json: bool) -> None:
             echo(line)
         echo(f"  stale        {one.stale:,}{'  (run embed again)' * (one.stale > 0)}")
         for folder, count in one.away.items():
-            echo(f"  not there    {folder}: {count:,} pictures")
+            echo(f"  not there    {folder}: {count:,} picture{'s' * (count != 1)}")
         if one.away:
-            echo("               (connect the drive, or embed the folder they are in now)")
+            echo("               (connect the drive, embed the folder they are in now,")
+            echo("               or delete their rows)")
         echo(f"  changed      {one.updated_at or 'not finished'}")
         echo(f"  index        {_index_in_words(one)}")
         echo(f"  map          {_map_in_words(one)}")

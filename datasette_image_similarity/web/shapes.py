@@ -43,7 +43,7 @@ def read_shape(place: Place) -> Shape:
     args = place.request.args
     name = args.get("_shape") or "objects"
     if name not in SHAPES:
-        raise PageError(400, f"Invalid _shape: {name}. There is {', '.join(SHAPES)}")
+        raise PageError(400, f"Invalid _shape: {name}. Choose one of {', '.join(SHAPES)}")
     try:
         all_labels = value_as_boolean(args.get("_labels") or "off")
     except ValueError:
