@@ -178,6 +178,19 @@ def test_white_shapes_beside_the_same_black_one_are_told_apart(decoder, hog):
     told_apart(decoder, hog, map(file_of, pictures))
 
 
+@pytest.mark.parametrize("colours", [("white", "black"), ("white", "grey", "black")])
+def test_thin_lines_of_each_colour_are_seen(decoder, colours):
+    picture = Image.new("RGBA", (256, 256))
+    for number, colour in enumerate(colours):
+        y = 60 + 60 * number
+        ImageDraw.Draw(picture).line((20, y, 236, y), colour, 2)
+    pixels = decoder.decode(file_of(picture), Request(input=Input(size=256))).pixels
+    ground = int(pixels[0, 0, 0])
+    for number in range(len(colours)):
+        line = pixels[55 + 60 * number : 66 + 60 * number, 128, 0].astype(int)
+        assert np.abs(line - ground).max() > 50
+
+
 def test_the_ground_is_the_same_whatever_is_made_of_a_picture(decoder):
     data = file_of(shapes("white")[0].resize((900, 900)))
     alone = [
