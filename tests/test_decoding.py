@@ -362,7 +362,7 @@ def test_jpegs_of_other_colours_are_measured_as_well(decoder, mode):
 def test_how_much_of_a_jpeg_is_there_is_measured():
     data = file_of(photo((800, 600)), "JPEG", quality=95)
     shares = [
-        image_rescue.share_of_jpeg(data[: int(len(data) * part)] + b"\xff\xd9")
+        image_rescue.share_of_jpeg(data[: int(len(data) * part)])[0]
         for part in (0.25, 0.5, 0.75, 0.97)
     ]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 0.97], abs=0.06)
@@ -371,7 +371,23 @@ def test_how_much_of_a_jpeg_is_there_is_measured():
 def test_a_progressive_jpeg_without_a_whole_scan_is_not_nearly_whole():
     data = file_of(photo((800, 600)), "JPEG", progressive=True)
     with pytest.raises(image_rescue.Damaged):
-        image_rescue.share_of_jpeg(data[: len(data) // 3] + b"\xff\xd9")
+        image_rescue.share_of_jpeg(data[: len(data) // 3])
+
+
+def test_a_progressive_jpeg_cut_off_between_its_scans_is_whole_enough(decoder):
+    data = file_of(photo((800, 600)), "JPEG", progressive=True)
+    tables = data.rfind(b"\xff\xc4")  # of the last scan
+    for end in (tables + 1, tables + 2, tables + 3, tables + 9):
+        assert decoder.decode(data[:end], SQUARE).note == image_rescue.ONLY_THE_END
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_lies_behind_the_cut_of_a_jpeg_is_not_taken_for_it(decoder, progressive):
+    data = file_of(photo((800, 600)), "JPEG", progressive=progressive)
+    garbage = np.random.default_rng(3).bytes(4000) + b"\xff\x02\xff\x47"
+    assert decoder.decode(data[:-20] + garbage, SQUARE).note
+    with pytest.raises(ImageError, match="damaged"):
+        decoder.decode(data[: len(data) // 3] + garbage, SQUARE)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
