@@ -25,6 +25,7 @@ from PIL import (
     ExifTags,
     Image,
     ImageCms,
+    ImageOps,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -565,17 +566,25 @@ def in_eight_bits(picture: Image.Image) -> Image.Image:
     bits into 16: less than a quarter of the range is taken for so many bits. Wider or
     negative numbers run from the least to the greatest.
     """
+    import numpy as np
+
     if not picture.mode.startswith("I"):
         return picture
     alpha = None
     if picture.has_transparency_data:
-        import numpy as np
-
         seen = np.asarray(picture) != picture.info.pop("transparency")
         alpha = Image.fromarray(seen.astype(np.uint8) * 255)
+    tags = picture.tag_v2 if picture.format == "TIFF" else {}
+    # Pillow does not turn it round where there are 16 bits.
+    zero_is_white = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+    unsigned = bool(tags) and tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 1
     if picture.mode != "I;16":
         picture = picture.convert("I")
     least, greatest = picture.getextrema()
+    if least < 0 and unsigned:  # 32 bits, of which Pillow takes the first for a sign
+        halves = np.asarray(picture).view(np.uint32) // 2
+        picture = Image.fromarray(halves.astype(np.int32))
+        least, greatest = picture.getextrema()
     low, high = 0, 65535
     if least < 0 or greatest > high:
         low, high = least, greatest
@@ -584,6 +593,8 @@ def in_eight_bits(picture: Image.Image) -> Image.Image:
     scale = 255 / ((high - low) or 1)
     grey = picture.convert("I").point(lambda value: value * scale + (0.5 - low * scale))
     grey = grey.convert("L")
+    if zero_is_white:
+        grey = ImageOps.invert(grey)
     if alpha:
         grey.putalpha(alpha)
     return grey

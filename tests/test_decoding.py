@@ -477,6 +477,29 @@ def test_integers_of_32_bits_run_from_least_to_greatest(decoder):
         assert np.abs(row - np.linspace(0, 255, 64)).max() <= 3
 
 
+def grey_tiff(values, photometric):
+    """An uncompressed grey TIFF of unsigned integers, which Pillow does not write."""
+    (height, width), bits = values.shape, 8 * values.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric}
+    tags |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: height, 279: values.nbytes}
+    entries = (struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return header + b"".join(entries) + bytes(4) + values.tobytes()
+
+
+def test_unsigned_integers_of_32_bits_are_not_taken_for_negative_ones(decoder):
+    data = grey_tiff(ramp(2**32 - 1, np.uint32), photometric=1)
+    row = decoder.decode(data, SQUARE).pixels[30, :, 0].astype(int)
+    assert np.abs(row - np.linspace(0, 255, 64)).max() <= 3
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_deep_tiffs_in_which_zero_is_white_are_no_negatives(decoder, bits):
+    data = grey_tiff(ramp(2**bits - 1, np.uint16), photometric=0)
+    row = decoder.decode(data, SQUARE).pixels[30, :, 0].astype(int)
+    assert np.abs(row - np.linspace(255, 0, 64)).max() <= 3
+
+
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (6, 4), (4, 2)])
 def test_colours_of_12_bits_are_not_black(decoder, colour_type, channels):
     values = np.repeat(ramp(4095, np.uint16)[..., None], channels, axis=2)
