@@ -38,7 +38,7 @@ Opener = Callable[[bytes], Image.Image]
 
 
 class Damaged(Exception):
-    """The file is, and too little of it can be decoded."""
+    """Too little of the file can be decoded."""
 
 
 def start_of_picture(data: bytes) -> int:
@@ -81,12 +81,29 @@ def note_about(share: float) -> str:
 def share_of_jpeg(data: bytes) -> tuple[float, bytes]:
     """How much of a baseline or progressive JPEG is there, and that part as a file."""
     found = scans(data)
-    data = data[: found.end]
+    data = data[: found.end].rstrip(b"\0")
     if all_known(found.finished):
         return 1.0, data + EOI
     if found.progressive or not all_known(found.begun):
         raise Damaged
     return share_of_blocks(data), data + EOI
+
+
+def note_on_missing_blocks(data: bytes, picture: Image.Image) -> str | None:
+    """What a decoded baseline JPEG lacks, if its decoder filled that in without a word.
+
+    It does so in front of an early EOI marker, with middle grey, and takes zeros for
+    blocks. Raises Damaged if too much is missing.
+    """
+    last = picture.getpixel((picture.width - 1, picture.height - 1))
+    grey = set(last if isinstance(last, tuple) else (last,)) <= {127, 128}
+    if not grey and not data.endswith(bytes(64)):
+        return None
+    found = scans(data)
+    if found.progressive or not all_known(found.begun):
+        return None
+    share = share_of_blocks(data[: found.end].rstrip(b"\0"))
+    return note_about(share) if share < 1 else None
 
 
 def share_of_blocks(data: bytes) -> float:

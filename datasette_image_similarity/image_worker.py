@@ -41,7 +41,13 @@ from .image_boxes import clean_aperture, properties
 from .image_frames import seek_what_shows
 from .image_grounds import on_ground
 from .image_hdr import hdr_coding, tone_mapped
-from .image_rescue import ONLY_THE_END, lacks_end, rescued, start_of_picture
+from .image_rescue import (
+    ONLY_THE_END,
+    lacks_end,
+    note_on_missing_blocks,
+    rescued,
+    start_of_picture,
+)
 from .images import Crop, Input, Limits, Request, in_millions, receive, send
 
 FORMATS = load_pillow()
@@ -166,6 +172,8 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
             raise
         except Exception:
             raise ImageError(what_is_wrong(data, error)) from None
+    if note is None and source.form == "JPEG":
+        note = note_on_missing_blocks(data, source.picture)
     facts, parts = made(source, request)
     if note is None and lacks_end(data):
         note = ONLY_THE_END

@@ -381,6 +381,25 @@ def test_a_progressive_jpeg_cut_off_between_its_scans_is_whole_enough(decoder):
         assert decoder.decode(data[:end], SQUARE).note == image_rescue.ONLY_THE_END
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("end", [b"\xff\xd9", bytes(200_000)])
+def test_what_a_decoder_fills_in_without_a_word_is_missing(decoder, mode, end):
+    data = file_of(photo((800, 600)).convert(mode), "JPEG", quality=95)
+    note = decoder.decode(data[: -len(data) // 50] + end, SQUARE).note
+    assert note.startswith("the file is cut off: 9")
+    with pytest.raises(ImageError, match="damaged"):
+        decoder.decode(data[: len(data) // 2] + end, SQUARE)
+
+
+@pytest.mark.parametrize("end", [b"", bytes(5000)])
+def test_a_jpeg_that_ends_in_grey_is_whole(decoder, end):
+    image = photo((800, 600))
+    image.paste((128, 128, 128), (300, 300, 800, 600))
+    for options in ({}, {"restart_marker_rows": 1}, {"progressive": True}):
+        data = file_of(image, "JPEG", **options) + end
+        assert decoder.decode(data, SQUARE).note is None
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_what_lies_behind_the_cut_of_a_jpeg_is_not_taken_for_it(decoder, progressive):
     data = file_of(photo((800, 600)), "JPEG", progressive=progressive)
