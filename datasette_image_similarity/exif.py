@@ -34,9 +34,10 @@ TURNS = {
 SIDEWAYS = {TURNS[5], TURNS[6], TURNS[7], TURNS[8]}
 
 COMPACT = re.compile(r"\s*(\d{4})(\d\d)(\d\d)[T ]?(?:(\d\d)(\d\d)(\d\d)?)?(?!\d)")
-DATE = re.compile(r"\s*(\d{4})\s*[-:/.]\s*(\d{1,2})\s*[-:/.]\s*(\d{1,2})(?!\d)")
+DATE = re.compile(r"\s*(\d{4})\s*[-:/.\s]\s*(\d{1,2})\s*[-:/.\s]\s*(\d{1,2})(?!\d)")
 TIME = re.compile(
-    r"[T,\s]*(\d{1,2})\s*:\s*(\d{1,2})(?:\s*:\s*(\d{1,2}))?(?:[.,]\d*)?(?:\s*([AP])\.?M\b)?",
+    r"[T,\s]*(\d{1,2})\s*([-:.\s])\s*(\d{1,2})(?:\s*\2\s*(\d{1,2}))?(?!\d)"
+    r"(?:[.,]\d*)?(?:\s*([AP])\.?M\b)?",
     re.IGNORECASE,
 )
 OFFSET = re.compile(
@@ -130,11 +131,11 @@ def read_time(text: str) -> tuple[timedelta, str] | None:
     found = TIME.match(text)
     if found is None:
         return None
-    hour, minute, second = (int(part or 0) for part in found.groups()[:3])
+    hour, minute, second = (int(found[part] or 0) for part in (1, 3, 4))
     if hour > 24 or minute > 59 or second > 60:
         return None
-    if found[4]:
-        hour = hour % 12 + (12 if found[4] in "pP" else 0)
+    if found[5]:
+        hour = hour % 12 + (12 if found[5] in "pP" else 0)
     # Telephones that count hours from 1 to 24 write 24:08 for eight past midnight.
     passed = timedelta(hours=hour % 24, minutes=minute, seconds=second)
     return passed, text[found.end() :]

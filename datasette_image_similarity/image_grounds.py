@@ -1,17 +1,26 @@
 """What is put behind transparent pictures, so that what they show can be seen.
 
-Most are drawn for a white page. White shapes would vanish there, as all of them would be
-the same picture: they are laid on black, and what has both white and black on grey.
+Most are drawn for a white page, where white shapes cannot be seen: these are laid on
+black, and pictures of both white and black on grey.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from PIL import Image
 
-GROUNDS = (255, 0, 128)  # in order of preference
+if TYPE_CHECKING:
+    import numpy as np
+
+# In order of preference; the last two for pictures of white, black and middle grey.
+GROUNDS = (255, 0, 128, 192, 64)
 SIDE = 64  # pixels at which grounds are compared, whatever is made of the picture
-CLEAR_STEP = 64  # levels of 255 between neighbours; more is not clearer
-ENOUGH = 0.8  # of what the best ground shows
+CLEAR_STEP = 64  # levels of 255 between two colours; more is not clearer
+ENOUGH = 0.9  # of what the best ground shows
+# Each pixel and the one above it, each and the one to its left
+LATER, EARLIER, ALL = slice(1, None), slice(None, -1), slice(None)
+NEIGHBOURS = (((LATER, ALL), (EARLIER, ALL)), ((ALL, LATER), (ALL, EARLIER)))
 
 
 def on_ground(picture: Image.Image) -> Image.Image:
@@ -27,19 +36,25 @@ def on_ground(picture: Image.Image) -> Image.Image:
 
 
 def best_ground(picture: Image.Image) -> int:
-    """The first of GROUNDS on which nearly as many edges can be seen as on any."""
+    """The first of GROUNDS that shows nearly as many of the edges as any.
+
+    What counts is the colour of what is drawn, not how thin it is: half of a signature
+    in black must not outweigh the other half in white.
+    """
     import numpy as np
 
     small = picture.resize((SIDE, SIDE), Image.Resampling.BOX).convert("LA")
     grey, alpha = np.moveaxis(np.asarray(small, dtype=np.float64), 2, 0)
-    alpha /= 255
-    shown = []
-    for level in GROUNDS:
-        seen = grey * alpha + level * (1 - alpha)
-        steps = (np.abs(np.diff(seen, axis=axis)) for axis in (0, 1))
-        shown.append(sum(np.minimum(step, CLEAR_STEP).sum() for step in steps))
-    return next(
-        level
-        for level, edges in zip(GROUNDS, shown, strict=True)
-        if edges >= ENOUGH * max(shown)
-    )
+    shown = np.zeros(len(GROUNDS))
+    for one, other in NEIGHBOURS:
+        inside = np.minimum(alpha[one], alpha[other])
+        shown += (inside * clearness(grey[one] - grey[other])).sum()
+        outline = alpha[one] - alpha[other]
+        drawn = np.where(outline > 0, grey[one], grey[other])
+        shown += [(abs(outline) * clearness(drawn - level)).sum() for level in GROUNDS]
+    return GROUNDS[int(np.argmax(shown >= ENOUGH * shown.max()))]
+
+
+def clearness(steps: np.ndarray) -> np.ndarray:
+    """How well steps between two greys are seen, from 0 to 1."""
+    return (abs(steps) / CLEAR_STEP).clip(max=1)

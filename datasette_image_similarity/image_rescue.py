@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
+from typing import NamedTuple
 
 from PIL import Image, ImageChops, ImageFile, JpegImagePlugin
 
@@ -31,13 +31,14 @@ PICTURE_BEGINS = re.compile(
 JUNK_BYTES = 128
 ONLY_THE_END = "the end of the file is missing, but nothing of the picture"
 PADDING_BYTES = 1 << 16
+EOI = b"\xff\xd9"  # ends a JPEG
 STRIP_PIXELS = 4_000_000
 
 Opener = Callable[[bytes], Image.Image]
 
 
 class Damaged(Exception):
-    """The file is, and too little of it can be decoded."""
+    """Too little of the file can be decoded."""
 
 
 def start_of_picture(data: bytes) -> int:
@@ -54,8 +55,7 @@ def lacks_end(data: bytes) -> bool:
 def rescued(data: bytes, opened: Opener) -> tuple[Image.Image, str]:
     """A picture that can be loaded, and a note about it. Raises Damaged."""
     if data.startswith(b"\xff\xd8"):
-        data = data.rstrip(b"\xff") + b"\xff\xd9"
-        share = share_of_jpeg(data)
+        share, data = share_of_jpeg(data.rstrip(b"\xff"))
         return opened(data), note_about(share)
     declared = declared_bytes(data)
     if declared:
@@ -78,14 +78,37 @@ def note_about(share: float) -> str:
 # JPEG
 
 
-def share_of_jpeg(data: bytes) -> float:
-    """How much of a baseline or progressive JPEG is there; it ends in an EOI marker."""
-    finished, begun, progressive = scans(data)
-    if all_known(finished):
-        return 1.0
-    if progressive or not all_known(begun):
+def share_of_jpeg(data: bytes) -> tuple[float, bytes]:
+    """How much of a baseline or progressive JPEG is there, and that part as a file."""
+    found = scans(data)
+    data = data[: found.end].rstrip(b"\0")
+    if all_known(found.finished):
+        return 1.0, data + EOI
+    if found.progressive or not all_known(found.begun):
         raise Damaged
-    first, second = (luma_blocks(data[:-2] + more) for more in (b"", OTHER_BITS))
+    return share_of_blocks(data), data + EOI
+
+
+def note_on_missing_blocks(data: bytes, picture: Image.Image) -> str | None:
+    """What a decoded baseline JPEG lacks, if its decoder filled that in without a word.
+
+    It does so in front of an early EOI marker, with middle grey, and takes zeros for
+    blocks. Raises Damaged if too much is missing.
+    """
+    last = picture.getpixel((picture.width - 1, picture.height - 1))
+    grey = set(last if isinstance(last, tuple) else (last,)) <= {127, 128}
+    if not grey and not data.endswith(bytes(64)):
+        return None
+    found = scans(data)
+    if found.progressive or not all_known(found.begun):
+        return None
+    share = share_of_blocks(data[: found.end].rstrip(b"\0"))
+    return note_about(share) if share < 1 else None
+
+
+def share_of_blocks(data: bytes) -> float:
+    """How much of a baseline JPEG without its EOI marker is there."""
+    first, second = (luma_blocks(data + more) for more in (b"", OTHER_BITS))
     # Of what is left of a row of blocks (MCU), all is as good as lost.
     wide, high = first.info["mcu"]
     apart = ImageChops.difference(first, second)
@@ -105,7 +128,7 @@ OTHER_BITS = b"".join(bytes([0x5A, 0xC3, 0x71] * 40 + [0xFF, 0xD0 + n]) for n in
 
 def luma_blocks(data: bytes) -> Image.Image:
     """A JPEG with one pixel for each of its blocks of 8 × 8; `mcu` in blocks."""
-    picture = JpegImagePlugin.JpegImageFile(BytesIO(data + b"\xff\xd9"))
+    picture = JpegImagePlugin.JpegImageFile(BytesIO(data + EOI))
     layers = picture.layer
     several = len(layers) > 1
     mcu = tuple(max(layer[at] for layer in layers) if several else 1 for at in (1, 2))
@@ -118,39 +141,46 @@ def luma_blocks(data: bytes) -> Image.Image:
 _Precision = dict[int, list[int]]  # of a component's 64 coefficients: missing low bits
 
 
-def scans(data: bytes) -> tuple[_Precision, _Precision, bool]:
-    """What the finished scans of a JPEG tell, what all of them do, and if progressive.
+class Scans(NamedTuple):
+    """What the scans of a JPEG hold (ITU-T T.81, annexes B and G)."""
 
-    ITU-T T.81, annexes B and G. The last scan is not finished: behind it there is only
-    the EOI that was put there.
-    """
+    finished: _Precision  # by those behind which another marker stands
+    begun: _Precision  # by all
+    progressive: bool
+    end: int  # of the last scan, or of the last whole segment behind it
+
+
+def scans(data: bytes) -> Scans:
     finished: _Precision = {}
     begun: _Precision = {}
     progressive, at = False, 2
-    with suppress(IndexError):
-        while True:
-            while data[at] == 0xFF and data[at + 1] == 0xFF:
-                at += 1
-            if data[at] != 0xFF or data[at + 1] == 0xD9:
-                break
-            marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-            body = data[at + 4 : at + 2 + length]
-            at += 2 + length
-            if marker in (0xC0, 0xC1, 0xC2):
-                progressive = marker == 0xC2
-                begun = {body[6 + 3 * n]: [99] * 64 for n in range(body[5])}
-                finished = {component: [99] * 64 for component in begun}
-            elif marker == 0xDA:
-                next_marker = SCAN_ENDS.search(data, at)
-                at = next_marker.start() if next_marker else len(data)
-                whole = at < len(data) - 2
-                for n in range(body[0]):
-                    note_scan(begun[body[1 + 2 * n]], body[-3:])
-                    if whole:
-                        note_scan(finished[body[1 + 2 * n]], body[-3:])
-    return finished, begun, progressive
+    while data[at : at + 1] == b"\xff":
+        if data[at + 1 : at + 2] == b"\xff":  # padding
+            at += 1
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        stop = at + 2 + length
+        if data[at + 1 : at + 2] not in SEGMENTS or length < 2 or stop > len(data):
+            break
+        marker, body = data[at + 1], data[at + 4 : stop]
+        at = stop
+        if marker in (0xC0, 0xC1, 0xC2):
+            progressive = marker == 0xC2
+            begun = {body[6 + 3 * n]: [99] * 64 for n in range(body[5])}
+            finished = {component: [99] * 64 for component in begun}
+        elif marker == 0xDA:
+            end = SCAN_ENDS.search(data, at)
+            at = end.start() if end else len(data)
+            whole = data[at + 1 : at + 2] in (*SEGMENTS, EOI[1:])
+            for n in range(body[0]):
+                note_scan(begun[body[1 + 2 * n]], body[-3:])
+                if whole:
+                    note_scan(finished[body[1 + 2 * n]], body[-3:])
+    return Scans(finished, begun, progressive, at)
 
 
+# Frames, tables, scans, application data and comments; other markers are garbage.
+SEGMENTS = [bytes([n]) for n in (*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE) if n != 0xD9]
 SCAN_ENDS = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
 
 

@@ -25,6 +25,7 @@ from PIL import (
     ExifTags,
     Image,
     ImageCms,
+    ImageOps,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -40,7 +41,13 @@ from .image_boxes import clean_aperture, properties
 from .image_frames import seek_what_shows
 from .image_grounds import on_ground
 from .image_hdr import hdr_coding, tone_mapped
-from .image_rescue import ONLY_THE_END, lacks_end, rescued, start_of_picture
+from .image_rescue import (
+    ONLY_THE_END,
+    lacks_end,
+    note_on_missing_blocks,
+    rescued,
+    start_of_picture,
+)
 from .images import Crop, Input, Limits, Request, in_millions, receive, send
 
 FORMATS = load_pillow()
@@ -165,6 +172,8 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
             raise
         except Exception:
             raise ImageError(what_is_wrong(data, error)) from None
+    if note is None and source.form == "JPEG":
+        note = note_on_missing_blocks(data, source.picture)
     facts, parts = made(source, request)
     if note is None and lacks_end(data):
         note = ONLY_THE_END
@@ -565,17 +574,25 @@ def in_eight_bits(picture: Image.Image) -> Image.Image:
     bits into 16: less than a quarter of the range is taken for so many bits. Wider or
     negative numbers run from the least to the greatest.
     """
+    import numpy as np
+
     if not picture.mode.startswith("I"):
         return picture
     alpha = None
     if picture.has_transparency_data:
-        import numpy as np
-
         seen = np.asarray(picture) != picture.info.pop("transparency")
         alpha = Image.fromarray(seen.astype(np.uint8) * 255)
+    tags = picture.tag_v2 if picture.format == "TIFF" else {}
+    # Pillow does not turn it round where there are 16 bits.
+    zero_is_white = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+    unsigned = bool(tags) and tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 1
     if picture.mode != "I;16":
         picture = picture.convert("I")
     least, greatest = picture.getextrema()
+    if least < 0 and unsigned:  # 32 bits, of which Pillow takes the first for a sign
+        halves = np.asarray(picture).view(np.uint32) // 2
+        picture = Image.fromarray(halves.astype(np.int32))
+        least, greatest = picture.getextrema()
     low, high = 0, 65535
     if least < 0 or greatest > high:
         low, high = least, greatest
@@ -584,6 +601,8 @@ def in_eight_bits(picture: Image.Image) -> Image.Image:
     scale = 255 / ((high - low) or 1)
     grey = picture.convert("I").point(lambda value: value * scale + (0.5 - low * scale))
     grey = grey.convert("L")
+    if zero_is_white:
+        grey = ImageOps.invert(grey)
     if alpha:
         grey.putalpha(alpha)
     return grey

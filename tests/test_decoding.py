@@ -178,6 +178,19 @@ def test_white_shapes_beside_the_same_black_one_are_told_apart(decoder, hog):
     told_apart(decoder, hog, map(file_of, pictures))
 
 
+@pytest.mark.parametrize("colours", [("white", "black"), ("white", "grey", "black")])
+def test_thin_lines_of_each_colour_are_seen(decoder, colours):
+    picture = Image.new("RGBA", (256, 256))
+    for number, colour in enumerate(colours):
+        y = 60 + 60 * number
+        ImageDraw.Draw(picture).line((20, y, 236, y), colour, 2)
+    pixels = decoder.decode(file_of(picture), Request(input=Input(size=256))).pixels
+    ground = int(pixels[0, 0, 0])
+    for number in range(len(colours)):
+        line = pixels[55 + 60 * number : 66 + 60 * number, 128, 0].astype(int)
+        assert np.abs(line - ground).max() > 50
+
+
 def test_the_ground_is_the_same_whatever_is_made_of_a_picture(decoder):
     data = file_of(shapes("white")[0].resize((900, 900)))
     alone = [
@@ -349,7 +362,7 @@ def test_jpegs_of_other_colours_are_measured_as_well(decoder, mode):
 def test_how_much_of_a_jpeg_is_there_is_measured():
     data = file_of(photo((800, 600)), "JPEG", quality=95)
     shares = [
-        image_rescue.share_of_jpeg(data[: int(len(data) * part)] + b"\xff\xd9")
+        image_rescue.share_of_jpeg(data[: int(len(data) * part)])[0]
         for part in (0.25, 0.5, 0.75, 0.97)
     ]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 0.97], abs=0.06)
@@ -358,7 +371,42 @@ def test_how_much_of_a_jpeg_is_there_is_measured():
 def test_a_progressive_jpeg_without_a_whole_scan_is_not_nearly_whole():
     data = file_of(photo((800, 600)), "JPEG", progressive=True)
     with pytest.raises(image_rescue.Damaged):
-        image_rescue.share_of_jpeg(data[: len(data) // 3] + b"\xff\xd9")
+        image_rescue.share_of_jpeg(data[: len(data) // 3])
+
+
+def test_a_progressive_jpeg_cut_off_between_its_scans_is_whole_enough(decoder):
+    data = file_of(photo((800, 600)), "JPEG", progressive=True)
+    tables = data.rfind(b"\xff\xc4")  # of the last scan
+    for end in (tables + 1, tables + 2, tables + 3, tables + 9):
+        assert decoder.decode(data[:end], SQUARE).note == image_rescue.ONLY_THE_END
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("end", [b"\xff\xd9", bytes(200_000)])
+def test_what_a_decoder_fills_in_without_a_word_is_missing(decoder, mode, end):
+    data = file_of(photo((800, 600)).convert(mode), "JPEG", quality=95)
+    note = decoder.decode(data[: -len(data) // 50] + end, SQUARE).note
+    assert note.startswith("the file is cut off: 9")
+    with pytest.raises(ImageError, match="damaged"):
+        decoder.decode(data[: len(data) // 2] + end, SQUARE)
+
+
+@pytest.mark.parametrize("end", [b"", bytes(5000)])
+def test_a_jpeg_that_ends_in_grey_is_whole(decoder, end):
+    image = photo((800, 600))
+    image.paste((128, 128, 128), (300, 300, 800, 600))
+    for options in ({}, {"restart_marker_rows": 1}, {"progressive": True}):
+        data = file_of(image, "JPEG", **options) + end
+        assert decoder.decode(data, SQUARE).note is None
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_lies_behind_the_cut_of_a_jpeg_is_not_taken_for_it(decoder, progressive):
+    data = file_of(photo((800, 600)), "JPEG", progressive=progressive)
+    garbage = np.random.default_rng(3).bytes(4000) + b"\xff\x02\xff\x47"
+    assert decoder.decode(data[:-20] + garbage, SQUARE).note
+    with pytest.raises(ImageError, match="damaged"):
+        decoder.decode(data[: len(data) // 3] + garbage, SQUARE)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
@@ -446,6 +494,29 @@ def test_integers_of_32_bits_run_from_least_to_greatest(decoder):
             30, :, 0
         ]
         assert np.abs(row - np.linspace(0, 255, 64)).max() <= 3
+
+
+def grey_tiff(values, photometric):
+    """An uncompressed grey TIFF of unsigned integers, which Pillow does not write."""
+    (height, width), bits = values.shape, 8 * values.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric}
+    tags |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: height, 279: values.nbytes}
+    entries = (struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return header + b"".join(entries) + bytes(4) + values.tobytes()
+
+
+def test_unsigned_integers_of_32_bits_are_not_taken_for_negative_ones(decoder):
+    data = grey_tiff(ramp(2**32 - 1, np.uint32), photometric=1)
+    row = decoder.decode(data, SQUARE).pixels[30, :, 0].astype(int)
+    assert np.abs(row - np.linspace(0, 255, 64)).max() <= 3
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_deep_tiffs_in_which_zero_is_white_are_no_negatives(decoder, bits):
+    data = grey_tiff(ramp(2**bits - 1, np.uint16), photometric=0)
+    row = decoder.decode(data, SQUARE).pixels[30, :, 0].astype(int)
+    assert np.abs(row - np.linspace(255, 0, 64)).max() <= 3
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (6, 4), (4, 2)])
