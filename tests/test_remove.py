@@ -182,12 +182,12 @@ def test_no_export_replaces_a_database(copied: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_is_not_copied_over_columns_that_somebody_added(
-    copied: Path, tmp_path: Path
+    copied: Path, photos_once: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.db"
     words = ("embed", copied, "--output", other, "--path-column", "path", "--model", "hog")
-    again = (*words, "--root", copied.parent)
-    command(*again)
+    again = (*words, "--root", photos_once)
+    assert command(*again).exit_code == 0
     sql(copied, "alter table images add column here text")
     assert command(*again).exit_code == 0
     sql(other, "alter table images add column note text")
