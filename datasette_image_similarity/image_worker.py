@@ -17,7 +17,7 @@ import warnings
 from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import PIL
 from PIL import (
@@ -189,7 +189,7 @@ class Source(NamedTuple):
     profile: bytes | None
     coding: tuple[int, int] | None  # of high dynamic range
     turn: Image.Transpose | None
-    facts: dict[str, str | float]
+    facts: dict[str, Any]
 
 
 def loaded(picture: Image.Image, data: bytes, request: Request) -> Source:

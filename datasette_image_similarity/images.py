@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import LifoQueue
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ImageError, ImageSimilarityError
 
@@ -133,7 +133,7 @@ class Decoded:
     width: int  # upright, of the full picture or of the crop, in pixels
     height: int
     format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "HEIC", ...
-    facts: dict[str, str | float]  # taken_at, camera, software, latitude, longitude
+    facts: dict[str, Any]  # taken_at, camera, software, latitude, longitude, steps
     pixels: np.ndarray | None = None  # uint8, (size, size, 3)
     thumbnail: bytes | None = None  # WebP
     picture: bytes | None = None  # JPEG

@@ -15,7 +15,7 @@ from serving import ask, ask_json, open_datasette
 from datasette_image_similarity import ImageCollection, trust
 from datasette_image_similarity import database as db
 from datasette_image_similarity.errors import CollectionError
-from datasette_image_similarity.explore import calibrate, hashes, pairs
+from datasette_image_similarity.explore import calibrate, duplicates, hashes, pairs
 from datasette_image_similarity.explore.duplicates import Duplicates
 from datasette_image_similarity.explore.facts import Facts, facts_of
 from datasette_image_similarity.explore.groups import groups_of
@@ -350,7 +350,7 @@ def fact(pk: int, width: int = 100, height: int = 100, **facts: object) -> Facts
         "shows": width * height,
         **facts,
     }
-    return Facts(item_id=pk, pk=pk, sha256="", width=width, height=height, **given)
+    return Facts(item_id=pk, pk=pk, sha256=str(pk), width=width, height=height, **given)
 
 
 TAKEN = "2019-05-01T10:00:00"
@@ -383,7 +383,7 @@ LARGE = (4000, 3000)
             "HEIC comes from the camera, JPEG does not",
         ),
         (
-            [fact(1, **CAMERA, format="PNG", step=0.0), fact(2, **CAMERA, step=4.0)],
+            [fact(1, **CAMERA, format="PNG"), fact(2, **CAMERA)],
             2,
             "JPEG comes from the camera, PNG does not",
         ),
@@ -402,26 +402,25 @@ LARGE = (4000, 3000)
             "100 × 100, enlarged to 200 × 200 without more detail",
         ),
         ([fact(1, shows=None), fact(2, *LARGE, shows=None)], None, "nothing tells"),
-        # Lossless, and what it was made from.
-        ([fact(1), fact(2, format="PNG", step=0.0)], 2, "PNG is lossless, not JPEG"),
+        # What others were saved from, with fewer bytes and more.
         (
-            [fact(1, format="PNG", step=4.0), fact(2, step=4.0)],
-            2,
-            "the PNG was made from a JPEG",
+            [fact(1, format="PNG"), fact(2, source="1", bytes=90_000)],
+            1,
+            "JPEG of 90.0 KB was saved from it",
         ),
+        (
+            [fact(1, format="PNG", source="2"), fact(2, bytes=20_000)],
+            2,
+            "PNG of 50.0 KB was saved from it",
+        ),
+        ([fact(1, source="gone"), fact(2)], None, "nothing tells"),
         ([fact(1, format="PNG"), fact(2)], None, "nothing tells"),
-        # The same format: compression before bytes, and a stamp is no reason.
+        # The same format: bytes, unless the pixels could tell; a stamp is no reason.
         (
-            [fact(1, step=12.0, bytes=90_000), fact(2, step=4.0)],
-            2,
-            "less compressed than the other",
+            [fact(n, bytes=n * 90_000, steps=(1,) * 64, mates="x") for n in (1, 2)],
+            None,
+            "nothing tells",
         ),
-        (
-            [fact(1, step=4.0, bytes=200_000), fact(2, step=4.0)],
-            2,
-            "saved again in 200.0 KB, with no more detail",
-        ),
-        ([fact(1, step=4.0, bytes=55_000), fact(2, step=4.0)], None, "nothing tells"),
         ([fact(1, bytes=81_200), fact(2, bytes=3_210_000)], 2, "3.2 MB, the other 81.2 KB"),
         ([fact(1, bytes=81_201), fact(2, bytes=81_220)], None, "nothing tells"),
         ([fact(1, format="WEBP", bytes=99_000), fact(2)], None, "nothing tells"),
@@ -711,36 +710,92 @@ def test_an_enlarged_copy_and_a_png_made_from_a_jpeg_do_not_win(tmp_path: Path) 
     assert paths[group.keeper] == "camera.jpg", group.reason
 
 
+@pytest.mark.parametrize("before", ["stored_prints", "_store"])
 def test_what_is_pruned_or_replaced_meanwhile_is_in_no_group(
-    own: Path, monkeypatch: pytest.MonkeyPatch
+    own: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    """Between reading ids and hashing, one picture goes; another row gets its id."""
-    stored_prints = hashes.stored_prints
+    """Before hashing or storing, one picture goes; another row gets its id."""
+    module = hashes if before == "stored_prints" else duplicates
+    function = getattr(module, before)
+    gone, other = key(own, "small.jpg"), key(own, "05.png")
+    id_of = "(select id from _image_similarity_items where pk = ?)"
+    [(freed,)] = sql(own, f"select {id_of}", (gone,))
 
-    def late(*arguments: object, **options: object) -> hashes.Prints:
+    def late(*arguments: object, **options: object) -> object:
         with opened(own) as conn, db.transaction(conn):
-            gone = key(own, "small.jpg")
-            for table in ("grouped", "hashes"):
+            for pk in (gone, other):
+                for table in ("grouped", "hashes"):
+                    conn.execute(
+                        f"delete from _image_similarity_{table} where item_id = {id_of}",
+                        (pk,),
+                    )
                 conn.execute(
-                    f"delete from _image_similarity_{table} where item_id = "
-                    "(select id from _image_similarity_items where pk = ?)",
-                    (gone,),
+                    f"delete from _image_similarity_thumbnails where id = {id_of}", (pk,)
                 )
             conn.execute("delete from _image_similarity_items where pk = ?", (gone,))
             conn.execute("delete from images where id = ?", (gone,))
             conn.execute(
+                "update _image_similarity_items set id = ? where pk = ?", (freed, other)
+            )
+            conn.execute(
                 "update _image_similarity_items set sha256 = ? where path = ?",
                 ("0" * 64, "worse.jpg"),
             )
-        return stored_prints(*arguments, **options)
+        return function(*arguments, **options)
 
-    monkeypatch.setattr(hashes, "stored_prints", late)
+    monkeypatch.setattr(module, before, late)
     groups = find(own).groups
-    items = {key(own, name) for name in ("worse.jpg",)}
-    assert not any(items & set(group.scores) for group in groups)
-    assert sum(len(group.scores) for group in groups) == value(
-        own, "select count(*) from _image_similarity_grouped"
+    assert groups
+    assert not any(
+        {gone, other, key(own, "worse.jpg")} & set(group.scores) for group in groups
     )
+    stored = sql(own, "select item_id from _image_similarity_grouped")
+    assert (freed,) not in stored
+    assert sum(len(group.scores) for group in groups) == len(stored)
+
+
+def photo(seed: int = 1) -> Image.Image:
+    """Soft patches under the grain of a film."""
+    grain = np.random.default_rng(seed).normal(0, 12, (300, 400, 3))
+    scene = np.asarray(drawn(seed, (400, 300))).astype(float) + grain
+    return Image.fromarray(scene.clip(0, 255).astype(np.uint8))
+
+
+def shot(quality: int) -> Image.Image:
+    return Image.open(io.BytesIO(saved(photo(), "JPEG", quality=quality)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "keeper"),
+    [
+        (saved(shot(92)), shot(92), 1),  # PNG made from a JPEG in fine steps
+        (saved(photo()), photo(), 0),
+        (saved(shot(92), "JPEG", quality=60), shot(92), 1),
+        # Saved again in finer steps or packed otherwise: more bytes, no more picture.
+        (saved(shot(60), "JPEG", quality=68), shot(60), None),
+        (saved(shot(75), "JPEG", quality=100), shot(75), 1),
+        (saved(photo(), "JPEG", quality=92, optimize=True), shot(92), None),
+        *(
+            (saved(shot(92).resize(size, Image.Resampling.NEAREST), "JPEG"), shot(92), 1)
+            for size in ((500, 375), (600, 450), (1200, 900))
+        ),
+    ],
+)
+def test_what_was_saved_from_what(
+    tmp_path: Path, first: bytes, second: Image.Image, keeper: int | None
+) -> None:
+    """The second is a JPEG, in the quality that it was opened from."""
+    tables = getattr(second, "quantization", None)
+    other = saved(second, "JPEG", **({"qtables": tables} if tables else {"quality": 90}))
+    files = {"0": first, "1": other, **photos_of(9)}
+    names = {"0": "0.png" if first[1:4] == b"PNG" else "0.jpg", "1": "1.jpg"}
+    files = {names.get(name, name): data for name, data in files.items()}
+    path = tmp_path / "x.db"
+    embed(path, [put(tmp_path / "photos", files)])
+    [group] = find(path).of_tier("same")
+    paths = dict(sql(path, "select id, path from images"))
+    kept = group.keeper and int(paths[group.keeper][0])
+    assert kept == keeper, group.reason
 
 
 def test_the_cameras_file_is_kept_also_of_blobs(tmp_path: Path) -> None:

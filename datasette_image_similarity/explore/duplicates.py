@@ -342,7 +342,7 @@ class _Scan:
         for group in groups:
             there = [int(self.ids[place]) for place in group.members]
             known = [facts[item] for item in there if item in facts]
-            originals.compare_sizes(self.looker, known)
+            originals.compare(self.looker, known)
             if self.stop():
                 raise Stopped
         return facts_of(self.conn, self.collection, members)

@@ -43,8 +43,9 @@ class Facts:
     `format` is Pillow's name, as "JPEG". `taken_at` is the camera's local time, with its
     offset if it is known, `changed_at` the file's time in UTC: both ISO 8601 to the second.
     `placed`: whether the camera noted where it was. `shows`: pixels that show something,
-    fewer than there are where a smaller picture was enlarged. `step`: of the coarsest
-    compression that the pixels have gone through, in levels; 0 without a trace of any.
+    fewer than there are where a smaller picture was enlarged. `steps`: 64, of a JPEG's
+    compression. `source`: the SHA-256 of the picture that this one was saved from, as far
+    as can be told from those that it was compared with, `mates` (a digest).
     """
 
     item_id: int
@@ -61,7 +62,9 @@ class Facts:
     placed: bool = False
     software: str | None = None
     shows: int | None = None
-    step: float | None = None
+    steps: tuple[int, ...] = ()
+    source: str | None = None
+    mates: str | None = None
 
     @property
     def pixels(self) -> int:
@@ -128,7 +131,9 @@ def _facts(row: sqlite3.Row) -> Facts:
         placed=row["latitude"] is not None or bool(seen.get("placed")),
         software=_text(seen.get("software")),
         shows=_number(shows) if shows else None,
-        step=float(step) if isinstance(step := seen.get("step"), (int, float)) else None,
+        steps=_steps(seen.get("steps")),
+        source=_text(seen.get("source")),
+        mates=_text(seen.get("mates")),
     )
 
 
@@ -160,6 +165,11 @@ def format_by_signature(start: bytes) -> str | None:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= LONGEST else None
+
+
+def _steps(value: Any) -> tuple[int, ...]:
+    known = isinstance(value, list) and len(value) == 64 and all(map(_number, value))
+    return tuple(value) if known else ()
 
 
 def _number(value: Any) -> int:

@@ -3,8 +3,8 @@
 One question after the other, until one picture is left; what ruled the others out is the
 reason. First what shows the original: what the camera wrote, no editing program, the
 detail that is really there (an enlarged copy has pixels only), the format that cameras
-write. Then what a copy lost: lossless and not made from a JPEG, finer compression, more
-bytes in the same format. Last, and never of look-alikes, the older file and the path that
+write. Then what a copy lost: the one that others were saved from, more bytes in the same
+format. Last, and never of look-alikes, the older file and the path that
 does not look like a copy's. What is not known of a picture decides nothing. Where no
 question tells, nothing is suggested; of identical files any one may stay.
 """
@@ -32,9 +32,7 @@ EDITORS = re.compile(
 CAMERA_FORMATS = {"HEIC": 2, "JPEG": 1, "TIFF": 1}
 MINUTE = len("2024-05-01T12:30")  # copying a folder takes seconds: these tell nothing
 NEARLY = 1.02  # within this factor two sizes in pixels are one
-COMPRESSED = 1.15  # steps of compression within this factor are one
 MORE_BYTES = 1.05  # the least factor that tells: a stamp or a comment is less
-SAVED_AGAIN = 1.2  # so many times the bytes without finer steps
 NOTHING_TELLS = "nothing tells which one is the original"
 
 
@@ -128,61 +126,19 @@ def _camera_format_words(best: Facts, gone: list[Facts]) -> str:
 # What a copy has lost
 
 
-def _lossless(one: Facts, left: list[Facts]) -> int | None:
-    if not _one_size(left):
-        return None
-    if not one.lossless:
-        return 0
-    if any(_made_from(one, other) for other in left):
-        return -1
-    if one.step is None or (_by_camera(one) and one.format != "TIFF"):
-        return None  # not looked at; or from a camera, which writes no such file
-    return 1
+def _source(one: Facts, left: list[Facts]) -> bool:
+    return one.source not in {other.sha256 for other in left}
 
 
-def _made_from(one: Facts, other: Facts) -> bool:
-    """Whether a lossless picture has the steps that the other's compression leaves."""
-    if other.lossless or not one.step or not other.step:
-        return False
-    return one.step <= other.step * COMPRESSED and other.step <= one.step * COMPRESSED
-
-
-def _lossless_words(best: Facts, gone: list[Facts]) -> str:
-    if best.lossless:
-        return f"{best.format} is lossless, not {_formats(gone)}"
-    return f"the {_formats(gone)} was made from a {best.format or 'compressed file'}"
-
-
-def _compression(one: Facts, left: list[Facts]) -> int | None:
-    if not _one_size(left) or not _one_format(left) or one.lossless:
-        return None
-    steps = [facts.step for facts in left]
-    if None in steps:
-        return None
-    finest = max(1.0, min(steps))
-    return int(max(1.0, one.step) <= finest * COMPRESSED)
-
-
-def _compression_words(best: Facts, gone: list[Facts]) -> str:
-    return f"less compressed than the other{'s' * (len(gone) > 1)}"
-
-
-def _saved_once(one: Facts, left: list[Facts]) -> int | None:
-    """0 for more bytes than the same compression takes."""
-    if _compression(one, left) is None or not all(facts.step for facts in left):
-        return None
-    return int(one.bytes <= min(facts.bytes for facts in left) * SAVED_AGAIN)
-
-
-def _saved_once_words(best: Facts, gone: list[Facts]) -> str:
-    return f"saved again in {in_bytes(gone[0].bytes)}, with no more detail"
+def _source_words(best: Facts, gone: list[Facts]) -> str:
+    return f"{_formats(gone)} of {in_bytes(gone[0].bytes)} was saved from it"
 
 
 def _bytes(one: Facts, left: list[Facts]) -> int | None:
     if not _one_size(left) or not _one_format(left):
         return None
-    if not one.lossless and all(facts.step for facts in left):
-        return None  # compressed alike: the rest of the bytes is no picture
+    if all(facts.steps and facts.mates for facts in left):
+        return None  # compared already: more bytes are no more picture
     return int(one.bytes * MORE_BYTES >= max(facts.bytes for facts in left))
 
 
@@ -222,12 +178,7 @@ ORIGINAL = (
     _Question(_detail, _detail_words),
     _Question(_camera_format, _camera_format_words),
 )
-LOST = (
-    _Question(_lossless, _lossless_words),
-    _Question(_compression, _compression_words),
-    _Question(_saved_once, _saved_once_words),
-    _Question(_bytes, _bytes_words),
-)
+LOST = (_Question(_source, _source_words), _Question(_bytes, _bytes_words))
 PLACE = (_Question(_age, _age_words), _Question(_name, _name_words))
 QUESTIONS = {
     "identical": PLACE,

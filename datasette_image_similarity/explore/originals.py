@@ -1,18 +1,21 @@
 """A closer look at the originals of duplicates, to tell the original from its copies.
 
-Decoding tells the format and what the camera noted; then the pixels are looked at.
+Decoding tells the format and what the camera noted; then pixels of a group are compared.
 
 - *Enlarged?* A part of the larger picture is compared with the same part of a smaller one,
-  enlarged here: what the larger one shows beyond it is its own detail.
-- *Compressed?* JPEG rounds the frequencies of blocks of 8 × 8 pixels to multiples of steps.
-  Saved again as PNG, or as JPEG of a higher quality, the pixels still have these steps
-  (Z. Fan, R. de Queiroz, "Identification of bitmap compression history", 2003).
+  enlarged here: what the larger one shows beyond it is its own detail. A picture enlarged
+  without filtering has rows and columns twice.
+- *Saved from another?* JPEG rounds the frequencies of blocks of 8 × 8 pixels to multiples
+  of steps, which its file tells. A copy has the frequencies of its original, rounded to the
+  steps of the copy; an original cannot be had from its copy. A lossless picture with just
+  the pixels of a compressed one was made from it.
 
 What was found is kept with the fingerprints, in `_image_similarity_hashes.seen`, as JSON.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -29,18 +32,24 @@ from .vectors import Stopped
 if TYPE_CHECKING:
     import numpy as np
 
+FACTS = Request()  # no pixels
 PARTS = (512, 256, 128, 64)  # pixels a side of the part that is looked at
-NOTED = ("taken_at", "camera", "software")  # of what the decoder tells
+NOTED = ("taken_at", "camera", "software", "steps")  # of what the decoder tells
 AT_ONCE = 100  # pictures a transaction
-LOW = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1))  # frequencies of a block
-STEPS = range(2, 61)  # levels
-BLOCKS = 30  # the least with a frequency, to tell its steps by
-ROUNDED = 0.5  # mean cosine of multiples of a step that are off by a fifth of it
-COMPARED = 3  # smaller pictures that each is compared with
+FREQUENCIES = 100  # the least that are no zeros, to tell by
+# The share of frequencies that come out as in the copy: of copies from .94, of coarse ones
+# seen as what finer ones were saved from up to .65 (re-saved in finer steps, from .72).
+SAVED, LOST = 0.94, 0.65
+# The share of pixels that are NEAR: of what was saved again losslessly or in FINER steps
+# from .83, of what loses detail in COARSE steps (quality 93 and less) up to .8.
+KEPT, NEAR, FINER, COARSE = 0.85, 1.5, 6.0, 8.0  # share, levels, factor, levels
+LEEWAY = 0.5  # levels that rounding to pixels may move a frequency by
+COMPARED = 3  # others that each picture is compared with
 FACTOR = 1.15  # a side; what is less enlarged is cropped rather
 # Of the finest detail of a smaller picture, how much the larger one has besides: enlarged
 # ones up to .22 by bilinear and up to .13 by other filters, originals from .2.
 REPEATED, OWN = 0.18, 0.26
+TWICE, OFTEN = 0.4, 0.12  # change to the next row by those around it; share of such rows
 NOISE = 4.0  # mean square in levels, of detail too faint to tell
 
 
@@ -49,28 +58,21 @@ def look(looker: Looker, wanted: Iterable[int]) -> None:
 
     Raises Stopped; what was noted by then stays.
     """
-    sizes = _sizes(looker.conn, wanted)
-    items = {item: looker.items[item] for item in sizes}
-
-    def part(item: int, original: bool) -> Request | None:
-        return _part(sizes[item]) if original else None
-
+    items = {item: looker.items[item] for item in _unseen(looker.conn, wanted)}
     notes: dict[int, dict[str, Any]] = {}
     pictures = hashes.decoded(
         looker.conn,
         looker.collection,
         items,
-        request=part,
+        request=lambda item, original: FACTS if original else None,
         originals=True,
         decoders=looker.decoders,
     )
     for done, (item, _, picture) in enumerate(pictures, 1):
         if picture is not None:
-            grey = picture.pixels @ closer.LUMA
-            step = None if len(grey) < PARTS[-1] else compression_step(grey)
             told = {name: picture.facts.get(name) for name in NOTED}
             placed = "latitude" in picture.facts  # but not where: some do not keep that
-            notes[item] = {"format": picture.format, "placed": placed, "step": step, **told}
+            notes[item] = {"format": picture.format, "placed": placed, **told}
         if len(notes) == AT_ONCE:
             _note(looker.conn, items, notes)
             notes = {}
@@ -81,17 +83,16 @@ def look(looker: Looker, wanted: Iterable[int]) -> None:
     _note(looker.conn, items, notes)
 
 
-def _sizes(conn: sqlite3.Connection, items: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Width and height of those that have a fingerprint and were not looked at."""
+def _unseen(conn: sqlite3.Connection, items: Iterable[int]) -> list[int]:
+    """Those that have a fingerprint and were not looked at."""
     rows = conn.execute(
-        "select i.id, i.width, i.height from json_each(?) j "
+        "select i.id from json_each(?) j "
         "cross join _image_similarity_items i on i.id = j.value "
         "join _image_similarity_hashes h on h.item_id = i.id and h.sha256 = i.sha256 "
-        "where h.seen is null and typeof(i.width) = 'integer' and i.width > 0 "
-        "and typeof(i.height) = 'integer' and i.height > 0",
+        "where h.seen is null",
         (json.dumps(list(items)),),
     )
-    return {item: (width, height) for item, width, height in rows}
+    return [item for (item,) in rows]
 
 
 def _part(size: tuple[int, int]) -> Request:
@@ -128,68 +129,45 @@ def _note(
                 )
 
 
-def compression_step(grey: np.ndarray) -> float | None:
-    """The median step that low frequencies of blocks of 8 × 8 were rounded to, in levels.
+def compare(looker: Looker, group: Iterable[Facts]) -> None:
+    """Note what the pictures of a group tell of each other, unless they have told before.
 
-    `grey` float (s, s), s a multiple of 8, along the blocks. 0 without a trace of rounding,
-    None where too little is in the picture to tell.
+    `shows`: how many of a picture's pixels show something; of one that shows no more than a
+    smaller one, that one's; None if it cannot be told. `source`: the SHA-256 of the one
+    that it was saved from.
     """
-    import numpy as np
-
-    across = len(grey) // 8
-    blocks = grey.reshape(across, 8, across, 8).swapaxes(1, 2).reshape(-1, 8, 8)
-    frequency, place = np.arange(8)[:, None], np.arange(8)[None]
-    cosine = np.cos(np.pi * frequency * (2 * place + 1) / 16) / 2
-    cosine[0] /= np.sqrt(2)
-    found = cosine @ (blocks - 128) @ cosine.T
-    steps = [step for u, v in LOW if (step := _step(found[:, u, v])) is not None]
-    if len(steps) < len(LOW) // 2:
-        return None
-    return float(np.median(steps))
-
-
-def _step(values: np.ndarray) -> int | None:
-    """The largest step of which nearly all values are multiples; 0: none."""
-    import numpy as np
-
-    fits = {}
-    for step in STEPS:
-        some = values[np.abs(values) > step / 2]
-        if len(some) >= BLOCKS:
-            fits[step] = np.cos(2 * np.pi * some / step).mean()
-    if not fits:
-        return None
-    best = max(fits.values())
-    if best < ROUNDED:
-        return 0
-    return max(step for step, fit in fits.items() if fit >= 0.85 * best)
+    group = sorted(group, key=lambda one: one.pixels)
+    digests = " ".join(sorted(one.sha256 for one in group))
+    mates = hashlib.sha256(digests.encode()).hexdigest()
+    if any(one.mates != mates for one in group):
+        shows, sources = _shows(looker, group), _sources(looker, group)
+        notes = {
+            item: {"mates": mates, "shows": shows[item], "source": sources.get(item)}
+            for item in shows
+        }
+        _note(looker.conn, looker.items, notes)
 
 
 # Enlarged copies
 
 
-def compare_sizes(looker: Looker, group: Iterable[Facts]) -> None:
-    """Note of each picture of a group how many of its pixels show something.
-
-    Of those that show no more than a smaller one, that one's. Nothing is noted of pictures
-    that cannot be compared.
-    """
-    smaller: list[tuple[Facts, int | None]] = []
-    notes = {}
-    for one in sorted(group, key=lambda one: one.pixels):
+def _shows(looker: Looker, group: list[Facts]) -> dict[int, int | None]:
+    """By item, of a group by size."""
+    smaller: list[Facts] = []
+    shows: dict[int, int | None] = {}
+    for one in group:
         least = one.pixels / FACTOR**2
-        nearest = [pair for pair in smaller if 0 < pair[0].pixels < least][-COMPARED:]
-        shows: int | None = one.pixels
-        for other, shown in reversed(nearest):
+        nearest = [other for other in smaller if 0 < other.pixels < least][-COMPARED:]
+        shows[one.item_id] = one.pixels
+        for other in reversed(nearest):
             own = _own_detail(looker, one, other)
             if own is not None and own <= REPEATED:
-                shows = shown
+                shows[one.item_id] = shows[other.item_id]
                 break
             if own is None or own < OWN:
-                shows = None
-        smaller.append((one, shows))
-        notes[one.item_id] = {"shows": shows}
-    _note(looker.conn, looker.items, notes)
+                shows[one.item_id] = None
+        smaller.append(one)
+    return shows
 
 
 def _own_detail(looker: Looker, large: Facts, small: Facts) -> float | None:
@@ -203,26 +181,32 @@ def _own_detail(looker: Looker, large: Facts, small: Facts) -> float | None:
         return None
     box = _box(large, _richest(squares[0]), (side, side))
     other = _same_part(large, small, box, squares)
-    found: list[float] = []
-    for interpolation in ("bicubic", "nearest"):
-        requests = {
-            large.item_id: _pixels((large.width, large.height), box, side, "nearest"),
-            small.item_id: _pixels((small.width, small.height), other, side, interpolation),
-        }
-        pictures = _decoded(looker, requests)
-        if len(pictures) < 2:
-            return None
-        over, _ = closer.laid_over(*(pictures[item][None] for item in requests))
-        inner = slice(side // 8, -side // 8)  # laid over, an edge may be empty
-        whole = pictures[large.item_id]
-        strength = (_fine(whole, 2 * side / max(other[2:]))[inner, inner] ** 2).mean()
-        if strength < NOISE:
-            return None
-        apart = ((whole - over[0])[inner, inner] ** 2).mean()
-        found.append(float(apart / (strength + NOISE)))
-        if found[0] <= REPEATED:
-            break
-    return min(found)
+    requests = {
+        large.item_id: _pixels((large.width, large.height), box, side, "nearest"),
+        small.item_id: _pixels((small.width, small.height), other, side, "bicubic"),
+    }
+    pictures = _decoded(looker, requests)
+    if len(pictures) < 2:
+        return None
+    whole = pictures[large.item_id]
+    if _repeats(whole) and _repeats(whole.T):
+        return 0.0
+    over, _ = closer.laid_over(*(pictures[item][None] for item in requests))
+    inner = slice(side // 8, -side // 8)  # laid over, an edge may be empty
+    strength = (_fine(whole, 2 * side / max(other[2:]))[inner, inner] ** 2).mean()
+    if strength < NOISE:
+        return None
+    apart = ((whole - over[0])[inner, inner] ** 2).mean()
+    return float(apart / (strength + NOISE))
+
+
+def _repeats(grey: np.ndarray) -> bool:
+    """Whether rows come twice, float (s, s), as enlarging without filtering leaves them."""
+    import numpy as np
+
+    change = np.abs(np.diff(grey, axis=0)).mean(axis=1)
+    around = np.maximum(np.roll(change, 1), np.roll(change, -1))
+    return float((change < TWICE * around).mean()) > OFTEN
 
 
 def _same_part(
@@ -294,3 +278,80 @@ def _fine(grey: np.ndarray, factor: float) -> np.ndarray:
     small = (max(8, round(side / factor)),) * 2
     image = Image.fromarray(grey).resize(small, Image.Resampling.LANCZOS)
     return grey - np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+# Saved copies
+
+
+def _sources(looker: Looker, group: list[Facts]) -> dict[int, str]:
+    """By item the SHA-256 of the picture of its size that it was saved from."""
+    found: dict[int, str] = {}
+    sizes = {(one.width, one.height) for one in group}
+    for size in sizes:
+        some = [one for one in group if (one.width, one.height) == size]
+        some.sort(key=lambda one: one.bytes)
+        if len(some) < 2 or min(size) < PARTS[-1]:
+            continue
+        parts = _decoded(looker, {one.item_id: _part(size) for one in some})
+        some = [one for one in some if one.item_id in parts]
+        for place, one in enumerate(some):
+            for other in some[max(0, place - COMPARED) : place]:
+                for original, copy in ((one, other), (other, one)):
+                    if _is_saved_from(original, copy, parts):
+                        found[copy.item_id] = original.sha256
+    return found
+
+
+def _is_saved_from(original: Facts, copy: Facts, parts: dict[int, np.ndarray]) -> bool:
+    import numpy as np
+
+    ours, theirs = parts[original.item_id], parts[copy.item_id]
+    if not (copy.lossless or copy.steps) or original.lossless >= copy.lossless > 0:
+        return False
+    nearly = float((np.abs(ours - theirs) < NEAR).mean())
+    if copy.lossless or _coarse(original) > FINER * _coarse(copy):
+        coarse = _coarse(original) >= COARSE and nearly >= KEPT
+        return coarse or bool((ours == theirs).all())
+    saved = _returned(ours, theirs, copy.steps)
+    if saved is None or saved < SAVED:
+        return False
+    if not original.steps:
+        return nearly <= KEPT
+    returned = _returned(theirs, ours, original.steps)
+    return returned is not None and returned <= LOST
+
+
+def _coarse(one: Facts) -> float:
+    """The mean step; 0 if there are none."""
+    return sum(one.steps) / 64
+
+
+def _returned(grey: np.ndarray, copy: np.ndarray, steps: list[int]) -> float | None:
+    """The share of a copy's frequencies that come of saving a picture in these steps.
+
+    Both float (s, s), s a multiple of 8, along the blocks. None if there are too few.
+    """
+    import numpy as np
+
+    step = np.reshape(steps, (8, 8)).astype(np.float32)
+    before, after = (_frequencies(one) for one in (grey, copy))
+    leeway = np.minimum(LEEWAY, step / 4)
+    least, most = (np.round((before + way) / step) for way in (-leeway, leeway))
+    level = np.round(after / step)
+    telling = (level != 0) | (np.round(before / step) != 0)
+    telling[:, 0, 0] = False  # brightness
+    if telling.sum() < FREQUENCIES:
+        return None
+    return float(((least <= level) & (level <= most))[telling].mean())
+
+
+def _frequencies(grey: np.ndarray) -> np.ndarray:
+    """The discrete cosine transform of blocks: float (n, 8, 8)."""
+    import numpy as np
+
+    across = len(grey) // 8
+    blocks = grey.reshape(across, 8, across, 8).swapaxes(1, 2).reshape(-1, 8, 8)
+    frequency, place = np.arange(8)[:, None], np.arange(8)[None]
+    cosine = np.cos(np.pi * frequency * (2 * place + 1) / 16) / 2
+    cosine[0] /= np.sqrt(2)
+    return cosine @ (blocks - 128) @ cosine.T
