@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache, partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from .roots import BucketRoot, Root, as_root, contains, place
 from .sources import Picture
 
 SAMPLE = 64  # pictures by which a new place of a library is looked for
+PLACES = 8  # that hold files of the same names and sizes, and are looked into
 READ = 32  # pictures whose bytes have to confirm it
 MOST_PAIRS = 20_000  # of identical files that are weighed one by one
 Read = Callable[[str], bytes]  # the bytes at a picture's real place; raises ImageError
@@ -85,9 +87,12 @@ def spots(conn: sqlite3.Connection, collection: db.Collection) -> list[Spot]:
     told = RunSettings.of(partial(db.run_setting, conn, collection)).folders
     found = []
     for folder in map(as_root, told):
-        around = [root for root in roots if contains(root, folder)]
-        if around:
-            found.append(inside(Spot(max(around, key=_length)), folder))
+        around = sorted((root for root in roots if contains(root, folder)), key=_length)
+        places = [inside(Spot(root), folder) for root in reversed(around)]
+        if len(places) > 1:  # which of them it is, its pictures know
+            holds = (one for one in places if count_under(conn, collection, one))
+            places = [next(holds, places[0])]
+        found += places
     return found + [Spot(root) for root in roots if all(root != one.root for one in found)]
 
 
@@ -334,16 +339,28 @@ def find_move(
                 votes[Spot(as_root(root), found[: len(found) - len(path)])] += 1
     if not votes:
         return None
-    new = min(votes, key=lambda spot: (-votes[spot], str(spot)))
-    pairs = queue.join_new(str(new.root), new.prefix, where, values)
-    same = sum(
-        size == listed and _sha256(file, read) == sha256
-        for sha256, size, file, listed in pairs.sample(READ)
-    )
     of = count_under(conn, collection, old)
-    looked = min(READ, pairs.count)
-    sure = 2 * pairs.count >= of and 2 * same >= looked
-    return Move(old, new, pairs.count, of, sure) if same else None
+    some = None
+    ends = partial(_shared_end, str(old))
+    places = sorted(votes, key=lambda one: (-votes[one], -ends(str(one)), str(one)))
+    for new in places[:PLACES]:
+        pairs = queue.join_new(str(new.root), new.prefix, where, values)
+        same = sum(
+            size == listed and _sha256(file, read) == sha256
+            for sha256, size, file, listed in pairs.sample(READ)
+        )
+        looked = min(READ, pairs.count)
+        if 2 * pairs.count >= of and 2 * same >= looked:
+            return Move(old, new, pairs.count, of, is_sure=True)
+        if same and some is None:
+            some = Move(old, new, pairs.count, of, is_sure=False)
+    return some
+
+
+def _shared_end(one: str, other: str) -> int:
+    """How many parts of two places are the same, from the last one on."""
+    parts = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], parts))
 
 
 def spot_of_moved(

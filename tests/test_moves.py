@@ -3,6 +3,7 @@ others, identical files that are renamed. A drive that is away loses nothing."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import picture
 from core import answer, command, counts, embed, failures, faults, refused, sql, value
+from PIL import Image
 
 from datasette_image_similarity import trust
 from datasette_image_similarity.errors import CollectionError
@@ -564,3 +566,36 @@ def test_one_picture_that_moved_or_is_away_is_told_in_words(
     assert f"{old} has moved to {new}: 1 picture keeps its row" in str(
         embed(path, new).notes
     )
+
+
+def test_folders_whose_files_have_the_same_names_and_sizes_move(
+    tmp_path: Path, path: Path
+) -> None:
+    """As scans have: only their bytes tell them apart."""
+    names = [f"{number:02d}" for number in range(12)]
+    for name in names:
+        scan = tmp_path / "old" / name / "scan.bmp"
+        scan.parent.mkdir(parents=True)
+        Image.open(io.BytesIO(picture("blue", int(name)))).save(scan)
+    said = command(
+        *("embed", path, *(tmp_path / "old" / name for name in names), "--model", "hog")
+    ).output
+    assert "and 7 more folders" in said
+    before = with_stars(path)
+    (tmp_path / "old").rename(tmp_path / "new")
+    said = command("embed", path, *(tmp_path / "new" / name for name in names)).output
+    assert "0 embedded, 12 unchanged" in said
+    assert "… and 2 more such lines" in said
+    assert kept(path) == before
+
+
+def test_a_folder_around_others_is_not_listed_unless_it_was_named(tmp_path: Path) -> None:
+    """Also where its name had to tell one of them from another."""
+    path = tmp_path / "x.db"
+    library(tmp_path / "unasked", "z.png")
+    for place in ("photos/2019", "photos/2020", "backup/2020", "backup/2021"):
+        library(tmp_path / place, f"{place[-4:]}{place[0]}.png")
+    embed(path, [tmp_path / "photos" / year for year in ("2019", "2020")])
+    embed(path, [tmp_path / "backup" / year for year in ("2020", "2021")])
+    assert "backup/2020/2020b.png" in rows(path)
+    assert counts(embed(path, prune=True)) == (0, 0, 4, 0, 0)

@@ -20,6 +20,8 @@ from ..errors import ImageSimilarityError, shell_line
 if TYPE_CHECKING:
     from ..trust import Vouched
 
+MOST_NOTES, MOST_ROOTS = 10, 5  # printed one by one after a run
+
 
 class _Group(click.Group):
     """Shows what went wrong in one line, and exits with 1."""
@@ -222,8 +224,10 @@ class Reporter:
     def summary(self, summary: Any) -> None:
         if self.idle and not (summary.embedded or summary.reused or summary.removed):
             return
-        for note in summary.notes:
+        for note in summary.notes[:MOST_NOTES]:
             self.line(note)
+        if len(summary.notes) > MOST_NOTES:
+            self.line(f"… and {len(summary.notes) - MOST_NOTES:,} more such lines")
         for picture, reason in summary.failures[:50]:
             self.line(f"Failed: {picture.label}: {reason}")
         if len(summary.failures) > 50:
@@ -241,10 +245,14 @@ class Reporter:
                 f"{_configured(roots=['https:'])}"
             )
         elif summary.is_there and summary.new_roots:
+            roots = summary.new_roots
+            more = len(roots) - MOST_ROOTS
+            named = ", ".join(roots[:MOST_ROOTS])
+            named += f" and {more:,} more folders" if more > 0 else ""
+            how = "the setting roots" if more > 0 else _configured(roots=roots)
             self.line(
-                f"Pages will read large pictures from {', '.join(summary.new_roots)}. On "
-                "another computer, or for another user, that has to be configured: "
-                f"{_configured(roots=summary.new_roots)}"
+                f"Pages will read large pictures from {named}. On another computer, or for "
+                f"another user, that has to be configured: {how}"
             )
         for line in summary.left:
             self.line(line)
