@@ -180,7 +180,8 @@ def _recognised(
         shared.index(picture_column.lower()) if picture_column.lower() in shared else None
     )
     if place is not None:
-        left = {n: v[place] for n, v in stored.items() if n not in set(found)}
+        known = set(found)
+        left = {n: values[place] for n, values in stored.items() if n not in known}
         _by_picture(found, [line[place] for line in lines], left)
     unseen = max([last, *stored], default=0)
     for index, number in enumerate(found):

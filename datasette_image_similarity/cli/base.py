@@ -245,7 +245,7 @@ class Reporter:
                 f"{_configured(roots=['https:'])}"
             )
         elif summary.is_there and summary.new_roots:
-            roots = summary.new_roots
+            roots = sorted(summary.new_roots)
             more = len(roots) - MOST_ROOTS
             named = ", ".join(roots[:MOST_ROOTS])
             named += f" and {more:,} more folders" if more > 0 else ""
