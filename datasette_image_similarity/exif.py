@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
@@ -65,12 +64,11 @@ def turning(exif: Image.Exif) -> Image.Transpose | None:
     return None
 
 
-def facts_of(picture: Image.Image) -> dict[str, Any]:
+def facts_of(picture: Image.Image) -> dict[str, str | float]:
     """When, with what and where it was taken, as far as that makes sense: `taken_at`,
-    `camera`, `software`, `latitude` and `longitude`; of JPEG its `steps`."""
+    `camera`, `software`, `latitude` and `longitude`."""
     facts = {}
-    readers: tuple[Callable[[Image.Image], dict], ...]
-    readers = (taken_at, camera, software, place, steps)
+    readers: tuple[Callable[[Image.Image], dict], ...] = (taken_at, camera, software, place)
     for reader in readers:
         with suppress(Exception):  # cameras and editors write the strangest things
             facts.update(reader(picture))
@@ -174,12 +172,6 @@ def software(picture: Image.Image) -> dict[str, str]:
     """What saved the file: a camera's firmware, or an editing program."""
     name = clean(exif_of(picture).get(Base.Software))
     return {"software": name} if name else {}
-
-
-def steps(picture: Image.Image) -> dict[str, list[int]]:
-    """What a JPEG's 64 frequencies of brightness were rounded to multiples of."""
-    tables = getattr(picture, "quantization", None)
-    return {"steps": list(tables[0])} if tables else {}
 
 
 # Where

@@ -37,7 +37,7 @@ class Extra(NamedTuple):
     package: str
     module: str
     extra: str
-    suffixes: tuple[str, ...]
+    suffixes: str  # with spaces between them
 
     @property
     def remedy(self) -> str:
@@ -54,20 +54,15 @@ class Extra(NamedTuple):
 
 # Suffixes by hand: asking pillow-heif would register it for the whole process, and
 # LibRaw goes by content and has no list.
+HEIC_SUFFIXES = ".heic .heics .heif .heifs .hif"
+RAW_SUFFIXES = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf "
+    ".pef .raf .rw2 .rwl .sr2 .srf .srw .x3f"
+)
 EXTRAS = {
-    "HEIC": Extra(
-        *("HEIC", "pillow-heif", "pillow_heif", "heic"),
-        (".heic", ".heics", ".heif", ".heifs", ".hif"),
-    ),
-    "JXL": Extra("JPEG XL", "pillow-jxl-plugin", "pillow_jxl", "jxl", (".jxl",)),
-    "RAW": Extra(
-        *("RAW", "rawpy", "rawpy", "raw"),
-        (
-            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff"),
-            *(".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef"),
-            *(".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-        ),
-    ),
+    "HEIC": Extra("HEIC", "pillow-heif", "pillow_heif", "heic", HEIC_SUFFIXES),
+    "JXL": Extra("JPEG XL", "pillow-jxl-plugin", "pillow_jxl", "jxl", ".jxl"),
+    "RAW": Extra("RAW", "rawpy", "rawpy", "raw", RAW_SUFFIXES),
 }
 
 
@@ -85,7 +80,7 @@ def formats_by_suffix() -> dict[str, str]:
         if name in PILLOW:
             found[suffix] = name if name in openers else "JPEG"
     for name, extra in EXTRAS.items():
-        found.update(dict.fromkeys(extra.suffixes, name))
+        found.update(dict.fromkeys(extra.suffixes.split(), name))
     return dict(sorted(found.items()))
 
 
@@ -103,7 +98,7 @@ def suffix_of(name: str) -> str:
 
 
 def accepted() -> str:
-    """For the attribute `accept` of a file field. Browsers do not know every suffix."""
+    """The attribute `accept` of a file field; browsers do not know every suffix."""
     return ",".join(("image/*", *picture_suffixes()))
 
 

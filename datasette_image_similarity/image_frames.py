@@ -20,9 +20,9 @@ CLEAR_LEVELS = 48  # of detail, at which the search ends: hardly a photo has les
 def seek_what_shows(picture: Image.Image, detail: Callable[[Image.Image], float]) -> None:
     """Load a frame of an animation that shows something, if there is one.
 
-    `detail` tells how much a frame shows, in levels of 255. The first frame stays unless
-    it is flat. Then the first clear one is chosen, or the clearest of those that there
-    is time for: by their number and pixels, so that each machine chooses the same.
+    `detail` returns how much a frame shows, in levels of 255. The first frame stays unless
+    it is flat. Then the first clear one is chosen; if none is clear, the clearest. How many
+    are looked at depends on their size, not on time, so each machine chooses the same.
     """
     picture.load()
     if picture.format not in SEQUENCES or not is_sequence(picture):
@@ -32,7 +32,7 @@ def seek_what_shows(picture: Image.Image, detail: Callable[[Image.Image], float]
         return
     size = picture.size
     count = min(MAX_FRAMES, MAX_PIXELS // (size[0] * size[1]))
-    with suppress(Exception):  # no more frames, or a damaged one: so many are there
+    with suppress(Exception):  # no more frames, or a damaged one
         while len(found) < count and found[-1] < CLEAR_LEVELS:
             picture.seek(len(found))
             picture.load()

@@ -1,13 +1,13 @@
-"""Files that are cut off, of which nearly everything can be decoded all the same.
+"""Files that are cut off, but of which nearly everything can be decoded.
 
 Copies that broke off, full memory cards and careless programs leave pictures without their
-last bytes. How much of one is there is measured, not guessed:
+last bytes. How much of a picture is there is measured, not guessed:
 
-- JPEG: in which block two decodings part that have different bytes behind the end;
-  of a progressive one, whether all its coefficients are there but for their last bit.
-- WebP, HEIC and JP2 say how long they are: how much of that is there. AVIF does as well,
-  but its decoder wants all of it.
-- All others: the rows that are written to when the picture is decoded.
+- JPEG: it is decoded twice, with different bytes appended. It ends at the first block that
+  differs. A progressive JPEG must have all coefficients but for their last bit.
+- WebP, HEIC and JP2 say how long they are, which is compared with the length of the file.
+  AVIF does as well, but its decoder refuses files that are shorter.
+- All others: the rows that decoding writes to are counted.
 """
 
 from __future__ import annotations

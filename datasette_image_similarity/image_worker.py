@@ -17,7 +17,7 @@ import warnings
 from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import PIL
 from PIL import (
@@ -177,7 +177,7 @@ def decode(data: bytes, request: Request) -> tuple[dict, dict[str, bytes]]:
     facts, parts = made(source, request)
     if note is None and lacks_end(data):
         note = ONLY_THE_END
-    return {**facts, "note": note}, parts
+    return {**facts, "note": note, "steps": steps_of(source.picture)}, parts
 
 
 class Source(NamedTuple):
@@ -189,7 +189,7 @@ class Source(NamedTuple):
     profile: bytes | None
     coding: tuple[int, int] | None  # of high dynamic range
     turn: Image.Transpose | None
-    facts: dict[str, Any]
+    facts: dict[str, str | float]
 
 
 def loaded(picture: Image.Image, data: bytes, request: Request) -> Source:
@@ -357,6 +357,12 @@ def format_name(picture: Image.Image) -> str:
     if (picture.get_format_mimetype() or "").startswith("image/heic"):
         return "HEIC"
     return picture.format
+
+
+def steps_of(picture: Image.Image) -> list[int] | None:
+    """What a JPEG's 64 frequencies of brightness were rounded to multiples of."""
+    tables = getattr(picture, "quantization", None)
+    return list(tables[0]) if tables else None
 
 
 SIGNATURES = {

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import LifoQueue
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from .errors import ImageError, ImageSimilarityError
 
@@ -133,10 +133,11 @@ class Decoded:
     width: int  # upright, of the full picture or of the crop, in pixels
     height: int
     format: str  # "JPEG", "PNG", "GIF", "WEBP", "TIFF", "HEIC", ...
-    facts: dict[str, Any]  # taken_at, camera, software, latitude, longitude, steps
+    facts: dict[str, str | float]  # taken_at, camera, software, latitude, longitude
     pixels: np.ndarray | None = None  # uint8, (size, size, 3)
     thumbnail: bytes | None = None  # WebP
     picture: bytes | None = None  # JPEG
+    steps: list[int] | None = None  # of JPEG: see `image_worker.steps_of`
     note: str | None = None  # what a user should know, such as that the file is cut off
 
 
@@ -294,6 +295,7 @@ def decoded(header: dict, blobs: list[bytes], request: Request) -> Decoded:
         pixels=pixels,
         thumbnail=parts.get("thumbnail"),
         picture=parts.get("picture"),
+        steps=header["steps"],
         note=header["note"],
     )
 

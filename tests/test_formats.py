@@ -26,7 +26,7 @@ from datasette_image_similarity.images import LOCAL_FILES, Decoder, Limits, Requ
 from datasette_image_similarity.sources import folder_pictures
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
-BY_HAND = EXTRAS["RAW"].suffixes  # LibRaw has no list to compare with
+BY_HAND = EXTRAS["RAW"].suffixes.split()  # LibRaw has no list to compare with
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FACTS = Request()  # no pixels
 PARTS = (512, 256, 128, 64)  # pixels a side of the part that is looked at
-NOTED = ("taken_at", "camera", "software", "steps")  # of what the decoder tells
+NOTED = ("taken_at", "camera", "software")  # of what the decoder tells
 AT_ONCE = 100  # pictures a transaction
 FREQUENCIES = 100  # the least that are no zeros, to tell by
 # The share of frequencies that come out as in the copy: of copies from .94, of coarse ones
@@ -72,7 +72,8 @@ def look(looker: Looker, wanted: Iterable[int]) -> None:
         if picture is not None:
             told = {name: picture.facts.get(name) for name in NOTED}
             placed = "latitude" in picture.facts  # but not where: some do not keep that
-            notes[item] = {"format": picture.format, "placed": placed, **told}
+            told |= {"format": picture.format, "placed": placed, "steps": picture.steps}
+            notes[item] = told
         if len(notes) == AT_ONCE:
             _note(looker.conn, items, notes)
             notes = {}
