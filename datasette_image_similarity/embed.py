@@ -1048,9 +1048,9 @@ class Run:
             rows = {row[0] for row in gone}
             kept = written_rows(self.conn, self.table, rows, EMBEDDED)
             if written_too:
-                missing = self._missing_rows()
-                rows |= missing
-                self.summary.removed += len(missing)
+                again = self._missing_rows()
+                self.summary.removed += len(again - rows)
+                rows |= again
                 kept = set()
             noted = [row for row in gone if row[0] in kept]
             db.note_missing(self.conn, self.collection, noted)

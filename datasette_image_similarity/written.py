@@ -57,7 +57,7 @@ def _column_sql(
     """SQL condition: the row `t` holds something else in a column than its default."""
     value = f"t.{db.quote(column['name'])}"
     default, computed = _default(conn, column)
-    written = f"{value} is not {default}"
+    written = f"{value} is not {default} collate binary"
     if default in ("NULL", "''"):  # both say nothing
         written = f"({value} is not null and {value} is not '')"
     if computed:  # as current_timestamp is: a time within minutes of the embedding

@@ -77,7 +77,8 @@ async def test_embed_ends_with_the_next_step(
     path.parent.mkdir(exist_ok=True)
     few = tmp_path / "few"
     few.mkdir()
-    (few / "a.png").write_bytes(picture("red"))
+    for file in ("a.png", "b.png"):
+        (few / file).write_bytes(picture("red"))
     last = command("embed", path, few, "--table", table, "--model", "hog").output
     line = last.strip().splitlines()[-1]
     typed, address = line.removeprefix("To look at them, run: ").split("  and open ")
@@ -86,6 +87,9 @@ async def test_embed_ends_with_the_next_step(
     answer = await site.client.get(address.removeprefix("http://127.0.0.1:8001"))
     assert answer.status_code == 200
     assert "a.png" in answer.text
+    found = command("duplicates", path, table).output.strip().splitlines()[-1]
+    typed = found.removeprefix("To decide, run: ").split("  and open ")[0]
+    assert shlex.split(typed) == ["datasette", str(path), "--root"]
     upper = command(
         "embed", path, few, "--table", table.replace("c", "C").replace("i", "I")
     )

@@ -97,6 +97,16 @@ def test_an_empty_text_says_as_little_as_null(path: Path) -> None:
     assert emptied == {4}, "this value was there, and somebody took it out"
 
 
+@pytest.mark.parametrize("collation", ["nocase", "rtrim"])
+def test_a_value_that_a_collation_takes_for_the_default_is_written(
+    path: Path, collation: str
+) -> None:
+    sql(path, f"alter table images add column note text collate {collation} default 'new'")
+    assert written(path) == set()
+    typed = "NEW" if collation == "nocase" else "new "
+    assert written(path, f"update images set note = '{typed}' where id = 2") == {2}
+
+
 @pytest.mark.parametrize(
     "default", ["current_timestamp", "(datetime('now'))", "(date())", "CURRENT_DATE"]
 )
@@ -180,7 +190,7 @@ def state(path: Path) -> tuple[int, int]:
 def test_prune_keeps_rows_that_people_wrote_in(noted: Path, few: Path) -> None:
     printed = command("embed", noted, few, "--prune").output
     assert "2 removed" in printed
-    assert "1 rows of missing files were kept" in printed
+    assert "1 row of missing files was kept" in printed
     assert "--prune-rows" in printed
     assert rows(noted) == [
         (1, "cat/a.png", "mine"),

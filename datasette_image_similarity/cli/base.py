@@ -265,10 +265,11 @@ class Reporter:
         if summary.missing:
             parts.append(f"{summary.missing:,} missing or excluded (--prune deletes them)")
         self.line(f"{', '.join(parts)} in {summary.seconds:.1f} seconds")
-        if summary.kept_rows:
+        if kept := summary.kept_rows:
             self.line(
-                f"{summary.kept_rows:,} rows of missing files were kept, because you wrote "
-                "something in them. --prune-rows deletes such rows, too."
+                f"{kept:,} {'row' if kept == 1 else 'rows'} of missing files "
+                f"{'was' if kept == 1 else 'were'} kept, because you wrote there. "
+                "--prune-rows deletes such rows, too."
             )
         if summary.wants_index and (summary.embedded or summary.reused):
             self.line(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import shell_line
 from .base import (
     Reporter,
     collection_name,
@@ -98,7 +99,8 @@ def duplicates(
     say.line(f"{found.scanned:,} pictures compared in {found.seconds:.1f} seconds")
     if found.groups:
         say.line(
-            f"To decide: datasette {database} --root, and the page Duplicates of {table}"
+            f"To decide, run: {shell_line('datasette', database, '--root')}  and open the "
+            f"link that it prints, then the page Duplicates of {table}"
         )
 
 
