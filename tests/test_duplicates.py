@@ -776,7 +776,7 @@ def shot(quality: int) -> Image.Image:
         (saved(shot(75), "JPEG", quality=100), shot(75), 1),
         (saved(photo(), "JPEG", quality=92, optimize=True), shot(92), None),
         *(
-            (saved(shot(92).resize(size, Image.Resampling.NEAREST), "JPEG"), shot(92), 1)
+            (saved(shot(92).resize(size, 0), "JPEG", quality=92), shot(92), 1)
             for size in ((500, 375), (600, 450), (1200, 900))
         ),
     ],

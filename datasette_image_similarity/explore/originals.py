@@ -49,7 +49,7 @@ FACTOR = 1.15  # a side; what is less enlarged is cropped rather
 # Of the finest detail of a smaller picture, how much the larger one has besides: enlarged
 # ones up to .22 by bilinear and up to .13 by other filters, originals from .2.
 REPEATED, OWN = 0.18, 0.26
-TWICE, OFTEN = 0.4, 0.12  # change to the next row by those around it; share of such rows
+TWICE = 0.7  # the change between rows that are one, by that between others
 NOISE = 4.0  # mean square in levels, of detail too faint to tell
 
 
@@ -190,7 +190,10 @@ def _own_detail(looker: Looker, large: Facts, small: Facts) -> float | None:
     if len(pictures) < 2:
         return None
     whole = pictures[large.item_id]
-    if _repeats(whole) and _repeats(whole.T):
+    left, top = box[:2]
+    if _repeats(whole, top, small.height / large.height) and _repeats(
+        whole.T, left, small.width / large.width
+    ):
         return 0.0
     over, _ = closer.laid_over(*(pictures[item][None] for item in requests))
     inner = slice(side // 8, -side // 8)  # laid over, an edge may be empty
@@ -201,13 +204,20 @@ def _own_detail(looker: Looker, large: Facts, small: Facts) -> float | None:
     return float(apart / (strength + NOISE))
 
 
-def _repeats(grey: np.ndarray) -> bool:
-    """Whether rows come twice, float (s, s), as enlarging without filtering leaves them."""
+def _repeats(grey: np.ndarray, first: int, scale: float) -> bool:
+    """Whether rows come twice, as enlarging without filtering leaves them.
+
+    Float (s, s), from row `first` of a picture that may be enlarged by 1 / `scale`.
+    """
     import numpy as np
 
     change = np.abs(np.diff(grey, axis=0)).mean(axis=1)
-    around = np.maximum(np.roll(change, 1), np.roll(change, -1))
-    return float((change < TWICE * around).mean()) > OFTEN
+    for rounding in (-0.1, 0.1):
+        rows = ((np.arange(first, first + len(grey)) + 0.5) * scale + rounding).astype(int)
+        twice = np.diff(rows) == 0
+        if change[twice].mean() < TWICE * change[~twice].mean():
+            return True
+    return False
 
 
 def _same_part(
