@@ -483,7 +483,9 @@ def test_a_new_picture_joins_and_decisions_stay(own: Path, shelved: Path) -> Non
     before = sql(own, "select * from _image_similarity_decisions")
     new = put(own.parent / "more", {"new.jpg": saved(drawn(1), "JPEG", quality=70)})
     embed(own, [new])
-    assert {"01.png", "worse.jpg", "bright.jpg", "new.jpg"} in named(own, find(own))["same"]
+    assert {"01.png", "worse.jpg", "bright.jpg", "more/new.jpg"} in named(own, find(own))[
+        "same"
+    ]
     assert sql(own, "select * from _image_similarity_decisions") == before
     scans = "select count(*) from _image_similarity_scans"
     assert value(own, scans) == 1

@@ -100,14 +100,16 @@ def test_what_vec0_says_is_put_into_words(
     assert means in refused("index", copied, "images", "--drop")
 
 
-def test_a_copy_that_was_cut_off_is_taken_up_again(copied: Path, tmp_path: Path) -> None:
+def test_a_copy_that_was_cut_off_is_taken_up_again(
+    copied: Path, photos_once: Path, tmp_path: Path
+) -> None:
     """Of `embed --output` only the table was there yet."""
     other = tmp_path / "other.db"
     made = value(copied, "select sql from sqlite_master where name = 'images'")
     sql(other, made)
     sql(other, f"attach '{copied}' as theirs")
     arguments = ("embed", copied, "--table", "images", "--path-column", "path")
-    options = ("--root", "/", "--output", other, "--model", "hog")
+    options = ("--root", photos_once, "--output", other, "--model", "hog")
     assert command(*arguments, *options).exit_code == 0
     # What is nobody's copy stays.
     sql(other, "delete from images")

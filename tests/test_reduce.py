@@ -257,6 +257,7 @@ def test_a_damaged_parent_is_refused_before_the_work(copied: Path) -> None:
 def test_a_collection_without_pictures(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     sql(path, "create table works (id integer primary key, scan blob)")
+    sql(path, "insert into works (scan) values (x'00')")
     embed(path, table="works", blob_column="scan")
     with (
         ImageCollection(path, "works") as collection,

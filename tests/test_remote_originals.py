@@ -59,7 +59,11 @@ def test_a_crop_in_python(bucket: Server, path: Path) -> None:
 
 
 def test_squares_to_learn_from(bucket: Server, path: Path, tmp_path: Path) -> None:
-    for roots, failed in (([as_root(CLOUD)], 0), ([], 4), ([as_root("s3://photos")], 4)):
+    for roots, failed in (
+        ([as_root(CLOUD)], 0),
+        ([], 4),
+        ([as_root("s3://photos/sum")], 4),
+    ):
         with opened(path) as conn:
             collection = db.find_collection(conn, "images")
             pictures, _ = labelled_pictures(conn, collection, "label")
