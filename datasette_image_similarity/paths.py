@@ -29,13 +29,16 @@ def files_meant(root: str, path: str, suffixes: tuple[str, ...]) -> set[str]:
     """The files and folders, relative to the real place `root`, that a path may mean.
 
     Each part of it may differ in capitals, Unicode normalisation and spaces around it, and
-    the last may lack one of `suffixes`. A path of Windows is tried without what it begins
-    with: part by part, for nobody knows where its folder was.
+    the last may lack one of `suffixes`; the first may be the name of `root`. A path of
+    Windows is tried without what it begins with: part by part, for nobody knows where its
+    folder was.
     """
     found: set[str] = set()
     for parts, has_drive in _readings(root, path):
         for first in range(len(parts) if has_drive else 1):
             found.update(_below(root, parts[first:], suffixes))
+        if not found and parts[1:] and _look(parts[0]) == _look(os.path.basename(root)):
+            found.update(_below(root, parts[1:], suffixes))
     return found
 
 
