@@ -176,9 +176,10 @@ def last_scan(conn: sqlite3.Connection, collection: db.Collection) -> Scan | Non
     """The last run of the finder; None before the first, or in an older schema."""
     if not db.is_current(conn):
         return None
+    flat = "flat" if db.is_current(conn, since=7) else "0 as flat"
     with _explained():
         row = conn.execute(
-            "select made_at, scanned, flat, thresholds from _image_similarity_scans "
+            f"select made_at, scanned, {flat}, thresholds from _image_similarity_scans "
             "where collection_id = ?",
             (collection.id,),
         ).fetchone()

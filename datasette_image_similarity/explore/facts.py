@@ -104,7 +104,7 @@ def facts_of(
     )
     rows = conn.execute(
         "select i.id, i.pk, i.sha256, i.width, i.height, i.size, i.mtime_ns, i.path, "
-        f"{seen if db.is_current(conn) else 'null'} as seen, "
+        f"{seen if db.is_current(conn, since=7) else 'null'} as seen, "
         f"{wanted} {db.live_sql(collection, source, db.ITEMS_BY_ID)}",
         {"ids": json.dumps([int(item) for item in item_ids])},
     )
