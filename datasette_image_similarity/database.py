@@ -1414,11 +1414,12 @@ def drop_sequence(conn: sqlite3.Connection) -> bool:
     Only VACUUM does that. Where it would renumber rows, or fails, the table stays, and this
     is False.
     """
-    used = (
-        "select 1 from sqlite_master where sql like '%autoincrement%' "
-        "union all select 1 from sqlite_sequence"
-    )
-    if not table_exists(conn, "sqlite_sequence") or conn.execute(used).fetchone():
+    if not table_exists(conn, "sqlite_sequence"):
+        return True
+    made = conn.execute("select sql from sqlite_master where sql like '%autoincrement%'")
+    if any(re.search(r"\bautoincrement\b", sql, re.I) for (sql,) in made):
+        return True
+    if conn.execute("select 1 from sqlite_sequence").fetchone():
         return True
     if vacuum_renumbers(conn):
         return False

@@ -42,9 +42,10 @@ async def test_it_is_shown_with_rows_of_the_user_s(copied: Path) -> None:
     assert await listed(copied)
 
 
-def test_remove_takes_it_along(copied: Path) -> None:
+@pytest.mark.parametrize("named", [(), ("images",), ("images", "--all")])
+def test_remove_takes_it_along(copied: Path, named: tuple[str, ...]) -> None:
     rows = value(copied, "select count(*) from images")
-    shown = command("remove", copied, *CONFIRMED)
+    shown = command("remove", copied, *named, *CONFIRMED)
     assert shown.exit_code == 0, shown.output
     assert NAME not in shown.output
     assert value(copied, COUNTED) == 0
@@ -61,6 +62,7 @@ KEPT = {  # by VACUUM: their rows keep their numbers, or have none
     "an older search": "create virtual table t using fts4(x)",
     "boxes": "create virtual table t using rtree(id, a, b)",
     "a view": "create view t as select 1",
+    "a name alone": "create table t (id integer primary key, autoincrement_from x)",
 }
 RENUMBERED = {
     "no key": "create table t (x)",

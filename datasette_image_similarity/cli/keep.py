@@ -413,7 +413,7 @@ def remove(
                 db.drop_collection(conn, collection)
             if not some:
                 db.drop_everything(conn)
-        if not some and not db.drop_sequence(conn):
+        if not db.tables_of_ours(conn) and not db.drop_sequence(conn):
             echo(SEQUENCE_STAYS)
         for collection in gone:
             for left in clear_places(conn, collection, places[collection]):
