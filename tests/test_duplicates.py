@@ -662,8 +662,8 @@ def test_flat_pictures_are_the_same_as_none(tmp_path: Path) -> None:
     assert "4 pictures of one colour or blank" in command("duplicates", path).output
 
 
-def letters(seed: int) -> Image.Image:
-    """A page of drawn words of one layout."""
+def letters(seed: int, amount: str = "") -> Image.Image:
+    """A page of drawn words of one layout, with an amount below."""
     rng = np.random.default_rng(seed)
     page = Image.new("RGB", (420, 594), "white")
     draw, text = ImageDraw.Draw(page), ImageFont.load_default(13)
@@ -671,6 +671,7 @@ def letters(seed: int) -> Image.Image:
     for row in range(22):
         line = "".join(rng.choice(list("abcdefghij  "), 46))
         draw.text((40, 90 + 20 * row), line, "black", text)
+    draw.text((280, 545), amount, "black", text)
     return page
 
 
@@ -684,6 +685,15 @@ def test_pages_of_one_layout_are_not_the_same_and_their_copies_are(tmp_path: Pat
     same = named(path, find(path))["same"]
     wanted = [{"0.png", "copy.jpg"}, {"1.png", "small.jpg"}, {"2.png", "cut.jpg"}]
     assert sorted(same, key=sorted) == wanted
+
+
+def test_pages_that_differ_in_an_amount_are_not_the_same(tmp_path: Path) -> None:
+    amounts = ("12,40 EUR", "8093,55 EUR", "771,06 EUR")
+    pages = {f"{one}.png": saved(letters(0, one)) for one in amounts}
+    pages["copy.jpg"] = saved(letters(0, amounts[0]), "JPEG", quality=60)
+    path = tmp_path / "x.db"
+    embed(path, [put(tmp_path / "photos", {**pages, **photos_of(9)})])
+    assert named(path, find(path))["same"] == [{f"{amounts[0]}.png", "copy.jpg"}]
 
 
 def photos_of(count: int) -> dict[str, bytes]:

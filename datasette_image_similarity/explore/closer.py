@@ -34,6 +34,8 @@ SHOWN = 0.4  # the least part of a field that both pictures must show
 # it is a little different, as of a copy of low quality, a single field may be more so.
 OVERALL = 0.3
 WORST, FOLLOWS, MOST = 0.4, 3, 0.8
+PAGE_WORST, PAGE_FOLLOWS = 0.3, 2  # of pages, where a changed line is as little as this
+PAGE = 0.5  # the least share of pixels that are the ground of a page
 SURELY = (2.0, 0.9)  # at EARLY, in the worst field and overall
 COLOURS = 24.0  # levels of 255
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
@@ -80,7 +82,7 @@ def are_same(a: Squares, b: Squares, sides: np.ndarray) -> np.ndarray:
     `sides` float (n,): how many pixels a side the smaller picture of each pair has.
     """
     found = differences(a, b, sides)
-    return _agree(found) & (found[:, 2] <= COLOURS)
+    return _agree(found, _are_pages(a.grey)) & (found[:, 2] <= COLOURS)
 
 
 def differences(a: Squares, b: Squares, sides: np.ndarray) -> np.ndarray:
@@ -110,12 +112,27 @@ def laid_over(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, Laid]:
     return laid.light[:, 0, None, None] * over + laid.light[:, 1, None, None], laid
 
 
-def _agree(detail: np.ndarray) -> np.ndarray:
-    """Whether it does: in the worst field and overall, float (n, 2 or more)."""
+def _agree(detail: np.ndarray, pages: np.ndarray) -> np.ndarray:
+    """Whether it does: in the worst field and overall, float (n, 2 or more).
+
+    `pages` bool (n,): most of the picture is empty, as of text or a drawing.
+    """
     import numpy as np
 
     worst, overall = detail[:, 0], detail[:, 1]
-    return (worst <= np.minimum(MOST, WORST + FOLLOWS * overall)) & (overall <= OVERALL)
+    most = np.where(pages, PAGE_WORST + PAGE_FOLLOWS * overall, WORST + FOLLOWS * overall)
+    return (worst <= np.minimum(MOST, most)) & (overall <= OVERALL)
+
+
+def _are_pages(grey: np.ndarray) -> np.ndarray:
+    """Whether half of a picture or more is of one brightness: bool (n,)."""
+    import numpy as np
+
+    found = np.empty(len(grey), bool)
+    for place, levels in enumerate(grey >> 3):
+        counts = np.bincount(levels.ravel(), minlength=33)
+        found[place] = (counts[:-1] + counts[1:]).max() >= PAGE * levels.size
+    return found
 
 
 def _differences(a: Squares, b: Squares, sides: list[int]) -> np.ndarray:
@@ -126,7 +143,7 @@ def _differences(a: Squares, b: Squares, sides: list[int]) -> np.ndarray:
     laid = _nearest(a.grey, b.grey, _as_they_are(len(a.grey)), early)
     detail = _in_detail(a.grey, b.grey, laid, early[-1])
     # Stripes, as of text, are easily laid a line too low: begin elsewhere as well.
-    again = np.flatnonzero(~_agree(detail))
+    again = np.flatnonzero(~_agree(detail, _are_pages(a.grey)))
     if len(again):
         one, two = a.grey[again], b.grey[again]
         other = _nearest(one, two, _by_profiles(one, two, sides[-1]), early[-1:])

@@ -42,6 +42,7 @@ class Looker:
         self.sides = _sides(conn, collection)
         self.decoders, self.say, self.stop = decoders, say, stop
         self.seen: dict[int, Squares | None] = {}  # by item
+        self.told: dict[tuple[int, int], bool] = {}  # by items, the smaller id first
 
     def same(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Which pairs of places, int64 (m,) twice, are the same in detail: bool (m,).
@@ -69,25 +70,25 @@ class Looker:
         square = self.seen.get(item)
         return square and square.grey[0]
 
-    def _same(self, a: list[int], b: list[int]) -> np.ndarray:
+    def _same(self, a: list[int], b: list[int]) -> list[bool]:
+        pairs = [(min(pair), max(pair)) for pair in zip(a, b, strict=True)]
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self.told]
+        self.told.update(zip(new, self._compared(new), strict=True))
+        return [self.told[pair] for pair in pairs]
+
+    def _compared(self, pairs: list[tuple[int, int]]) -> np.ndarray:
         import numpy as np
 
-        self._read({*a, *b})
-        ends = [
-            (self.seen.get(one), self.seen.get(two)) for one, two in zip(a, b, strict=True)
-        ]
+        self._read({item for pair in pairs for item in pair})
+        ends = [(self.seen.get(one), self.seen.get(two)) for one, two in pairs]
         known = np.array([None not in pair for pair in ends], bool)
-        same = np.zeros(len(a), bool)
+        same = np.zeros(len(pairs), bool)
         if known.any():
-            pairs = [pair for pair in ends if None not in pair]
             one, two = (
                 Squares(*map(np.concatenate, zip(*side, strict=True)))
-                for side in zip(*pairs, strict=True)
+                for side in zip(*(pair for pair in ends if None not in pair), strict=True)
             )
-            sides = [
-                min(self.sides.get(i, 0), self.sides.get(j, 0))
-                for i, j in zip(a, b, strict=True)
-            ]
+            sides = [min(self.sides.get(item, 0) for item in pair) for pair in pairs]
             same[known] = are_same(one, two, np.array(sides)[known])
         return same
 
