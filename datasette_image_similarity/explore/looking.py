@@ -42,7 +42,7 @@ class Looker:
         self.sides = _sides(conn, collection)
         self.decoders, self.say, self.stop = decoders, say, stop
         self.seen: dict[int, Squares | None] = {}  # by item
-        self.told: dict[tuple[int, int], bool] = {}  # by items, the smaller id first
+        self.told: dict[tuple[int, int], bool] = {}  # by items, laid over in this order
 
     def same(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Which pairs of places, int64 (m,) twice, are the same in detail: bool (m,).
@@ -71,7 +71,7 @@ class Looker:
         return square and square.grey[0]
 
     def _same(self, a: list[int], b: list[int]) -> list[bool]:
-        pairs = [(min(pair), max(pair)) for pair in zip(a, b, strict=True)]
+        pairs = list(zip(a, b, strict=True))
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self.told]
         self.told.update(zip(new, self._compared(new), strict=True))
         return [self.told[pair] for pair in pairs]
