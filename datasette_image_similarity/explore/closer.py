@@ -33,7 +33,7 @@ SHOWN = 0.4  # the least part of a field that both pictures must show
 # The most that detail may differ: 0 is equal, and unrelated detail about 2. Where all of
 # it is a little different, as of a copy of low quality, a single field may be more so.
 OVERALL = 0.3
-WORST, FOLLOWS, MOST = 0.4, 3, 0.8
+WORST, FOLLOWS, MOST = 0.42, 3, 0.8
 PAGE_WORST, PAGE_FOLLOWS = 0.3, 2  # of pages, where a changed line is as little as this
 PAGE = 0.5  # the least share of pixels that are the ground of a page
 SURELY = (2.0, 0.9)  # at EARLY, in the worst field and overall
