@@ -580,10 +580,10 @@ def in_eight_bits(picture: Image.Image) -> Image.Image:
     bits into 16: less than a quarter of the range is taken for so many bits. Wider or
     negative numbers run from the least to the greatest.
     """
-    import numpy as np
-
     if not picture.mode.startswith("I"):
         return picture
+    import numpy as np  # takes longer than most pictures
+
     alpha = None
     if picture.has_transparency_data:
         seen = np.asarray(picture) != picture.info.pop("transparency")
